@@ -1,0 +1,59 @@
+"""The built-ins, registered through the hooks that are open to everyone.
+
+Imports stay inside the hooks: asking for a sampler loads no host.
+"""
+
+from collections.abc import Mapping
+
+from di4c_plugin.hookspecs import hookimpl
+
+
+@hookimpl
+def di4c_hosts() -> Mapping[str, object]:
+    """See `di4c_plugin.hookspecs`."""
+    from di4c_plugin.hosts.builtin import BuiltinHost
+
+    return {"builtin": BuiltinHost}
+
+
+@hookimpl
+def di4c_algorithms() -> Mapping[str, object]:
+    """See `di4c_plugin.hookspecs`."""
+    from di4c_plugin.algorithms.denoising import Denoising
+    from di4c_plugin.algorithms.di4c import Di4C
+
+    return {"denoising": Denoising, "di4c": Di4C}
+
+
+@hookimpl
+def di4c_samplers() -> Mapping[str, object]:
+    """See `di4c_plugin.hookspecs`."""
+    from di4c_plugin.samplers.ancestral import ancestral
+    from di4c_plugin.samplers.hybrid import hybrid
+
+    return {"ancestral": ancestral, "hybrid": hybrid}
+
+
+@hookimpl
+def di4c_latents() -> Mapping[str, object]:
+    """See `di4c_plugin.hookspecs`."""
+    from di4c_plugin.models.latent import AdaLNLatent, MaskNoiseLatent, TokenLatent
+
+    return {"adaln": AdaLNLatent, "mask_noise": MaskNoiseLatent, "token": TokenLatent}
+
+
+@hookimpl
+def di4c_teacher_sources() -> Mapping[str, object]:
+    """See `di4c_plugin.hookspecs`."""
+    from di4c_plugin.hosts.builtin import load_builtin
+    from di4c_plugin.hosts.sources import load_file
+
+    return {"builtin": load_builtin, "file": load_file}
+
+
+@hookimpl
+def di4c_metrics() -> Mapping[str, object]:
+    """See `di4c_plugin.hookspecs`."""
+    from di4c_plugin.evaluation.frechet import frechet_distance
+
+    return {"fd": frechet_distance}

@@ -1,0 +1,43 @@
+"""`di4c plugins`: what is loaded, from which distribution, and what it registers."""
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from di4c_plugin.plugins import DISABLE, PluginManager, get_manager
+
+if TYPE_CHECKING:
+    from di4c_plugin.cli.main import Subparsers
+
+
+def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
+    """See `di4c_plugin.cli.main.Command`."""
+    return subparsers.add_parser(
+        "plugins",
+        help="list what is registered, and by which plugin",
+        description=f"List what is registered, and by which plugin. {DISABLE}=name,… leaves "
+        "plugins out.",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a table on a terminal, lines of tab-separated fields elsewhere."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        for row in _rows(get_manager()):
+            print(*row, sep="\t")
+        return 0
+    table = Table("plugin", "distribution", "kind", "names")
+    for row in _rows(get_manager()):
+        table.add_row(*row)
+    console.print(table)
+    return 0
+
+
+def _rows(manager: PluginManager) -> Iterator[tuple[str, str, str, str]]:
+    for plugin in manager.plugins():
+        for kind, names in plugin.registered.items() or [("nothing", ())]:
+            yield plugin.name, plugin.distribution, kind, ", ".join(names)

@@ -1,0 +1,50 @@
+"""What a plugin may register; the docstrings are the contract.
+
+A plugin is a module, or any object, that an entry point of the group `di4c_plugin` names. It
+implements some of these hooks under the marker `hookimpl`. Each maps names to what they stand for;
+a name is taken once per kind. A hook is called when its kind is asked for, so heavy imports belong
+inside it. The built-ins (`di4c_plugin/builtins.py`) enter by the same door; `tests/example_plugin`
+is a complete third-party package.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import pluggy
+
+hookspec = pluggy.HookspecMarker("di4c_plugin")
+hookimpl = pluggy.HookimplMarker("di4c_plugin")
+
+
+@hookspec
+def di4c_hosts() -> Mapping[str, object]:
+    """Hosts: data, networks and evaluation of the program that a teacher comes from."""
+
+
+@hookspec
+def di4c_algorithms() -> Mapping[str, object]:
+    """Distillation methods: teacher, student and process in, named loss terms out."""
+
+
+@hookspec
+def di4c_samplers() -> Mapping[str, object]:
+    """Samplers: `(denoiser, x, times, *, process, generator, cond=None, callback=None) -> x`."""
+
+
+@hookspec
+def di4c_latents() -> Mapping[str, object]:
+    """Ways to feed λ into a student: subclasses of `di4c_plugin.models.latent.LatentInjector`."""
+
+
+@hookspec
+def di4c_teacher_sources() -> Mapping[str, object]:
+    """Functions that load a teacher from what the user named."""
+
+
+@hookspec
+def di4c_metrics() -> Mapping[str, object]:
+    """Functions that compare samples with data; lower is better."""
+
+
+@hookspec
+def di4c_config_paths() -> Sequence[str]:
+    """Hydra search paths, such as `pkg://my_package.configs`, that `di4c` appends to its own."""

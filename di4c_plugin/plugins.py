@@ -1,0 +1,184 @@
+"""Finds plugins and answers what is registered under a name.
+
+Built-ins come first, then the entry points of the group `di4c_plugin`. The environment variable
+DI4C_DISABLE_PLUGINS (names separated by commas) switches plugins off; they are not even imported.
+"""
+
+import difflib
+import functools
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import pluggy
+
+from di4c_plugin import hookspecs
+from di4c_plugin.errors import UserError
+
+GROUP = "di4c_plugin"
+DISABLE = "DI4C_DISABLE_PLUGINS"
+BUILTINS = metadata.EntryPoint(name="builtins", value="di4c_plugin.builtins", group=GROUP)
+KINDS = {
+    "host": "di4c_hosts",
+    "algorithm": "di4c_algorithms",
+    "sampler": "di4c_samplers",
+    "latent": "di4c_latents",
+    "teacher source": "di4c_teacher_sources",
+    "metric": "di4c_metrics",
+}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A loaded plugin: the distribution it came with ("name version") and its names by kind."""
+
+    name: str
+    distribution: str
+    registered: Mapping[str, Sequence[str]]
+
+
+class PluginManager:
+    """Loads plugins, checks them against `hookspecs`, and looks names up."""
+
+    def __init__(
+        self, entry_points: Iterable[metadata.EntryPoint], disabled: Collection[str] = ()
+    ) -> None:
+        """Load the plugins.
+
+        Args:
+            entry_points: in the order in which they register.
+            disabled: names of entry points to leave out.
+
+        Raises:
+            UserError: a plugin does not load, implements an unknown hook or has another's name, or
+                `disabled` holds a name that no plugin has.
+        """
+        entry_points = list(entry_points)
+        _check_disabled(disabled, {entry.name for entry in entry_points})
+        self._distributions: dict[str, str] = {}
+        self._pluggy = pluggy.PluginManager(GROUP)
+        self._pluggy.add_hookspecs(hookspecs)
+        for entry in entry_points:
+            if entry.name not in disabled:
+                self._load(entry)
+        self._check_hooks()
+
+    def lookup(self, kind: str, name: str) -> Any:
+        """Return what is registered as `name` under `kind`, one of `KINDS`.
+
+        Raises:
+            UserError: for an unknown name (the message lists those that exist), a name that two
+                plugins claim, and a plugin whose hook fails.
+        """
+        found = self._registered(kind)
+        if name not in found:
+            close = difflib.get_close_matches(name, found, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise UserError(f"unknown {kind} {name!r}{hint}; there are {_listed(found)}")
+        return found[name][1]
+
+    def config_paths(self) -> list[str]:
+        """Return the Hydra search paths that plugins add."""
+        return [path for _, paths in self._call("di4c_config_paths") for path in paths]
+
+    def plugins(self) -> list[Plugin]:
+        """Return every loaded plugin with what it registers, in the order of loading."""
+        registered: dict[str, dict[str, list[str]]] = {name: {} for name in self._distributions}
+        for kind in KINDS:
+            for name, (plugin, _) in self._registered(kind).items():
+                registered[plugin].setdefault(kind, []).append(name)
+        for plugin, paths in self._call("di4c_config_paths"):
+            registered[plugin]["config path"] = list(paths)
+        return [
+            Plugin(name, self._distributions[name], names) for name, names in registered.items()
+        ]
+
+    def _load(self, entry: metadata.EntryPoint) -> None:
+        distribution = _distribution(entry)
+        if entry.name in self._distributions:
+            both = f"{self._distributions[entry.name]} and {distribution}"
+            raise UserError(f"two plugins are named {entry.name!r}, of {both}; uninstall one")
+        try:
+            self._pluggy.register(entry.load(), entry.name)
+        except Exception as error:
+            raise _failure(entry.name, f"of {distribution} does not load", error) from error
+        self._distributions[entry.name] = distribution
+
+    def _check_hooks(self) -> None:
+        try:
+            self._pluggy.check_pending()
+        except pluggy.PluginValidationError as error:
+            callers = self._pluggy.get_hookcallers(error.plugin) or []
+            unknown = _listed(caller.name for caller in callers if not caller.has_spec())
+            plugin = self._pluggy.get_name(error.plugin)
+            raise UserError(
+                f"plugin {plugin!r} implements unknown hook {unknown}; "
+                f"there are {_listed([*KINDS.values(), 'di4c_config_paths'])}"
+            ) from error
+
+    def _registered(self, kind: str) -> dict[str, tuple[str, Any]]:
+        """Return plugin name and object by registered name."""
+        found: dict[str, tuple[str, Any]] = {}
+        for plugin, items in self._call(KINDS[kind]):
+            for name, value in items.items():
+                if name in found:
+                    both = f"{found[name][0]!r} and {plugin!r}"
+                    raise UserError(
+                        f"{kind} {name!r} is registered by two plugins, {both}; "
+                        f"switch one off with {DISABLE}"
+                    )
+                found[name] = (plugin, value)
+        return found
+
+    def _call(self, hook: str) -> Iterator[tuple[str, Any]]:
+        """Call a hook one plugin at a time, to know which plugin answered: name and answer."""
+        for implementation in getattr(self._pluggy.hook, hook).get_hookimpls():
+            plugin = implementation.plugin_name
+            try:
+                answer = implementation.function()
+            except Exception as error:
+                raise _failure(plugin, f"fails in {hook}", error) from error
+            yield plugin, answer
+
+
+@functools.cache
+def get_manager() -> PluginManager:
+    """Return this process's manager: built-ins and installed plugins less those switched off.
+
+    Raises:
+        UserError: see `PluginManager`.
+    """
+    installed = sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name)
+    disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
+    return PluginManager([BUILTINS, *installed], disabled)
+
+
+def lookup(kind: str, name: str) -> Any:
+    """Return what is registered as `name` under `kind`; see `PluginManager.lookup`."""
+    return get_manager().lookup(kind, name)
+
+
+def _check_disabled(disabled: Collection[str], installed: Collection[str]) -> None:
+    unknown = set(disabled) - set(installed)
+    if unknown:
+        raise UserError(
+            f"{DISABLE} names what is not installed: {_listed(unknown)}; "
+            f"there are {_listed(installed)}"
+        )
+
+
+def _distribution(entry: metadata.EntryPoint) -> str:
+    """Return "name version"; the built-ins, which are no installed entry point, are ours."""
+    distribution = entry.dist or metadata.distribution("di4c_plugin")
+    return f"{distribution.name} {distribution.version}"
+
+
+def _failure(plugin: str, what: str, error: Exception) -> UserError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return UserError(f"plugin {plugin!r} {what} ({reason}); {DISABLE}={plugin} switches it off")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,0 +1,61 @@
+import argparse
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from di4c_plugin.cli import plugins
+from di4c_plugin.cli.main import main
+from di4c_plugin.errors import UserError
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="^0$"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"{version('di4c_plugin')}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "the following arguments are required: command; see di4c --help"),
+        (["plugins", "x"], "unrecognized arguments: x; see di4c --help"),
+    ],
+)
+def test_wrong_arguments_give_one_line(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    assert capsys.readouterr().err == f"di4c: error: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("no such teacher"), 2, "error: no such teacher"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_a_command_that_stops_gives_one_line(
+    error: BaseException,
+    code: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise error
+
+    monkeypatch.setattr(plugins, "run", run)
+    assert main(["plugins"]) == code
+    assert capsys.readouterr() == ("", f"di4c: {line}\n")
+
+
+def test_help_of_all_commands_loads_nothing_heavy() -> None:
+    source = (
+        "import sys; from di4c_plugin.cli.main import make_parser; make_parser().format_help(); "
+        "print({'hydra', 'lightning', 'matplotlib', 'numpy', 'sklearn', 'torch'} & {*sys.modules})"
+    )
+    loaded = subprocess.run([sys.executable, "-c", source], stdout=subprocess.PIPE, check=True)
+    assert loaded.stdout == b"set()\n"

@@ -1,0 +1,35 @@
+"""What the entry point names: the hooks of this plugin."""
+
+from collections.abc import Mapping, Sequence
+
+from di4c_plugin.hookspecs import hookimpl
+
+
+@hookimpl
+def di4c_algorithms() -> Mapping[str, object]:
+    """Add `marginal`."""
+    from di4c_example.marginal import Marginal
+
+    return {"marginal": Marginal}
+
+
+@hookimpl
+def di4c_samplers() -> Mapping[str, object]:
+    """Add `confidence`."""
+    from di4c_example.confidence import confidence
+
+    return {"confidence": confidence}
+
+
+@hookimpl
+def di4c_hosts() -> Mapping[str, object]:
+    """Add `two_bits`."""
+    from di4c_example.two_bits import TwoBits
+
+    return {"two_bits": TwoBits}
+
+
+@hookimpl
+def di4c_config_paths() -> Sequence[str]:
+    """Let `di4c train algo=marginal` find its config."""
+    return ["pkg://di4c_example.configs"]
