@@ -1,0 +1,104 @@
+r"""Absorbing (masked) diffusion: a token is kept with probability \alpha_t, else it is the mask.
+
+MDLM (Sahoo et al. 2024, section 3):
+q(x_t | x_0) = \alpha_t \delta_{x_0} + (1 - \alpha_t) \delta_mask.
+Tests: tests/diffusion/test_absorbing.py.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.diffusion.categorical import sample_categorical, uniform
+from di4c_plugin.diffusion.process import LOG_ZERO, Process, per_position, safe_log
+from di4c_plugin.diffusion.schedule import SCHEDULES, LogLinear, Schedule
+
+
+class Absorbing(Process):
+    """Masked diffusion on S tokens; state S is the mask."""
+
+    def __init__(self, num_tokens: int, schedule: Schedule | None = None) -> None:
+        super().__init__(num_tokens, num_tokens + 1)
+        self.mask = num_tokens
+        self.schedule = schedule or LogLinear()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See `Process.config`."""
+        return {"name": "absorbing", "num_tokens": self.num_tokens} | schedule_config(self.schedule)
+
+    @property
+    def has_point_prior(self) -> bool:
+        """All positions are masked at t = 1."""
+        return True
+
+    def prior(
+        self, shape: tuple[int, int], *, generator: torch.Generator, device: torch.device
+    ) -> Tensor:
+        """See `Process.prior`; nothing is random here."""
+        return torch.full(shape, self.mask, device=device)
+
+    def corrupt(self, x_0: Tensor, t: Tensor, *, generator: torch.Generator) -> Tensor:
+        """See `Process.corrupt`."""
+        u = uniform(x_0.shape, generator=generator, device=x_0.device)
+        return x_0.where(u < per_position(self.schedule.alpha(t)), self.mask)
+
+    def transition(self, s: Tensor, t: Tensor) -> Tensor:
+        r"""See `Process.transition`: a token survives with \alpha_t / \alpha_s."""
+        keep = survival(self.schedule, s, t).view(-1, 1, 1)
+        identity = torch.eye(self.num_states, dtype=torch.float64, device=t.device)
+        return keep * identity + (1 - keep) * identity[self.mask]
+
+    def reveal_probability(self, t: Tensor, s: Tensor) -> Tensor:
+        r"""Return (\alpha_s - \alpha_t) / (1 - \alpha_t), the chance that a mask opens."""
+        alpha_t, alpha_s = self.schedule.alpha(t), self.schedule.alpha(s)
+        # Where alpha_t rounds to 1 there is no mask; were there one, it would open.
+        return torch.where(
+            alpha_t < 1, (alpha_s - alpha_t) / (1 - alpha_t).where(alpha_t < 1, 1), 1
+        )
+
+    def log_posterior(self, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """See `Process.log_posterior`; MDLM, equation (7)."""
+        reveal = self.reveal_probability(t, s).view(-1, 1, 1)
+        stay = safe_log(1 - reveal).expand(*x_t.shape, 1).to(log_p_0.dtype)
+        opened = torch.cat([log_p_0 + safe_log(reveal).to(log_p_0.dtype), stay], -1)
+        return torch.where(self.active(x_t).unsqueeze(-1), opened, point_mass(x_t, opened))
+
+    def step(
+        self, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: torch.Generator
+    ) -> Tensor:
+        """See `Process.step`; whether a mask opens is drawn apart from the token: the same law."""
+        u = uniform(x_t.shape, generator=generator, device=x_t.device)
+        opens = self.active(x_t) & (u < per_position(self.reveal_probability(t, s)))
+        return torch.where(opens, sample_categorical(log_p_0, generator=generator), x_t)
+
+    def active(self, x_t: Tensor) -> Tensor:
+        """See `Process.active`: the masked positions."""
+        return x_t == self.mask
+
+    def carry_over(self, log_p_0: Tensor, x_t: Tensor) -> Tensor:
+        """See `Process.carry_over`: revealed tokens are certain (MDLM's SUBS, section 3.2.3)."""
+        return torch.where(self.active(x_t).unsqueeze(-1), log_p_0, point_mass(x_t, log_p_0))
+
+
+def point_mass(x: Tensor, like: Tensor) -> Tensor:
+    """Return log-probabilities of the point mass at x (B, D) over the last axis of `like`.
+
+    An x beyond that axis (a mask, over data tokens) gives LOG_ZERO everywhere; callers replace it.
+    """
+    hot = x.unsqueeze(-1) == torch.arange(like.shape[-1], device=x.device)
+    return torch.zeros_like(like).where(hot, LOG_ZERO)
+
+
+def survival(schedule: Schedule, s: Tensor, t: Tensor) -> Tensor:
+    r"""Return \alpha_t / \alpha_s for s <= t, and 0 where \alpha_s is already 0."""
+    alpha_s = schedule.alpha(s)
+    return torch.where(alpha_s > 0, schedule.alpha(t) / alpha_s.where(alpha_s > 0, 1.0), 0.0)
+
+
+def schedule_config(schedule: Schedule) -> dict[str, Any]:
+    """Return the name and the parameters of a known schedule as plain values."""
+    name = next(name for name, kind in SCHEDULES.items() if isinstance(schedule, kind))
+    return {"schedule": name} | asdict(schedule)  # type: ignore[call-overload]

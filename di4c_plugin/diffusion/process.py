@@ -1,0 +1,121 @@
+r"""The forward process q and its exact posteriors: the contract every process keeps.
+
+Notation (Di4C, arXiv 2410.08709, section 2): x_0 is data, x_t its corruption at t in (0, 1], x_1
+is drawn from the prior; q factorises over the D positions. Data tokens are 0 ... S-1; a process may
+have further states (the mask). Times are per example, shape (B,), float64.
+Tests by enumeration: tests/diffusion/.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.diffusion.categorical import sample_categorical
+
+# A finite stand-in for log 0: -inf would turn into 0 * nan in KL sums and gradients.
+LOG_ZERO = -1e6
+
+
+def per_position(value: Tensor) -> Tensor:
+    """Reshape a per-example value (B,) to broadcast against (B, D)."""
+    return value.unsqueeze(-1)
+
+
+def safe_log(p: Tensor) -> Tensor:
+    """Return log p with log 0 replaced by LOG_ZERO; the gradient at 0 is 0."""
+    positive = p > 0
+    return torch.where(positive, p.where(positive, 1.0).log(), LOG_ZERO)
+
+
+class Process(ABC):
+    """A factorised forward process on {0, ..., num_states - 1}^D."""
+
+    def __init__(self, num_tokens: int, num_states: int) -> None:
+        self.num_tokens = num_tokens
+        self.num_states = num_states
+
+    @property
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The plain values from which `build_process` makes an equal process."""
+
+    @property
+    def has_point_prior(self) -> bool:
+        """Whether the prior is a single state, so that all examples at t = 1 are the same."""
+        return False
+
+    @abstractmethod
+    def prior(
+        self, shape: tuple[int, int], *, generator: torch.Generator, device: torch.device
+    ) -> Tensor:
+        """Draw x_1, shape (B, D), int64."""
+
+    @abstractmethod
+    def corrupt(self, x_0: Tensor, t: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Draw x_t ~ q(x_t | x_0), shape (B, D), for x_0 (B, D) and t (B,)."""
+
+    @abstractmethod
+    def transition(self, s: Tensor, t: Tensor) -> Tensor:
+        """Return q(x_t | x_s) for s <= t as row-stochastic matrices (B, num_states, num_states)."""
+
+    @abstractmethod
+    def log_posterior(self, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        r"""Return log p(x_s | x_t) = log \sum_{x_0} q(x_s | x_t, x_0) p_{0|t}(x_0 | x_t).
+
+        Args:
+            log_p_0: log p_{0|t}, shape (B, D, S), normalised.
+            x_t: shape (B, D), int64.
+            t: shape (B,), in (0, 1].
+            s: shape (B,), in [0, t).
+
+        Returns:
+            Shape (B, D, num_states), normalised, impossible states at LOG_ZERO; for a point mass
+            log_p_0 at x_0 this is the posterior q(x_s | x_t, x_0) itself.
+        """
+
+    def step(
+        self, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: torch.Generator
+    ) -> Tensor:
+        """Draw x_s ~ p(x_s | x_t), shape (B, D); arguments as for `log_posterior`."""
+        return sample_categorical(self.log_posterior(log_p_0, x_t, t, s), generator=generator)
+
+    def active(self, x_t: Tensor) -> Tensor:
+        """Return where x_t still leaves x_0 open, bool of shape (B, D)."""
+        return torch.ones_like(x_t, dtype=torch.bool)
+
+    def carry_over(self, log_p_0: Tensor, x_t: Tensor) -> Tensor:
+        """Replace the prediction at inactive positions by the point mass at x_t."""
+        return log_p_0
+
+
+class MatrixProcess(Process):
+    """A process given by its transition matrices; cost O(S^2) a position.
+
+    Subclasses with structure override `corrupt` and `log_posterior` by closed forms, and are tested
+    against this class.
+    """
+
+    def corrupt(self, x_0: Tensor, t: Tensor, *, generator: torch.Generator) -> Tensor:
+        """See `Process.corrupt`."""
+        rows = self.transition(torch.zeros_like(t), t)[:, : self.num_tokens]
+        index = x_0.unsqueeze(-1).expand(-1, -1, self.num_states)
+        return sample_categorical(safe_log(rows.gather(1, index)), generator=generator)
+
+    def log_posterior(self, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """See `Process.log_posterior`; q(x_s|x_t,x_0) = q(x_t|x_s) q(x_s|x_0) / q(x_t|x_0)."""
+        zero = torch.zeros_like(t)
+        q_t0 = self.transition(zero, t)[:, : self.num_tokens]
+        q_s0 = self.transition(zero, s)[:, : self.num_tokens]
+        likelihood = columns(q_t0, x_t)
+        possible = likelihood > 0
+        weight = torch.where(possible, log_p_0.double().exp() / likelihood.where(possible, 1.0), 0)
+        p_s = (weight @ q_s0) * columns(self.transition(s, t), x_t)
+        return safe_log(p_s / p_s.sum(-1, keepdim=True)).to(log_p_0.dtype)
+
+
+def columns(matrix: Tensor, x: Tensor) -> Tensor:
+    """Pick matrix[b, :, x[b, d]]: (B, R, C) and (B, D) to (B, D, R)."""
+    index = x.unsqueeze(1).expand(-1, matrix.shape[1], -1)
+    return matrix.gather(2, index).transpose(1, 2)

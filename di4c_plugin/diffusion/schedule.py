@@ -1,0 +1,77 @@
+r"""Noise schedules \alpha_t, the probability that a position still carries its data token at t.
+
+Every schedule has \alpha_0 = 1 and, but for `LogLinear(eps > 0)`, \alpha_1 = 0. Times run from 0
+(data) to 1 (prior) and are evaluated in float64. Tests: tests/diffusion/test_schedule.py.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.errors import UserError
+
+
+class Schedule(Protocol):
+    r"""A map t -> \alpha_t, elementwise, decreasing from 1."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        r"""Return \alpha_t in float64, of the shape of `t`."""
+        ...
+
+
+@dataclass(frozen=True)
+class LogLinear:
+    r"""\alpha_t = 1 - (1 - eps) t: the log-linear noise of MDLM (Sahoo et al. 2024, section 3.4).
+
+    MDLM itself uses eps = 1e-3, so that its prior is not quite all masks.
+    """
+
+    eps: float = 0.0
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """See `Schedule.alpha`."""
+        return 1 - (1 - self.eps) * t.double()
+
+
+@dataclass(frozen=True)
+class Cosine:
+    r"""\alpha_t = cos(\pi t / 2) (MDLM, appendix; Shi et al. 2024, table 1)."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """See `Schedule.alpha`."""
+        return torch.cos(t.double() * (math.pi / 2)).clamp(0, 1).where(t < 1, 0.0)
+
+
+@dataclass(frozen=True)
+class Arccos:
+    r"""\alpha_t = 1 - (2/\pi) arccos(1 - t): MaskGIT's "arccos" schedule (Besnier & Chen 2023).
+
+    MaskGIT writes it with the revealed ratio r = 1 - t: a share (2/\pi) arccos(r) is masked.
+    """
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """See `Schedule.alpha`."""
+        return 1 - torch.arccos(1 - t.double()) * (2 / math.pi)
+
+
+SCHEDULES: dict[str, type[LogLinear] | type[Cosine] | type[Arccos]] = {
+    "loglinear": LogLinear,
+    "cosine": Cosine,
+    "arccos": Arccos,
+}
+
+
+def time_grid(steps: int, t_min: float = 0.0, *, device: torch.device | None = None) -> Tensor:
+    """Return the sampling times 1 = t_0 > t_1 > ... > t_steps = t_min, shape (steps + 1,), float64.
+
+    Raises:
+        UserError: if `steps` < 1 or `t_min` is outside [0, 1).
+    """
+    if steps < 1:
+        raise UserError(f"steps must be at least 1, not {steps}")
+    if not 0 <= t_min < 1:
+        raise UserError(f"t_min must be in [0, 1), not {t_min}")
+    return torch.linspace(1, t_min, steps + 1, dtype=torch.float64, device=device)

@@ -1,0 +1,71 @@
+r"""Uniform-state diffusion: a token is kept with probability \alpha_t, else redrawn uniformly.
+
+Duo (Sahoo et al. 2025, section 2); D3PM (Austin et al. 2021, appendix A.2):
+q(x_t | x_0) = \alpha_t \delta_{x_0} + (1 - \alpha_t) / S. Tests: tests/diffusion/test_uniform.py.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.diffusion.absorbing import schedule_config, survival
+from di4c_plugin.diffusion.categorical import uniform
+from di4c_plugin.diffusion.process import LOG_ZERO, Process, per_position, safe_log
+from di4c_plugin.diffusion.schedule import LogLinear, Schedule
+
+
+class Uniform(Process):
+    """Uniform-state diffusion on S tokens, in closed form: O(S) a position."""
+
+    def __init__(self, num_tokens: int, schedule: Schedule | None = None) -> None:
+        super().__init__(num_tokens, num_tokens)
+        self.schedule = schedule or LogLinear()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See `Process.config`."""
+        return {"name": "uniform", "num_tokens": self.num_tokens} | schedule_config(self.schedule)
+
+    def prior(
+        self, shape: tuple[int, int], *, generator: torch.Generator, device: torch.device
+    ) -> Tensor:
+        """See `Process.prior`."""
+        return torch.randint(self.num_tokens, shape, generator=generator, device=device)
+
+    def corrupt(self, x_0: Tensor, t: Tensor, *, generator: torch.Generator) -> Tensor:
+        """See `Process.corrupt`."""
+        u = uniform(x_0.shape, generator=generator, device=x_0.device)
+        noise = torch.randint(
+            self.num_tokens, x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype
+        )
+        return torch.where(u < per_position(self.schedule.alpha(t)), x_0, noise)
+
+    def transition(self, s: Tensor, t: Tensor) -> Tensor:
+        """See `Process.transition`."""
+        keep = survival(self.schedule, s, t).view(-1, 1, 1)
+        identity = torch.eye(self.num_tokens, dtype=torch.float64, device=t.device)
+        return keep * identity + (1 - keep) / self.num_tokens
+
+    def log_posterior(self, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        r"""See `Process.log_posterior`.
+
+        With w(x_0) = p_{0|t}(x_0) / q(x_t | x_0):
+        p(x_s | x_t) = q(x_t | x_s) (\alpha_s w(x_s) + (1 - \alpha_s) / S \sum_{x_0} w(x_0)).
+        """
+        dtype = log_p_0.dtype
+        alpha_s = self.schedule.alpha(s).view(-1, 1, 1)
+        log_likelihood = self._log_likelihood(x_t, self.schedule.alpha(t), dtype)
+        log_w = (log_p_0 - log_likelihood).where(log_likelihood > LOG_ZERO, LOG_ZERO)
+        own = safe_log(alpha_s).to(dtype) + log_w
+        noise = safe_log((1 - alpha_s) / self.num_tokens).to(dtype)
+        mixed = torch.logaddexp(own, noise + log_w.logsumexp(-1, keepdim=True))
+        log_p_s = self._log_likelihood(x_t, survival(self.schedule, s, t), dtype) + mixed
+        # Already normalised, but for an x_0 that alpha_t = 1 excludes and the prediction does not.
+        return log_p_s.log_softmax(-1)
+
+    def _log_likelihood(self, x_t: Tensor, keep: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return log q(x_t | x) as a function of the earlier state x, shape (B, D, S)."""
+        same = x_t.unsqueeze(-1) == torch.arange(self.num_tokens, device=x_t.device)
+        keep = keep.view(-1, 1, 1)
+        return safe_log(keep * same + (1 - keep) / self.num_tokens).to(dtype)

@@ -1,0 +1,66 @@
+import math
+
+import pytest
+import torch
+
+from di4c_plugin.diffusion import Arccos, Cosine, LogLinear, Schedule, time_grid
+from di4c_plugin.diffusion.schedule import SCHEDULES
+from di4c_plugin.errors import UserError
+
+every_schedule = pytest.mark.parametrize("schedule", [LogLinear(), Cosine(), Arccos()])
+
+
+def exactly(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@every_schedule
+def test_the_ends_are_exact(schedule: Schedule) -> None:
+    assert schedule.alpha(exactly(0, 1)).tolist() == [1, 0]
+
+
+@every_schedule
+def test_alpha_decreases_strictly(schedule: Schedule) -> None:
+    alpha = schedule.alpha(torch.linspace(0, 1, 10_001, dtype=torch.float64))
+    assert (alpha.diff() < 0).all()
+
+
+def test_all_schedules_are_registered() -> None:
+    assert {LogLinear, Cosine, Arccos} == set(SCHEDULES.values())
+
+
+def test_log_linear_is_a_line_that_ends_at_eps() -> None:
+    assert LogLinear().alpha(exactly(0.25)).item() == 0.75
+    assert LogLinear(eps=1e-3).alpha(exactly(1)).item() == pytest.approx(1e-3)
+
+
+def test_cosine_at_a_third() -> None:
+    assert Cosine().alpha(exactly(2 / 3)).item() == pytest.approx(0.5, abs=1e-15)
+
+
+@pytest.mark.parametrize("revealed", [0.0, 0.1, 0.5, math.sqrt(0.5), 0.99, 1.0])
+def test_arccos_masks_the_share_that_maskgit_does(revealed: float) -> None:
+    masked = 1 - Arccos().alpha(exactly(1 - revealed)).item()
+    assert masked == pytest.approx(2 / math.pi * math.acos(revealed), abs=1e-8)
+
+
+@every_schedule
+def test_float32_times_are_evaluated_in_float64(schedule: Schedule) -> None:
+    t = torch.tensor([0.3], dtype=torch.float32)
+    assert torch.equal(schedule.alpha(t), schedule.alpha(t.double()))
+
+
+@pytest.mark.parametrize("t_min", [0.0, 0.01])
+def test_time_grids_are_even_and_end_exactly(t_min: float) -> None:
+    for steps in range(1, 1001):
+        grid = time_grid(steps, t_min)
+        assert grid.dtype == torch.float64
+        assert grid.shape == (steps + 1,)
+        assert (grid[0].item(), grid[-1].item()) == (1, t_min)
+        torch.testing.assert_close(-grid.diff() * steps, torch.full((steps,), 1 - t_min).double())
+
+
+@pytest.mark.parametrize(("steps", "t_min"), [(0, 0.0), (-1, 0.0), (4, 1.0), (4, -0.1)])
+def test_impossible_grids_are_refused(steps: int, t_min: float) -> None:
+    with pytest.raises(UserError, match="must be"):
+        time_grid(steps, t_min)
