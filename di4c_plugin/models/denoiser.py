@@ -1,0 +1,61 @@
+"""The one protocol every teacher and student keeps, and the wrapper that gives it to a network.
+
+A denoiser predicts each clean token given the whole noisy sequence: a product model
+p_{0|t}(x_0 | x_t) = prod_d p^d (Di4C, section 2). A student also takes a latent and is a mixture of
+product models, p^theta = E_lambda[prod_d p^{theta, d}(. ; lambda)] (Di4C, section 3.2).
+Tests: tests/models/test_denoiser.py.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from di4c_plugin.diffusion import Process
+
+
+class Denoiser(Protocol):
+    """Callable log p_{0|t}."""
+
+    def __call__(
+        self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
+    ) -> Tensor:
+        """Return log p_{0|t}(. | x_t), shape (B, D, S), fp32 or better, normalised over S.
+
+        Args:
+            x_t: noisy states, shape (B, D), int64.
+            t: times, shape (B,), float64.
+            cond: class labels, shape (B,), int64, or None for unconditional prediction.
+            latent: lambda, shape (B, *latent_shape), for a student; None for a product model.
+        """
+        ...
+
+
+class LatentDenoiser(Denoiser, Protocol):
+    """A denoiser that is a mixture over lambda ~ U[0, 1)^latent_shape."""
+
+    latent_shape: tuple[int, ...]
+
+
+class NetworkDenoiser(nn.Module):
+    """A network that returns logits (B, D, S), as a `Denoiser` of `process`."""
+
+    def __init__(self, network: nn.Module, process: Process) -> None:
+        super().__init__()
+        self.network = network
+        self.process = process
+
+    @property
+    def latent_shape(self) -> tuple[int, ...] | None:
+        """The shape of one lambda; None for a product model."""
+        shape: tuple[int, ...] | None = self.network.latent_shape  # type: ignore[assignment]
+        return shape
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
+    ) -> Tensor:
+        """See `Denoiser.__call__`."""
+        logits = self.network(x_t, t, cond=cond, latent=latent)
+        # Under autocast the logits may be bf16; sums over positions need fp32.
+        log_p_0 = torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), -1)
+        return self.process.carry_over(log_p_0, x_t)
