@@ -1,0 +1,1 @@
+"""Training methods: one file each, with the paper at its head."""

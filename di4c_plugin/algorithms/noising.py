@@ -1,0 +1,30 @@
+"""Random times and dropped labels, drawn alike by all algorithms.
+
+Tests: tests/algorithms/test_noising.py.
+"""
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.diffusion.categorical import uniform
+
+NO_LABEL = -1
+
+
+def low_discrepancy_times(count: int, min_time: float, generator: torch.Generator) -> Tensor:
+    """Draw `count` times in [min_time, 1), one in each of as many equal cells, shape (count,).
+
+    Each is uniform on its cell, so that a batch covers all times and the mean over it varies less
+    (MDLM's low-discrepancy sampler, Sahoo et al. 2024, appendix C.3).
+    """
+    u = uniform((count,), generator=generator, device=generator.device)
+    cell = torch.arange(count, device=generator.device, dtype=torch.float64)
+    return min_time + (1 - min_time) * (cell + u) / count
+
+
+def drop_labels(cond: Tensor | None, share: float, generator: torch.Generator) -> Tensor | None:
+    """Replace a random share of the labels by NO_LABEL, for classifier-free guidance."""
+    if cond is None:
+        return None
+    u = uniform(cond.shape, generator=generator, device=cond.device)
+    return cond.where(u >= share, NO_LABEL)

@@ -1,0 +1,322 @@
+"""Every term of the Di4C loss against its definition, summed over the whole space.
+
+Networks are tables (`TableDenoiser`), their mixtures have two components, and stratified lambdas
+visit each component once: the mixture is then exact, and given x_t only x_u and x_s are random.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from di4c_plugin.algorithms.base import Batch, LossTerms, Networks
+from di4c_plugin.algorithms.di4c import Di4C
+from di4c_plugin.diffusion import Absorbing, Process, Uniform
+from di4c_plugin.errors import UserError
+from di4c_plugin.losses.alpha import correlation_weight
+from tests.enumeration import TableDenoiser, product_law, relative_entropy, states
+
+POSITIONS = 2
+SPACES = [Absorbing(2), Absorbing(3), Uniform(3)]
+OPTIONS: dict[str, Any] = {"latents": 2, "delta": 0.2, "delta_t": (0.25, 0.25)}
+
+
+class Spy:
+    """A denoiser that remembers its calls."""
+
+    def __init__(self, denoiser: TableDenoiser) -> None:
+        self.denoiser = denoiser
+        self.latent_shape = denoiser.latent_shape
+        self.calls: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(
+        self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
+    ) -> Tensor:
+        self.calls.append((x_t, t))
+        return self.denoiser(x_t, t, cond=cond, latent=latent)
+
+
+@dataclass
+class Update:
+    """One call of `losses` and the states it drew."""
+
+    terms: LossTerms
+    x_0: Tensor
+    x_t: Tensor
+    t: Tensor
+    u: Tensor
+
+
+class Case:
+    """Random tables for teacher, student and target of a process."""
+
+    def __init__(self, process: Process, teacher_components: int = 1) -> None:
+        self.process = process
+        self.teacher = TableDenoiser(process, POSITIONS, teacher_components, seed=1)
+        self.student = TableDenoiser(process, POSITIONS, 2, seed=2)
+        self.target = TableDenoiser(process, POSITIONS, 2, seed=3)
+        self.clean = states(process.num_tokens, POSITIONS)
+
+    def update(self, algorithm: Di4C, seed: int, size: int = 64, progress: float = 0.0) -> Update:
+        generator = torch.Generator().manual_seed(seed)
+        x_0 = self.clean[torch.randint(len(self.clean), (size,), generator=generator)]
+        student, target = Spy(self.student), Spy(self.target)
+        networks = Networks(student=student, teacher=self.teacher, target=target)
+        terms = algorithm.losses(Batch(x_0), networks, generator=generator, progress=progress)
+        (x_t, t), (_, u) = student.calls[0], target.calls[0]
+        rows = len(x_t) // algorithm.latents
+        return Update(terms, x_0, x_t[:rows], t[:rows], u[:rows])
+
+    def mixture(self, denoiser: TableDenoiser, x_t: Tensor, t: Tensor) -> Tensor:
+        """log p_{0|t} of each component, (K, B, D, S)."""
+        k = denoiser.components
+        if k == 1:
+            return denoiser(x_t, t)[None]
+        middles = [torch.full((len(x_t), 1), (n + 0.5) / k) for n in range(k)]
+        return torch.stack([denoiser(x_t, t, latent=middle) for middle in middles])
+
+    def composition(self, update: Update) -> tuple[Tensor, Tensor]:
+        """The law of x_u, (B, M), and log p_{0|u} of each target component, (K, B, M, D, S)."""
+        log_q = self.mixture(self.teacher, update.x_t, update.t)
+        log_p_u = [self.process.log_posterior(q, update.x_t, update.t, update.u) for q in log_q]
+        law_u = product_law(torch.stack(log_p_u)).mean(0)
+        x_u = states(self.process.num_states, POSITIONS)
+        b, m = law_u.shape
+        log_c = self.mixture(self.target, x_u.repeat(b, 1), update.u.repeat_interleave(m))
+        return law_u, log_c.unflatten(1, (b, m))
+
+
+def marginal(log_p: Tensor) -> Tensor:
+    """log of the mean over components, (K, ..., D, S) to (..., D, S)."""
+    return log_p.exp().mean(0).log()
+
+
+def cross_entropy_gap(law: Tensor, log_p: Tensor) -> Tensor:
+    """E_{x ~ law}[-log p(x) + log bar p(x)] for the mixture log_p (K, B, D, S): (B,)."""
+    joint, independent = product_law(log_p).mean(0), product_law(marginal(log_p))
+    return relative_entropy(law, joint) - relative_entropy(law, independent)
+
+
+def sum_of_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
+    return relative_entropy(log_q.exp(), log_p.exp()).sum(-1)
+
+
+def expected(case: Case, update: Update, algorithm: Di4C) -> dict[str, Tensor]:
+    """Each term by its definition, given x_t, per example."""
+    log_q = case.mixture(case.teacher, update.x_t, update.t)
+    log_p = case.mixture(case.student, update.x_t, update.t)
+    near = update.t < algorithm.delta
+    law_u, log_c = case.composition(update)
+    law_s = (law_u.unsqueeze(-1) * product_law(log_c).mean(0)).sum(1)
+    # x_u^1 and x_u^2 are independent; component 1 continues one of them, component 2 the other.
+    pairs = torch.stack(
+        [
+            log_c[0].unsqueeze(2).expand(-1, -1, law_u.shape[1], -1, -1),
+            log_c[1].unsqueeze(1).expand(-1, law_u.shape[1], -1, -1, -1),
+        ]
+    )
+    # Infinite where a pair cannot be drawn.
+    kl_pairs = sum_of_kl(marginal(pairs), marginal(log_p)[:, None, None]).nan_to_num(posinf=0)
+    data_law = torch.zeros_like(law_s)
+    data_law[torch.arange(len(update.x_0)), case_rank(case, update.x_0)] = 1
+    surrogate = torch.stack([sum_of_kl(marginal(log_q), p) for p in log_p]).mean(0)
+    return {
+        "distil": surrogate.where(near, 0),
+        "consis_corr": cross_entropy_gap(law_s, log_p).where(~near, 0),
+        "consis_marg": torch.einsum("bi,bj,bij->b", law_u, law_u, kl_pairs).where(~near, 0),
+        "data_corr": correlation_weight("sigmoid", update.t) * cross_entropy_gap(data_law, log_p),
+        "data_marg": sum_of_kl(marginal(log_q), marginal(log_p)),
+    }
+
+
+def case_rank(case: Case, x_0: Tensor) -> Tensor:
+    return (x_0.unsqueeze(1) == case.clean).all(-1).long().argmax(-1)
+
+
+@pytest.mark.parametrize("process", SPACES, ids=["mask2", "mask3", "uniform3"])
+@pytest.mark.parametrize("term", ["distil", "data_corr", "data_marg"])
+def test_terms_without_samples_are_exact(process: Process, term: str) -> None:
+    case, algorithm = Case(process), Di4C(process, **OPTIONS)
+    update = case.update(algorithm, seed=0)
+    truth = expected(case, update, algorithm)[term].mean()
+    assert truth.abs() > 1e-3
+    assert update.terms.terms[term].item() == pytest.approx(truth.item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("process", SPACES, ids=["mask2", "mask3", "uniform3"])
+@pytest.mark.parametrize("teacher_components", [1, 2], ids=["product teacher", "mixture teacher"])
+def test_consistency_terms_estimate_their_definition(
+    process: Process, teacher_components: int
+) -> None:
+    case, algorithm = Case(process, teacher_components), Di4C(process, **OPTIONS)
+    errors = []
+    for seed in range(40):
+        update = case.update(algorithm, seed)
+        truth = expected(case, update, algorithm)
+        names = ("consis_corr", "consis_marg")
+        errors.append([update.terms.terms[name] - truth[name].mean() for name in names])
+    error = torch.tensor(errors)
+    spread = error.std(0) / len(error) ** 0.5
+    assert (error.mean(0).abs() < 4 * spread).all()
+    assert (spread < 0.02).all()
+
+
+class SpyProcess(Absorbing):
+    """Remembers the times that posteriors were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.times: list[tuple[Tensor, Tensor]] = []
+
+    def log_posterior(self, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        self.times.append((t, s))
+        return super().log_posterior(log_p_0, x_t, t, s)
+
+
+def test_partial_consistency_estimates_its_definition_at_s() -> None:
+    """KL(p_{s|u} o p_{u|t} || p_{s|t}): over x_s, which may still hold masks."""
+    process = SpyProcess()
+    case, algorithm = Case(process), Di4C(process, partial=True, **OPTIONS)
+    errors = []
+    for seed in range(60):
+        process.times.clear()
+        update = case.update(algorithm, seed)
+        (_, s), *_ = process.times
+        s = s[: len(update.t)]
+        assert (s < update.u).all()
+        truth = partial_gap(case, update, s).where(update.t >= algorithm.delta, 0).mean()
+        errors.append(update.terms.terms["consis_corr"] - truth)
+    error = torch.stack(errors)
+    assert error.mean().abs() < 4 * error.std() / len(errors) ** 0.5
+    assert error.std() / len(errors) ** 0.5 < 0.02
+
+
+def partial_gap(case: Case, update: Update, s: Tensor) -> Tensor:
+    """E over the composition's x_s of -log p(x_s) + log bar p(x_s), (B,)."""
+    law_u, log_c = case.composition(update)
+    b, m = law_u.shape
+    x_u = states(case.process.num_states, POSITIONS).repeat(b, 1)
+    u, late = (time.repeat_interleave(m) for time in (update.u, s))
+    to_s = [case.process.log_posterior(p.flatten(0, 1), x_u, u, late) for p in log_c]
+    law_s = product_law(torch.stack(to_s)).mean(0).unflatten(0, (b, m))
+    law_s = (law_u.unsqueeze(-1) * law_s).sum(1)
+    log_p = case.mixture(case.student, update.x_t, update.t)
+    return cross_entropy_gap(
+        law_s,
+        torch.stack([case.process.log_posterior(p, update.x_t, update.t, s) for p in log_p]),
+    )
+
+
+def test_the_total_is_the_weighted_sum_and_a_zero_switches_off() -> None:
+    process = SPACES[0]
+    weights = {"consis_corr": 0.5, "data_corr": 0.1, "distil": 0.0}
+    terms = Case(process).update(Di4C(process, weights=weights, **OPTIONS), seed=0).terms
+    assert set(terms.terms) == {"consis_corr", "consis_marg", "data_corr", "data_marg"}
+    total = sum(
+        (weights | {"consis_marg": 1, "data_marg": 1})[k] * v for k, v in terms.terms.items()
+    )
+    assert terms.total.item() == pytest.approx(float(total), abs=1e-12)
+
+
+def test_every_example_has_its_own_time() -> None:
+    process = SPACES[0]
+    update = Case(process).update(Di4C(process, **OPTIONS), seed=0, size=10)
+    assert (update.t * 10).floor().tolist() == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("progress", "low", "high"), [(0, 0.1, 0.4), (0.5, 0.05, 0.1), (1, 0.025, 0.025)]
+)
+def test_the_teachers_step_shrinks_geometrically(progress: float, low: float, high: float) -> None:
+    process = SPACES[0]
+    algorithm = Di4C(process, latents=2, delta_t=(0.1, 0.4), delta_t_end=(0.025, 0.025))
+    update = Case(process).update(algorithm, seed=0, size=500, progress=progress)
+    step, free = update.t - update.u, update.t > 2 * high
+    assert torch.allclose(step[update.t < 2 * low], update.t[update.t < 2 * low] / 2)
+    assert step[free].min() >= low - 1e-12
+    assert step[free].max() <= high + 1e-12
+    if low < high:
+        share = (step[free] / low).log() / math.log(high / low)
+        assert share.mean() == pytest.approx(0.5, abs=0.07)
+
+
+def test_at_the_prior_one_state_serves_the_whole_batch() -> None:
+    process = Absorbing(3)
+    case = Case(process)
+    algorithm = Di4C(process, prior_share=1.0, latents=1, states=2, delta=0.2)
+    update = case.update(algorithm, seed=0, size=50)
+    log_p = case.mixture(
+        case.student, torch.full((1, POSITIONS), process.mask), torch.ones(1).double()
+    )
+    frequency = torch.bincount(case_rank(case, update.x_0), minlength=len(case.clean)) / 50
+    truth = cross_entropy_gap(frequency.double()[None], log_p)
+    assert update.terms.terms["data_corr"].item() == pytest.approx(
+        truth.item() * torch.sigmoid(torch.tensor(10.0)).item(), rel=1e-6
+    )
+
+
+class Dropping(nn.Module):
+    """A mixture whose prediction depends on the training flag, as with dropout."""
+
+    latent_shape = (1,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+        self.modes: list[tuple[bool, bool]] = []
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
+    ) -> Tensor:
+        self.modes.append((self.training, torch.is_grad_enabled()))
+        log_p = self.weight.log_softmax(-1).expand(*x_t.shape, 2)
+        return SPACES[0].carry_over(log_p, x_t)
+
+
+def test_the_target_runs_without_dropout_and_gradient_and_the_student_with() -> None:
+    student, teacher = Dropping(), TableDenoiser(SPACES[0], POSITIONS, seed=1)
+    networks = Networks(student=student, teacher=teacher)
+    x_0 = torch.zeros(4, POSITIONS, dtype=torch.int64)
+    algorithm = Di4C(SPACES[0], **OPTIONS)
+    generator = torch.Generator().manual_seed(0)
+    algorithm.losses(Batch(x_0), networks, generator=generator, progress=0).total.backward()
+    assert student.modes == [(True, True), (False, False)]
+    assert student.training
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_any_batch_size_and_a_batch_without_masks(size: int) -> None:
+    process = SPACES[0]
+    case = Case(process)
+    case.student.logits.requires_grad_()
+    generator = torch.Generator().manual_seed(0)
+    algorithm = Di4C(process, min_time=1e-9, **OPTIONS)
+    batch = Batch(torch.zeros(size, POSITIONS, dtype=torch.int64))
+    networks = Networks(student=case.student, teacher=case.teacher, target=case.target)
+    terms = algorithm.losses(batch, networks, generator=generator, progress=0)
+    terms.total.backward()
+    assert case.student.logits.grad is not None
+    assert case.student.logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latents": 0}, "latents and states must be at least 1"),
+        ({"delta_t": (0.5, 0.1)}, "0 < low <= high < 1, not 0.5, 0.1"),
+        ({"weights": {"consistency": 1}}, "unknown weights .*consistency.*; there are distil, "),
+        ({"alpha": "cosine"}, "unknown alpha 'cosine'; there are sigmoid, linear, const"),
+        ({"prior_share": 1.5}, "prior_share must be in"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Di4C(SPACES[0], **options)  # type: ignore[arg-type]
+
+
+def test_a_random_prior_cannot_be_shared() -> None:
+    with pytest.raises(UserError, match="prior_share must be in"):
+        Di4C(Uniform(3), prior_share=0.5)

@@ -1,0 +1,82 @@
+"""Two identical fair bits: what no product model draws in one step, a trained mixture does."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from di4c_plugin.algorithms.base import Algorithm, Batch, Networks
+from di4c_plugin.algorithms.denoising import Denoising
+from di4c_plugin.algorithms.di4c import Di4C
+from di4c_plugin.diffusion import Absorbing
+from di4c_plugin.models import Model, TransformerConfig, new_model, student_of
+from tests.enumeration import product_law, total_variation
+
+BITS = Absorbing(2)
+EQUAL = torch.tensor([0.5, 0, 0, 0.5], dtype=torch.float64)
+NETWORK = TransformerConfig(
+    2, 3, (1, 2), hidden_size=32, embedding_size=8, num_blocks=2, num_heads=2, mask=BITS.mask
+)
+
+
+def fit(algorithm: Algorithm, networks: Networks, trained: Model, updates: int) -> None:
+    """Train on the two data points in equal shares."""
+    generator = torch.Generator().manual_seed(0)
+    optimiser = torch.optim.Adam(trained.denoiser.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.01, updates)
+    x_0 = (torch.arange(32) % 2).unsqueeze(1).repeat(1, 2)
+    for update in range(updates):
+        progress = update / updates
+        losses = algorithm.losses(Batch(x_0), networks, generator=generator, progress=progress)
+        optimiser.zero_grad()
+        losses.total.backward()
+        optimiser.step()
+        schedule.step()
+
+
+@torch.no_grad()
+def one_step_law(model: Model, latents: int = 1000) -> Tensor:
+    """The law of one step from all masks, lambda integrated on an even grid."""
+    latent = None
+    if model.is_student:
+        latent = ((torch.arange(latents) + 0.5) / latents).unsqueeze(1)
+    count = 1 if latent is None else latents
+    x_1 = torch.full((count, 2), BITS.mask)
+    log_p = model.denoiser(x_1, torch.ones(count, dtype=torch.float64), latent=latent)
+    return product_law(log_p).mean(0)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Model:
+    torch.manual_seed(0)
+    teacher = new_model(NETWORK, BITS)
+    fit(Denoising(BITS), Networks(teacher.denoiser), teacher, 300)
+    return teacher
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("weights", "limit"),
+    [({}, 0.05), ({"data_corr": 0.0, "data_marg": 0.0}, 0.2)],
+    ids=["full loss", "no data terms"],
+)
+def test_the_mixture_learns_the_correlation(
+    teacher: Model, weights: dict[str, float], limit: float
+) -> None:
+    torch.manual_seed(0)
+    student = student_of(teacher, {"name": "adaln", "std": 0.5})
+    algorithm = Di4C(BITS, delta_t=(0.25, 0.25), weights=weights)
+    fit(algorithm, Networks(student.denoiser, teacher.denoiser), student, 800)
+    assert total_variation(one_step_law(student), EQUAL) <= limit
+
+
+def test_a_product_model_cannot(teacher: Model) -> None:
+    assert total_variation(one_step_law(teacher), EQUAL) >= 0.49
+
+
+@pytest.mark.slow
+def test_a_product_student_of_the_marginal_terms_cannot_either(teacher: Model) -> None:
+    torch.manual_seed(0)
+    student = student_of(teacher, {"name": "adaln", "std": 0.5})
+    only = dict.fromkeys(("distil", "consis_corr", "consis_marg", "data_corr"), 0.0)
+    fit(Di4C(BITS, weights=only), Networks(student.denoiser, teacher.denoiser), student, 400)
+    assert total_variation(one_step_law(student), EQUAL) >= 0.45
