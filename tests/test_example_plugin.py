@@ -2,10 +2,12 @@
 
 import importlib
 import math
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -13,8 +15,10 @@ from torch import Tensor
 
 from di4c_plugin.algorithms.base import Batch, Networks
 from di4c_plugin.diffusion import time_grid
+from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
 from di4c_plugin.plugins import GROUP, PluginManager
+from tests.conftest import Run
 
 
 @pytest.fixture
@@ -63,15 +67,61 @@ def test_the_marginal_loss_vanishes_only_at_the_teacher(
 def test_its_host_makes_networks_and_pictures(manager: PluginManager, tmp_path: Path) -> None:
     host = manager.lookup("host", "two_bits")()
     x = host.data().x_0
-    teacher = host.new_teacher({"name": "absorbing"}, num_blocks=1)
+    teacher = host.new_teacher({"name": "absorbing"}, num_blocks=1, patch=(2, 2))
     log_p_0 = teacher.denoiser(x, torch.ones(len(x), dtype=torch.float64))
     assert log_p_0.shape == (256, 2, 2)
     host.picture(x, tmp_path / "pairs.png")
     assert (tmp_path / "pairs.png").stat().st_size > 0
 
 
-def test_its_config_is_found(manager: PluginManager) -> None:
+def test_its_host_has_one_process(manager: PluginManager) -> None:
+    with pytest.raises(UserError, match="^host 'two_bits' is for process 'absorbing', not 'unif"):
+        manager.lookup("host", "two_bits")().new_teacher({"name": "uniform"})
+
+
+def test_its_configs_are_found(manager: PluginManager) -> None:
     with initialize_config_dir(str(configs_dir()), version_base="1.3"):
         path = f"hydra.searchpath={manager.config_paths()}"
-        config = compose(overrides=[path, "+algo=marginal"])
-    assert config.algo.name == "marginal"
+        config = compose(overrides=[path, "+algo=marginal", "+host=two_bits"])
+    assert (config.algo.name, config.host.name) == ("marginal", "two_bits")
+
+
+@pytest.fixture(scope="module")
+def run(
+    di4c: Run, example_plugin: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., str]:
+    """Run `di4c` with the plugin installed, in a folder with its teacher and student."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def run(*arguments: str) -> str:
+        arguments = tuple(argument.replace("RUNS", str(folder)) for argument in arguments)
+        done = di4c(*arguments, PYTHONPATH=example_plugin)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    small = ["network.hidden_size=16", "network.num_blocks=1", "network.num_heads=2"]
+    made = run("train-teacher", "host=two_bits", *small, "training.steps=300", "out=RUNS/teacher")
+    marginal = ["host=two_bits", "algo=marginal", f"teacher={made}", "training.steps=20"]
+    run("train", *marginal, "out=RUNS/student")
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["teacher", "student"])
+@pytest.mark.parametrize(("steps", "wrong"), [(1, 0.5), (2, 0.0)])
+def test_its_host_algorithm_and_sampler_work_together_on_the_command_line(
+    run: Callable[..., str], model: str, steps: int, wrong: float
+) -> None:
+    toy = ["--host", "two_bits", "--sampler", "confidence"]
+    options = [*toy, "--n", "4000", "--steps", str(steps), "--out", "RUNS/x.npy"]
+    x = np.load(run("sample", f"RUNS/{model}/{model}.safetensors", *options))
+    assert np.mean(x[:, 0] != x[:, 1]) == pytest.approx(wrong, abs=0.04)
+    # Not 1/2: of two draws the surer one is kept, so the slightest preference decides many pairs.
+    assert 0.2 < x.mean() < 0.8
+
+
+@pytest.mark.slow
+def test_its_picture_is_drawn_on_the_command_line(run: Callable[..., str]) -> None:
+    student = "RUNS/student/student.safetensors"
+    picture = run("sample", student, "--host", "two_bits", "--out", "RUNS/x.png")
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")

@@ -112,7 +112,7 @@ class Di4C(Algorithm):
         self,
         process: Process,
         *,
-        latents: int = 16,
+        latents: int = 8,
         states: int | None = None,
         prior_share: float = 0.0,
         stratified: bool = True,

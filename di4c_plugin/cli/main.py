@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -60,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = make_parser().parse_args(argv)
         return cast(int, args.run(args))
     except UserError as error:
-        print(f"di4c: error: {error}", file=sys.stderr)
+        # Lightning starts the further processes of a run by the same command: one of them speaks.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"di4c: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("di4c: interrupted", file=sys.stderr)

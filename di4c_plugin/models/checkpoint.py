@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from di4c_plugin.diffusion import Process, build_process
@@ -128,7 +128,8 @@ def save_model(model: Model, path: str | Path) -> None:
     }
     weights = {k: v.detach().cpu().contiguous() for k, v in model.denoiser.state_dict().items()}
     with atomic_write(path) as temporary:
-        save_file(weights, temporary, metadata={"di4c": json.dumps(description)})
+        # `save_file` would make a file that only its owner can read.
+        temporary.write_bytes(save(weights, metadata={"di4c": json.dumps(description)}))
 
 
 def load_model(path: str | Path, *, find_latent: FindLatent = builtin_latent) -> Model:

@@ -31,5 +31,5 @@ def di4c_hosts() -> Mapping[str, object]:
 
 @hookimpl
 def di4c_config_paths() -> Sequence[str]:
-    """Let `di4c train algo=marginal` find its config."""
+    """Let `di4c train algo=marginal host=two_bits` find their configs."""
     return ["pkg://di4c_example.configs"]

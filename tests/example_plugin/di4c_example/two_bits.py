@@ -33,8 +33,9 @@ class TwoBits(Host):
         if process.get("name", "absorbing") != "absorbing":
             raise UserError(f"host 'two_bits' is for process 'absorbing', not {process['name']!r}")
         defaults = {"hidden_size": 16, "embedding_size": 8, "num_blocks": 2, "num_heads": 2}
-        shape = {"num_tokens": 2, "num_states": 3, "grid": (1, 2), "mask": PROCESS.mask}
-        return new_model(TransformerConfig(**(defaults | sizes | shape)), PROCESS)
+        shape = {"num_tokens": 2, "num_states": 3, "grid": (1, 2), "patch": (1, 1)}
+        config = TransformerConfig(**(defaults | sizes | shape), mask=PROCESS.mask)
+        return new_model(config, PROCESS)
 
     def picture(self, x: Tensor, path: Path) -> None:
         """See `Host.picture`: how often each of the four pairs was drawn."""

@@ -1,0 +1,39 @@
+"""`di4c train-teacher`: trains a product model. Options are in configs/train_teacher.yaml."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from di4c_plugin.cli.train import add_overrides, train
+
+if TYPE_CHECKING:
+    from di4c_plugin.cli.main import Subparsers
+
+
+def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
+    """See `di4c_plugin.cli.main.Command`."""
+    parser = subparsers.add_parser(
+        "train-teacher",
+        help="train a teacher from scratch",
+        description="Train a teacher from scratch, for example: di4c train-teacher "
+        "training.steps=2000 out=runs/teacher.",
+    )
+    add_overrides(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, and print the path of the teacher."""
+    import torch
+
+    from di4c_plugin.errors import UserError
+    from di4c_plugin.training import make, make_algorithm
+    from di4c_plugin.training.compose import compose_run
+
+    config = compose_run("train_teacher", args.overrides)
+    host = make("host", config.info["host"])
+    torch.manual_seed(config.training.seed)
+    model = host.new_teacher(config.info["process"], **config.info["network"])
+    algorithm = make_algorithm(config.info["algo"], model.process)
+    if algorithm.needs_teacher:
+        raise UserError(f"algo={config.info['algo']['name']} needs a teacher: use di4c train")
+    return train(config, algorithm, model, None, host.data())

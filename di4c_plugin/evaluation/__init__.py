@@ -1,0 +1,1 @@
+"""Metrics, sweeps over steps, pictures and reports."""

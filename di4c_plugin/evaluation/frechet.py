@@ -1,0 +1,39 @@
+"""Frechet distance between two sets of token grids, on the tokens' own values.
+
+The distance of the two fitted Gaussians, |mu_1 - mu_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^{1/2})
+(Dowson & Landau 1982; on Inception features: FID, Heusel et al. 2017). Here the features
+are the tokens' values: grey levels of the digits, so that the unit is grey levels squared.
+Tests: tests/evaluation/test_frechet.py.
+"""
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.errors import UserError
+
+
+def frechet_distance(x: Tensor, reference: Tensor) -> float:
+    """Return the distance of samples x (n, D) to reference samples (m, D), in squared token units.
+
+    Raises:
+        UserError: if either set has fewer than two samples, or their D differ.
+    """
+    if x.shape[1:] != reference.shape[1:] or min(len(x), len(reference)) < 2:
+        raise UserError(
+            f"Frechet distance needs two sets of at least 2 samples of one shape, "
+            f"not {tuple(x.shape)} and {tuple(reference.shape)}"
+        )
+    x, reference = x.double(), reference.double()
+    shift = (x.mean(0) - reference.mean(0)).square().sum()
+    c_1, c_2 = torch.cov(x.T), torch.cov(reference.T)
+    # tr (C_1 C_2)^{1/2} = tr (R C_2 R)^{1/2} with R = C_1^{1/2}: symmetric, so real eigenvalues.
+    root = symmetric_sqrt(c_1)
+    cross = torch.linalg.eigvalsh(root @ c_2 @ root).clamp(min=0).sqrt().sum()
+    return float(shift + c_1.trace() + c_2.trace() - 2 * cross)
+
+
+def symmetric_sqrt(matrix: Tensor) -> Tensor:
+    """Return the square root of a symmetric positive semi-definite matrix."""
+    values, vectors = torch.linalg.eigh(matrix)
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root

@@ -1,0 +1,54 @@
+"""The outcome of a sweep as plain values and as a table.
+
+Tests: tests/evaluation/test_report.py.
+"""
+
+import json
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from di4c_plugin.evaluation.sweep import Cell
+from di4c_plugin.files import atomic_write
+
+
+def by_sampler(
+    cells: Sequence[Cell], value: Callable[[Cell], float]
+) -> dict[str, dict[str, float]]:
+    """Return {sampler: {steps: value}}, steps as text, as JSON wants its keys."""
+    table: dict[str, dict[str, float]] = {}
+    for cell in cells:
+        table.setdefault(cell.sampler, {})[str(cell.steps)] = value(cell)
+    return table
+
+
+def rows(cells: Sequence[Cell]) -> list[list[str]]:
+    """Return a table as text, header first: steps, then distances and milliseconds a sample."""
+    names = list(dict.fromkeys(cell.sampler for cell in cells))
+    found = {(cell.sampler, cell.steps): cell for cell in cells}
+    header = ["steps", *(f"{name} FD" for name in names), *(f"{name} ms" for name in names)]
+    table = [header]
+    for steps in dict.fromkeys(cell.steps for cell in cells):
+        line = [found[name, steps] for name in names]
+        fds, times = [f"{c.value:.1f}" for c in line], [f"{c.seconds * 1e3:.2f}" for c in line]
+        table.append([str(steps), *fds, *times])
+    return table
+
+
+def peak_rss_mb() -> float:
+    """Return the most memory this process has held, in MB (10^6 bytes)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # On Linux `ru_maxrss` starts from the peak of the process that started this one.
+        (peak,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) * 1024 / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    """Write a report, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")

@@ -1,0 +1,44 @@
+"""Quality and speed of a sampler at a number of steps.
+
+Tests: tests/evaluation/test_sweep.py.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from di4c_plugin.evaluation.frechet import frechet_distance
+
+Metric = Callable[[Tensor, Tensor], float]
+
+
+class Draw(Protocol):
+    """Draws samples (n, D) in the given number of steps."""
+
+    def __call__(self, *, steps: int) -> Tensor:
+        """Return the samples."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement: the metric's value, wall seconds a sample, and the samples (n, D)."""
+
+    sampler: str
+    steps: int
+    value: float
+    seconds: float
+    samples: Tensor
+
+
+def measure(
+    name: str, steps: int, draw: Draw, reference: Tensor, metric: Metric = frechet_distance
+) -> Cell:
+    """Sample once, with the clock running, and compare with the reference data (m, D)."""
+    start = time.perf_counter()
+    samples = draw(steps=steps)
+    seconds = (time.perf_counter() - start) / len(samples)
+    return Cell(name, steps, metric(samples, reference), seconds, samples)

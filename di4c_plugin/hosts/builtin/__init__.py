@@ -1,0 +1,71 @@
+"""The built-in host: scikit-learn's 8x8 handwritten digits, real scans that every install has.
+
+1797 images, 64 positions, grey levels 0 ... 16, labels 0 ... 9 (Alpaydin & Kaynak 1998, UCI
+"Optical Recognition of Handwritten Digits"). `teacher.safetensors` beside this file was made by the
+command in its own metadata, which the README gives too.
+Tests: tests/hosts/test_builtin.py.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.algorithms.base import Data
+from di4c_plugin.diffusion import Absorbing, build_process
+from di4c_plugin.errors import UserError
+from di4c_plugin.hosts.base import Host
+from di4c_plugin.models import Model, TransformerConfig, load_model, new_model
+
+SIDE = 8
+LEVELS = 17
+CLASSES = 10
+TEACHER = Path(__file__).parent / "teacher.safetensors"
+
+
+class BuiltinHost(Host):
+    """Digits and the built-in transformer."""
+
+    def data(self) -> Data:
+        """See `Host.data`: x_0 (1797, 64)."""
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        return Data(torch.from_numpy(digits.data).long(), torch.from_numpy(digits.target).long())
+
+    def new_teacher(self, process: dict[str, Any], **sizes: Any) -> Model:
+        """See `Host.new_teacher`; `sizes` are fields of `TransformerConfig`."""
+        try:
+            built = build_process({"num_tokens": LEVELS} | process)
+            mask = built.mask if isinstance(built, Absorbing) else None
+            defaults: dict[str, Any] = {
+                "num_tokens": LEVELS,
+                "num_states": built.num_states,
+                "grid": (SIDE, SIDE),
+                "patch": (2, 2),
+                "mask": mask,
+                "time_conditioned": mask is None,
+            }
+            return new_model(TransformerConfig(**(defaults | sizes)), built)
+        except TypeError as error:
+            raise UserError(f"host 'builtin' cannot make this teacher: {error}") from error
+
+    def picture(self, x: Tensor, path: Path) -> None:
+        """See `Host.picture`: a PNG grid of digits."""
+        from di4c_plugin.evaluation.pictures import image_grid
+
+        if x.shape[1] != SIDE * SIDE:
+            raise UserError(f"host 'builtin' draws {SIDE}x{SIDE} images, not {x.shape[1]} tokens")
+        image_grid(x.view(-1, SIDE, SIDE), path, levels=LEVELS)
+
+
+def load_builtin(name: str) -> Model:
+    """Load a teacher that ships with the package: "digits".
+
+    Raises:
+        UserError: for any other name.
+    """
+    if name != "digits":
+        raise UserError(f"unknown built-in teacher {name!r}; there are: digits")
+    return load_model(TEACHER)

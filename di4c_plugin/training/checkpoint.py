@@ -1,0 +1,58 @@
+"""Keeps the last checkpoint of a run, also when it is interrupted.
+
+Lightning's own `ModelCheckpoint` writes to the system's folder for temporary files and moves the
+result, which is not atomic when that is another disk; and it cannot finish an update before it
+saves on a signal. Tests: tests/training/test_interrupt.py, test_run.py.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from di4c_plugin.files import atomic_write
+from di4c_plugin.training.data import MicroBatch
+from di4c_plugin.training.interrupt import SignalFlag
+
+
+class LastCheckpoint(Callback):
+    """Saves every `every` updates, at the last one, and when a signal asks to stop.
+
+    `path` is None for a run that keeps no files. After the fit, `stopped` tells whether a signal
+    ended it, and `flag.signum` which, on the processes that got it.
+    """
+
+    def __init__(self, path: Path | None, every: int, flag: SignalFlag) -> None:
+        self.path, self.every, self.flag = path, every, flag
+        self.stopped = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to signals, in place of Lightning, which has just begun to."""
+        self.flag.listen()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: MicroBatch,
+        batch_idx: int,
+    ) -> None:
+        """Save when it is time to."""
+        if (batch.step + 1) % trainer.accumulate_grad_batches:
+            return
+        # All processes stop after the same update, whichever of them got the signal.
+        self.stopped = trainer.strategy.reduce_boolean_decision(
+            self.flag.signum is not None, all=False
+        )
+        last = self.stopped or trainer.global_step == trainer.max_steps
+        if self.path is not None and (last or trainer.global_step % self.every == 0):
+            self._save(trainer, self.path)
+        trainer.should_stop |= self.stopped
+
+    def _save(self, trainer: Trainer, path: Path) -> None:
+        # Every process takes part in saving; the first one writes.
+        target = atomic_write(path) if trainer.is_global_zero else contextlib.nullcontext(path)
+        with target as temporary:
+            trainer.save_checkpoint(temporary)

@@ -1,0 +1,124 @@
+"""Composes the configs of `di4c train` by Hydra, and turns its complaints into one line each.
+
+Through `hydra.compose`, not `hydra.main`: Lightning starts the further processes of a distributed
+run with the command line of the first, which must mean the same to them.
+Tests: tests/test_configs.py.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from di4c_plugin.errors import UserError
+from di4c_plugin.files import configs_dir
+from di4c_plugin.plugins import get_manager
+from di4c_plugin.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What `di4c train` and `di4c train-teacher` read from their command lines.
+
+    Attributes:
+        training: the options under `training`.
+        out, resume, overwrite: as for `di4c_plugin.training.train`.
+        info: everything else, plain values by the names of configs/train*.yaml.
+    """
+
+    training: TrainingConfig
+    out: Path
+    resume: bool
+    overwrite: bool
+    info: dict[str, Any]
+
+
+def compose_run(name: str, overrides: Sequence[str]) -> RunConfig:
+    """Return the run that configs/`name`.yaml and `overrides` describe.
+
+    Raises:
+        UserError: as `compose_config` and `training_config`, and if `out` is missing.
+    """
+    info = compose_config(name, overrides)
+    training = training_config(info.pop("training"))
+    out, resume, overwrite = (info.pop(key) for key in ("out", "resume", "overwrite"))
+    if out is None:
+        raise UserError("name the folder of the run: out=FOLDER")
+    for key, value in {"resume": resume, "overwrite": overwrite}.items():
+        if not isinstance(value, bool):
+            raise UserError(f"{key} must be true or false, not {value!r}")
+    return RunConfig(training, Path(str(out)), resume, overwrite, info)
+
+
+def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return configs/`name`.yaml with `overrides` (Hydra's grammar) as plain values.
+
+    Groups and their options are looked for in our configs and in those of plugins.
+
+    Raises:
+        UserError: for an override that cannot be read, an unknown key or an unknown option of a
+            group; the message lists those that exist.
+    """
+    # Hydra reads a list of strings as JSON writes it.
+    path = f"hydra.searchpath={json.dumps(get_manager().config_paths())}"
+    with initialize_config_dir(str(configs_dir()), version_base="1.3", job_name="di4c"):
+        known = compose(name, [path]).keys()
+        try:
+            config = compose(name, [path, *overrides])
+            values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(_explain(error)) from error
+    for key in values:
+        if key not in known:
+            raise UserError(f"unknown option {key!r}; there are {_listed(known)}")
+    return values
+
+
+def training_config(options: dict[str, Any]) -> TrainingConfig:
+    """Return the options under `training` with their types checked.
+
+    Raises:
+        UserError: for an unknown option, a value of another type or out of range.
+    """
+    schema = OmegaConf.structured(TrainingConfig)
+    OmegaConf.set_readonly(schema, False)
+    unknown = options.keys() - schema.keys()
+    if unknown:
+        raise UserError(
+            f"unknown option {_listed(unknown)} of training; there are {_listed(schema)}"
+        )
+    try:
+        typed: dict[str, Any] = OmegaConf.to_container(OmegaConf.merge(schema, options))  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise UserError(f"training.{error.full_key}: {_first_line(error)}") from error
+    return TrainingConfig(**(typed | {"betas": tuple(typed["betas"])}))
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, MissingConfigException):
+        return f"unknown {_group(error)}"
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+        siblings = [str(key) for key in cause.parent_node if key != "hydra"]
+        return f"unknown option {cause.full_key!r}; there are {_listed(siblings)}"
+    return _first_line(error)
+
+
+def _group(error: MissingConfigException) -> str:
+    """Return "GROUP 'option'; there are …"."""
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    return f"{group} {option!r}; there are {_listed(error.options or [])}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(map(str, names))) or "none"

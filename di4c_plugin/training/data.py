@@ -1,0 +1,82 @@
+"""An endless, shuffled, sharded stream of batches in which batch i is a function of i alone.
+
+A resumed run therefore goes on with exactly the batch that would have come next, in the middle of a
+pass over the data too, and no state needs saving. Tests: tests/training/test_data.py.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from di4c_plugin.algorithms.base import Batch, Data
+from di4c_plugin.training.rng import epoch_generator
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one process sees in micro-step `step`, counted from 0 over the whole run."""
+
+    step: int
+    batch: Batch
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """Return the same on `device`."""
+        x_0, cond = self.batch.x_0, self.batch.cond
+        moved = Batch(x_0.to(device), None if cond is None else cond.to(device))
+        return MicroBatch(self.step, moved)
+
+
+class BatchStream(IterableDataset[MicroBatch]):
+    """All passes over the data, each in an order of its own, cut into batches without remainder.
+
+    A batch may reach over the end of a pass, so any batch size goes with any amount of data. In
+    each micro-step the processes take neighbouring batches.
+
+    Args:
+        data: M >= 1 examples.
+        batch_size: examples for each process and micro-step.
+        seed: of the orders.
+        rank: of this process, among `world_size`.
+        start: the first micro-step.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+    ) -> None:
+        self.data, self.batch_size, self.seed = data, batch_size, seed
+        self.rank, self.world_size, self.start = rank, world_size, start
+        # Neighbouring batches share a pass; more than the last two orders are never needed at once
+        # unless the data are smaller than a batch, and then an order costs nothing.
+        self._order = functools.lru_cache(maxsize=2)(self._shuffle)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return (MicroBatch(step, self.batch(step)) for step in itertools.count(self.start))
+
+    def batch(self, step: int) -> Batch:
+        """Return this process's batch of micro-step `step`."""
+        index = self.indices(step)
+        labels = self.data.labels
+        return Batch(self.data.x_0[index], None if labels is None else labels[index])
+
+    def indices(self, step: int) -> Tensor:
+        """Return which examples make the batch, shape (batch_size,)."""
+        size = len(self.data.x_0)
+        first = (step * self.world_size + self.rank) * self.batch_size
+        place = torch.arange(first, first + self.batch_size)
+        epochs = range(first // size, (first + self.batch_size - 1) // size + 1)
+        return torch.cat([self._order(e)[place[place // size == e] % size] for e in epochs])
+
+    def _shuffle(self, epoch: int) -> Tensor:
+        return torch.randperm(len(self.data.x_0), generator=epoch_generator(self.seed, epoch))

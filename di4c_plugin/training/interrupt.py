@@ -1,0 +1,65 @@
+"""Stopping on Ctrl-C and SIGTERM where it does no harm: between two updates.
+
+Tests: tests/training/test_interrupt.py.
+"""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training stopped on a signal; the message says what was kept.
+
+    Attributes:
+        signum: the signal.
+        checkpoint: from which the run resumes, or None if it keeps no files.
+    """
+
+    def __init__(self, signum: int, update: int, checkpoint: Path | None) -> None:
+        kept = f"kept {checkpoint}" if checkpoint else "nothing is kept without an output folder"
+        super().__init__(f"after update {update}; {kept}")
+        self.signum = signum
+        self.checkpoint = checkpoint
+
+
+class SignalFlag:
+    """Remembers the first of SIGINT and SIGTERM instead of dying of it; a second one acts as usual.
+
+    A context manager: what handled the signals on entry handles them again on leaving, whatever
+    Lightning makes of them in between. Python lets only the main thread handle signals; in any
+    other, nothing is changed.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "SignalFlag":
+        self._previous = {signum: signal.getsignal(signum) for signum in SIGNALS}
+        return self
+
+    def listen(self) -> None:
+        """Start to remember."""
+        if _in_main_thread():
+            for signum in SIGNALS:
+                signal.signal(signum, self._note)
+
+    def __exit__(self, *error: object) -> None:
+        if _in_main_thread():
+            for signum, handler in self._previous.items():
+                signal.signal(signum, handler)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        for each in SIGNALS:
+            default = signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL
+            signal.signal(each, default)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

@@ -1,0 +1,31 @@
+"""Random generators that are functions of what they are for, so that a resumed run repeats nothing.
+
+No generator state is carried from step to step: whoever knows seed, rank and step knows the draws.
+Tests: tests/training/test_rng.py.
+"""
+
+import numpy as np
+import torch
+
+STEP, EPOCH = 0, 1
+
+
+def keyed_generator(seed: int, *key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator for (seed, key); different keys give independent streams.
+
+    `np.random.SeedSequence` mixes the numbers so that near seeds and keys are as good as far ones.
+    """
+    state = np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(state[0]))
+
+
+def step_generator(
+    seed: int, rank: int, step: int, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """Return the source of every draw (latents, times, masks) of micro-step `step` on `rank`."""
+    return keyed_generator(seed, STEP, rank, step, device=device)
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """Return the source of the order in which pass `epoch` over the data visits the examples."""
+    return keyed_generator(seed, EPOCH, epoch)

@@ -1,0 +1,148 @@
+"""`train`: a run, from untrained networks to the finished model.
+
+Tests: tests/training/test_run.py.
+"""
+
+import platform
+import shlex
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback
+
+from di4c_plugin.algorithms.base import Algorithm, Data
+from di4c_plugin.errors import UserError
+from di4c_plugin.models import Model
+from di4c_plugin.training.checkpoint import LastCheckpoint
+from di4c_plugin.training.config import TrainingConfig
+from di4c_plugin.training.folder import RunFolder
+from di4c_plugin.training.interrupt import Interrupted, SignalFlag
+from di4c_plugin.training.module import TrainingModule
+from di4c_plugin.training.progress import ShowProgress
+from di4c_plugin.training.trainer import is_first_process, make_trainer, quiet
+
+
+def train(
+    algorithm: Algorithm,
+    student: Model,
+    teacher: Model | None,
+    data: Data,
+    config: TrainingConfig | None = None,
+    out: Path | None = None,
+    *,
+    auxiliary: Model | None = None,
+    info: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Model:
+    """Train `student`; return it with the moving average of its weights, in eval mode, on the CPU.
+
+    The models given stay as they are.
+
+    Args:
+        algorithm: the method.
+        student: where training starts.
+        teacher: None for methods that need none.
+        data: at least one example.
+        config: by default `TrainingConfig()`.
+        out: the folder for config.yaml, last.ckpt, logs/ and the finished model (`model_file`).
+            Without it nothing is written and nothing can be resumed.
+        auxiliary: a second trained network, for algorithms that alternate.
+        info: plain values that define the run beside `config`; saved, and compared on resuming.
+        resume: go on from last.ckpt.
+        overwrite: replace the run that `out` holds.
+        progress: show a bar on a terminal, else lines, on stderr.
+
+    Raises:
+        UserError: for what is missing, a folder that holds another run, a machine without the
+            devices asked for, and a loss that is not finite.
+        Interrupted: on SIGINT and SIGTERM, once the update is finished and saved.
+    """
+    config = config or TrainingConfig()
+    _check(algorithm, teacher, data)
+    description = {**(info or {}), "student": anatomy(student), "training": asdict(config)}
+    folder = _open(out, description, resume=resume, overwrite=overwrite)
+    module = TrainingModule(
+        algorithm,
+        student.denoiser,
+        teacher.denoiser if teacher else None,
+        data if student.network.num_classes else Data(data.x_0),
+        config,
+        auxiliary=auxiliary.denoiser if auxiliary else None,
+    )
+    flag = SignalFlag()
+    keeper = LastCheckpoint(folder.checkpoint if folder else None, config.checkpoint_every, flag)
+    callbacks: list[Callback] = [keeper, ShowProgress()] if progress else [keeper]
+    with quiet(), flag:
+        trainer = make_trainer(
+            config, folder.path if folder else None, callbacks, alternates=auxiliary is not None
+        )
+        if folder and is_first_process():
+            folder.claim(resume=resume)
+        try:
+            trainer.fit(module, ckpt_path=folder.checkpoint if folder and resume else None)
+        except BaseException:
+            if folder and is_first_process():
+                folder.release()
+            raise
+    if keeper.stopped:
+        raise Interrupted(flag.signum or signal.SIGINT, trainer.global_step, keeper.path)
+    trained = module.ema.network.cpu().requires_grad_(True)
+    made = student.info | description | {"command": command(), "versions": versions()}
+    model = replace(student, denoiser=trained, info=made)
+    if folder and trainer.is_global_zero:
+        model.save(model_file(folder.path, algorithm))
+    return model
+
+
+def anatomy(model: Model) -> dict[str, Any]:
+    """Return what the model is made of, as plain values."""
+    return {
+        "network": asdict(model.network),
+        "process": model.process.config,
+        "latent": model.latent,
+    }
+
+
+def model_file(out: Path, algorithm: Algorithm) -> Path:
+    """Return where the finished model goes: `out`/student.safetensors, or teacher.safetensors."""
+    return out / f"{'student' if algorithm.needs_teacher else 'teacher'}.safetensors"
+
+
+def command() -> str:
+    """Return the command line of this process, the program without its folder."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a run's numbers depend on."""
+    packages = {name: version(name) for name in ("di4c_plugin", "lightning", "numpy", "torch")}
+    return {"python": platform.python_version(), **packages}
+
+
+def _check(algorithm: Algorithm, teacher: Model | None, data: Data) -> None:
+    if algorithm.needs_teacher and teacher is None:
+        raise UserError(f"{type(algorithm).__name__} needs a teacher")
+    if len(data.x_0) == 0:
+        raise UserError("there are no data to train on")
+
+
+def _open(
+    out: Path | None, description: Mapping[str, Any], *, resume: bool, overwrite: bool
+) -> RunFolder | None:
+    """Return the checked folder of the run, None without one."""
+    if out is None:
+        if resume:
+            raise UserError("to resume, name the folder of the run")
+        return None
+    folder = RunFolder(Path(out), description)
+    # Lightning starts the other processes by the same command, when the folder is already taken.
+    if is_first_process():
+        folder.check(resume=resume, overwrite=overwrite)
+    return folder

@@ -1,0 +1,102 @@
+"""Lightning's Trainer, set up for our runs and kept quiet.
+
+Tests: tests/training/test_run.py, test_ddp.py.
+"""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from di4c_plugin.errors import UserError
+from di4c_plugin.training.config import TrainingConfig
+
+LOGS = "logs"
+
+
+def make_trainer(
+    config: TrainingConfig, out: Path | None, callbacks: list[Callback], *, alternates: bool
+) -> Trainer:
+    """Return the trainer of a run.
+
+    Args:
+        config: see `TrainingConfig`.
+        out: the run's folder; None for a run that leaves no files.
+        callbacks: all of them; Lightning's own are off.
+        alternates: whether an update leaves one of the trained networks out.
+
+    Raises:
+        UserError: if Lightning knows no such accelerator or strategy, or finds no such devices.
+    """
+    strategy = config.strategy
+    if alternates and config.devices > 1 and strategy in ("auto", "ddp"):
+        strategy = "ddp_find_unused_parameters_true"
+    try:
+        return Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            strategy=strategy,
+            # Networks run under an autocast of our own, so that losses stay in fp32.
+            precision="32-true",
+            max_steps=config.steps,
+            max_epochs=-1,
+            accumulate_grad_batches=config.accumulate,
+            gradient_clip_val=config.clip or None,
+            logger=make_logger(config.logger, out) or False,
+            callbacks=callbacks,
+            default_root_dir=out,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def make_logger(name: str, out: Path | None) -> Logger | None:
+    """Return the logger `name`, which writes under `out`/logs; None for "none" or without `out`.
+
+    Raises:
+        UserError: if it needs a package that is not installed.
+    """
+    if out is None or name == "none":
+        return None
+    try:
+        if name == "tensorboard":
+            return TensorBoardLogger(out, name=LOGS)
+        if name == "wandb":
+            # Without WANDB_MODE a run must not wait for a login or a network.
+            offline = os.environ.get("WANDB_MODE", "offline") == "offline"
+            return WandbLogger(save_dir=out, name=out.name, offline=offline)
+    except ModuleNotFoundError as error:
+        raise UserError(f"logger {name!r} needs the package {name}: pip install {name}") from error
+    # Each start of a run gets a file of its own, version_0 and so on, complete to the last line.
+    return CSVLogger(out, name=LOGS, flush_logs_every_n_steps=1)
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the one that writes and speaks; true outside a run too."""
+    return getattr(rank_zero_only, "rank", None) in (None, 0)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning from advertising and from explaining to the user what we chose."""
+    logs = {name: logging.getLogger(f"lightning.{name}") for name in ("fabric", "pytorch")}
+    levels = {name: log.level for name, log in logs.items()}
+    for log in logs.values():
+        log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for name, log in logs.items():
+            log.setLevel(levels[name])

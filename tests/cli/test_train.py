@@ -1,0 +1,170 @@
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from di4c_plugin.cli.main import main
+from di4c_plugin.models import load_model
+from tests.conftest import Run
+from tests.training import toy
+
+NETWORK = ["hidden_size=8", "embedding_size=4", "num_blocks=1", "num_heads=2", "patch=[4,4]"]
+SMALL = [f"network.{size}" for size in NETWORK]
+QUICK = ["training.batch_size=2", "training.accelerator=cpu", "training.log_every=1"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher from `di4c train-teacher`."""
+    out = tmp_path_factory.mktemp("teacher")
+    assert main(["train-teacher", f"out={out}", "training.steps=2", *SMALL, *QUICK]) == 0
+    return out / "teacher.safetensors"
+
+
+def arguments(teacher: Path, out: Path, *more: str) -> list[str]:
+    return ["train", f"teacher={teacher}", f"out={out}", "latent.dim=1", *QUICK, *more]
+
+
+@pytest.mark.parametrize("latent", ["adaln", "token", "mask_noise"])
+def test_a_teacher_is_distilled(
+    teacher: Path, tmp_path: Path, latent: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(teacher, tmp_path), f"latent={latent}", "training.steps=2"]) == 0
+    printed = capfd.readouterr()
+    assert printed.out == f"{tmp_path / 'student.safetensors'}\n"
+    # One line of progress, and no word of Lightning's.
+    assert re.fullmatch(r"update 2/2  loss \S+  .*0 s left\n", printed.err)
+    student = load_model(tmp_path / "student.safetensors")
+    assert student.latent is not None
+    assert student.latent["name"] == latent
+    assert student.info["teacher"] == str(teacher)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["algo=dic4"], "unknown algo 'dic4'; there are denoising, di4c"),
+        (["host=x"], "unknown host 'x'; there are builtin"),
+        (["latent=x"], "unknown latent 'x'; there are adaln, mask_noise, token"),
+        (["+algo.name2=1"], "algorithm 'di4c': got an unexpected keyword argument 'name2'; it tak"),
+        (["training.stesp=1"], "unknown option 'training.stesp'; there are accelerator, accum"),
+        (["+training.x=1"], "unknown option x of training; there are accelerator, accumulate"),
+        (["foo=1"], "unknown option 'foo'; there are algo, host, latent, out, overwrite, res"),
+        (["+foo=1"], "unknown option 'foo'; there are algo, host, latent, out, overwrite, resume"),
+        (["training.steps=0"], "steps must be at least 1, not 0"),
+        (["training.lr=fast"], "training.lr: Value 'fast' of type 'str' could not be converted"),
+        (["training.betas=[0.9]"], "betas must be two numbers, not [0.9]"),
+        (["training.accelerator=gpux"], "You selected an invalid accelerator name"),
+        (["resume=perhaps"], "resume must be true or false, not 'perhaps'"),
+        (["resume=true"], "nothing to resume: there is no "),
+        (["out=null"], "name the folder of the run: out=FOLDER"),
+        (["teacher=nowhere"], "no such model file: nowhere"),
+        (["algo"], "Error parsing override 'algo'"),
+        (["algo=denoising", "latent=token"], "this algo makes no mixture: leave out latent"),
+    ],
+)
+def test_mistakes_give_one_line_and_leave_nothing(
+    teacher: Path,
+    tmp_path: Path,
+    more: list[str],
+    message: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    assert main([*arguments(teacher, out), *more]) == 2
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"di4c: error: {message}"), printed.err
+    assert printed.err.count("\n") == 1
+    assert not out.exists()
+
+
+def test_an_algorithm_that_needs_a_teacher_cannot_make_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train-teacher", f"out={tmp_path / 'x'}", "algo=di4c"]) == 2
+    assert capsys.readouterr().err == "di4c: error: algo=di4c needs a teacher: use di4c train\n"
+
+
+def test_a_folder_is_only_overwritten_when_told(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = arguments(teacher, tmp_path, "training.steps=1")
+    assert main(command) == 0
+    before = (tmp_path / "student.safetensors").read_bytes()
+    assert main([*command, "training.seed=1"]) == 2
+    assert "holds another run" in capsys.readouterr().err
+    assert (tmp_path / "student.safetensors").read_bytes() == before
+    assert main([*command, "training.seed=1", "resume=true"]) == 2
+    assert "training.seed was 0, and is 1 now" in capsys.readouterr().err
+    assert main([*command, "training.seed=1", "overwrite=true"]) == 0
+    assert (tmp_path / "student.safetensors").read_bytes() != before
+
+
+def test_plugins_bring_configs_and_algorithms(
+    di4c: Run, teacher: Path, tmp_path: Path, example_plugin: str
+) -> None:
+    command = [part for part in arguments(teacher, tmp_path) if not part.startswith("latent")]
+    result = di4c(*command, "algo=marginal", "training.steps=1", PYTHONPATH=example_plugin)
+    assert result.returncode == 0, result.stderr
+    assert "marginal" in result.stderr
+    assert not load_model(tmp_path / "student.safetensors").is_student
+
+
+def start(*command: str) -> "subprocess.Popen[str]":
+    program = Path(sysconfig.get_path("scripts")) / "di4c"
+    return subprocess.Popen([sys.executable, program, *command], stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path, process: "subprocess.Popen[str]", lines: int = 0) -> None:
+    """Wait until `path` exists, with that many lines."""
+    deadline = time.monotonic() + 60
+    while not path.exists() or path.read_bytes().count(b"\n") < lines:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_ctrl_c_keeps_the_last_checkpoint_and_names_it(
+    teacher: Path, tmp_path: Path, devices: int
+) -> None:
+    more = ["training.steps=100000", f"training.devices={devices}"]
+    process = start(*arguments(teacher, tmp_path, *more))
+    wait_for(tmp_path / "logs" / "version_0" / "metrics.csv", process, lines=3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    kept = tmp_path / "last.ckpt"
+    line = rf"^di4c: interrupted after update (\d+); kept {kept}; resume=true goes on$"
+    found = re.search(line, errors, re.MULTILINE)
+    assert found, errors
+    assert torch.load(kept, weights_only=True)["global_step"] == int(found[1])
+    assert not (tmp_path / "student.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_bit_for_bit(teacher: Path, tmp_path: Path) -> None:
+    def command(out: Path) -> list[str]:
+        more = ["training.steps=60", "training.batch_size=7", "training.checkpoint_every=4"]
+        return arguments(teacher, out, *more)
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    process = start(*command(broken))
+    wait_for(broken / "logs" / "version_0" / "metrics.csv", process, lines=12)
+    process.kill()
+    process.communicate()
+    assert not (broken / "student.safetensors").exists()
+    assert main([*command(broken), "resume=true"]) == 0
+    assert main(command(whole)) == 0
+    assert toy.rows(broken) == toy.rows(whole)
+    assert len(toy.rows(whole)) == 60
+    one, other = (load_model(out / "student.safetensors") for out in (whole, broken))
+    assert toy.same(toy.weights(one), toy.weights(other))

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+from torch import Tensor
+
+from di4c_plugin.errors import UserError
+from di4c_plugin.evaluation.frechet import frechet_distance, symmetric_sqrt
+
+
+def tokens(n: int, seed: int, width: int = 6) -> Tensor:
+    """Correlated integers (n, width)."""
+    generator = torch.Generator().manual_seed(seed)
+    mix, noise = (torch.randn(rows, width, generator=generator) for rows in (width, n))
+    return (3 * noise @ mix).round().long()
+
+
+def corners(centre: tuple[int, ...], sides: tuple[int, ...]) -> Tensor:
+    """All sign choices of centre +- sides: uncorrelated, with known mean and variances."""
+    signs = torch.cartesian_prod(*[torch.tensor([-1, 1])] * len(sides))
+    return torch.tensor(centre) + signs * torch.tensor(sides)
+
+
+def test_it_is_the_formula_with_scipys_root() -> None:
+    x, reference = tokens(60, 0), tokens(80, 1)
+    c_1, c_2 = np.cov(x.T.numpy()), np.cov(reference.T.numpy())
+    shift = (x.double().mean(0) - reference.double().mean(0)).square().sum().item()
+    expected = shift + np.trace(c_1 + c_2 - 2 * sqrtm(c_1 @ c_2).real)
+    assert frechet_distance(x, reference) == pytest.approx(expected, rel=1e-9)
+
+
+def test_independent_positions_have_a_closed_form() -> None:
+    sides, others, shift = (1, 2, 5), (3, 2, 1), (4, 0, -1)
+    unbiased = 8 / 7  # of 8 corners each
+    roots = sum((a - b) ** 2 for a, b in zip(sides, others, strict=True)) * unbiased
+    expected = sum(d**2 for d in shift) + roots
+    distance = frechet_distance(corners((0, 0, 0), sides), corners(shift, others))
+    assert distance == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [3, 60])
+def test_a_set_is_at_no_distance_from_itself_in_any_order(n: int) -> None:
+    x = tokens(n, 0)
+    assert frechet_distance(x, x.flip(0)) == pytest.approx(0, abs=1e-5)
+
+
+def test_it_is_symmetric() -> None:
+    # Fewer samples than positions have a singular covariance.
+    x, reference = tokens(4, 0), tokens(80, 1)
+    assert frechet_distance(x, reference) == pytest.approx(frechet_distance(reference, x))
+
+
+def test_a_position_that_never_changes_counts_only_by_its_mean() -> None:
+    x = torch.nn.functional.pad(tokens(60, 0), (0, 1), value=2)
+    y = torch.nn.functional.pad(tokens(60, 0), (0, 1), value=5)
+    assert frechet_distance(x, y) == pytest.approx(9)
+
+
+def test_the_root_squares_to_the_matrix() -> None:
+    matrix = torch.cov(tokens(60, 0).T.double())
+    root = symmetric_sqrt(matrix)
+    torch.testing.assert_close(root @ root, matrix)
+
+
+@pytest.mark.parametrize(("n", "width"), [(1, 6), (60, 5)])
+def test_sets_that_cannot_be_compared_are_refused(n: int, width: int) -> None:
+    with pytest.raises(UserError, match=rf"not \({n}, {width}\) and \(60, 6\)$"):
+        frechet_distance(tokens(n, 0, width), tokens(60, 1))

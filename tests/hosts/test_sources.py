@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from di4c_plugin.errors import UserError
+from di4c_plugin.hosts import find_latent, load_source
+from di4c_plugin.hosts.builtin import BuiltinHost
+from di4c_plugin.models import Model
+from di4c_plugin.models.latent import TokenLatent
+
+
+@pytest.fixture
+def model() -> Model:
+    return BuiltinHost().new_teacher({"name": "absorbing"}, hidden_size=8, num_blocks=1)
+
+
+def same_weights(a: Model, b: Model) -> bool:
+    left, right = a.denoiser.state_dict(), b.denoiser.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+@pytest.mark.parametrize("source", ["{}", "file:{}"])
+@pytest.mark.parametrize("name", ["model.safetensors", "with:colon"])
+def test_a_file_is_named_by_its_path(source: str, name: str, model: Model, tmp_path: Path) -> None:
+    model.save(tmp_path / name)
+    assert same_weights(load_source(source.format(tmp_path / name)), model)
+
+
+def test_a_path_object_will_do(model: Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "model.safetensors")
+    assert same_weights(load_source(tmp_path / "model.safetensors"), model)
+
+
+def test_the_rest_goes_to_the_source_of_that_name(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def hub(rest: str) -> Model:
+        asked.append(rest)
+        return model
+
+    sources = {("teacher source", "hub"): hub}
+    monkeypatch.setattr("di4c_plugin.hosts.sources.lookup", lambda *key: sources[key])
+    assert load_source("hub:owner/name:tag") is model
+    assert asked == ["owner/name:tag"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("hub:x", "unknown teacher source 'hub'; there are builtin, file"),
+        ("builtn:digits", r"unknown teacher source 'builtn' \(did you mean 'builtin'\?\); "),
+        ("builtin:letters", "unknown built-in teacher 'letters'; there are: digits"),
+        ("nowhere.safetensors", "no such model file: nowhere.safetensors"),
+        ("file:nowhere", "no such model file: nowhere"),
+        ("", "no such model file: "),
+        (".", "no such model file: "),
+    ],
+)
+def test_what_is_not_there_is_named(source: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}.*$"):
+        load_source(source)
+
+
+def test_foreign_and_damaged_files_are_refused(model: Model, tmp_path: Path) -> None:
+    foreign, damaged = tmp_path / "foreign", tmp_path / "damaged"
+    save_file({"weight": torch.zeros(2)}, foreign)
+    model.save(damaged)
+    damaged.write_bytes(damaged.read_bytes()[:-10])
+    with pytest.raises(UserError, match="^.*foreign was not written by di4c: .*$"):
+        load_source(foreign)
+    with pytest.raises(UserError, match="^.*damaged is not a readable safetensors file: .*$"):
+        load_source(damaged)
+
+
+def test_latents_are_found_among_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(TokenLatent):
+        pass
+
+    registered = {"mine": Mine, "broken": len}
+    monkeypatch.setattr("di4c_plugin.hosts.sources.lookup", lambda kind, name: registered[name])
+    assert find_latent("mine") is Mine
+    with pytest.raises(UserError, match="latent 'broken' is not a LatentInjector"):
+        find_latent("broken")

@@ -1,0 +1,276 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from di4c_plugin.algorithms.base import Data
+from di4c_plugin.api import distill, load_student, load_teacher, sample
+from di4c_plugin.diffusion import Absorbing, Uniform
+from di4c_plugin.errors import UserError
+from di4c_plugin.models import Model, TransformerConfig, new_model, student_of
+from di4c_plugin.training import TrainingConfig
+
+TINY = TransformerConfig(
+    num_tokens=3,
+    num_states=4,
+    grid=(1, 4),
+    hidden_size=8,
+    embedding_size=4,
+    num_blocks=1,
+    num_heads=2,
+    mask=3,
+)
+DATA = Data(torch.arange(12).view(3, 4) % 3)
+RUN = TrainingConfig(steps=3, batch_size=4, accelerator="cpu")
+
+
+@pytest.fixture
+def teacher() -> Model:
+    torch.manual_seed(0)
+    return new_model(TINY, Absorbing(3))
+
+
+@pytest.fixture
+def labelled() -> Model:
+    """A teacher that takes the labels 0 and 1, and follows them."""
+    torch.manual_seed(0)
+    model = new_model(replace(TINY, num_classes=2), Absorbing(3))
+    with torch.no_grad():
+        model.denoiser.get_parameter("network.label.weight").mul_(20)
+    return model
+
+
+@pytest.fixture
+def student(teacher: Model) -> Model:
+    return student_of(teacher, {"name": "token"})
+
+
+def weights(model: Model) -> Tensor:
+    return torch.cat([weight.flatten() for weight in model.denoiser.state_dict().values()])
+
+
+def train(teacher: Model, seed: int = 0, **options: Any) -> Model:
+    return distill(teacher, DATA, training=replace(RUN, seed=seed), progress=False, **options)
+
+
+# ---- importing
+
+
+def test_the_package_is_imported_without_torch() -> None:
+    source = (
+        "import sys, di4c_plugin; assert not {'torch', 'lightning', 'hydra'} & {*sys.modules}; "
+        "from di4c_plugin import distill, load_student, load_teacher, sample; assert sample"
+    )
+    subprocess.run([sys.executable, "-c", source], check=True)
+
+
+def test_what_the_package_does_not_have_is_an_attribute_error() -> None:
+    import di4c_plugin
+
+    with pytest.raises(AttributeError, match="module 'di4c_plugin' has no attribute 'undistill'"):
+        _ = di4c_plugin.undistill
+
+
+# ---- load_teacher, load_student
+
+
+def test_the_default_teacher_is_the_one_of_the_digits() -> None:
+    teacher = load_teacher()
+    assert (teacher.network.positions, teacher.is_student) == (64, False)
+
+
+def test_a_student_is_loaded_as_student_and_as_teacher(student: Model, tmp_path: Path) -> None:
+    student.save(tmp_path / "student.safetensors")
+    for load in (load_student, load_teacher):
+        assert weights(load(tmp_path / "student.safetensors")).equal(weights(student))
+
+
+def test_a_teacher_is_no_student(teacher: Model, tmp_path: Path) -> None:
+    teacher.save(tmp_path / "teacher.safetensors")
+    with pytest.raises(UserError, match="^.*teacher.safetensors is a teacher, not a student"):
+        load_student(tmp_path / "teacher.safetensors")
+
+
+# ---- distill
+
+
+def test_distill_returns_a_student_ready_for_use_and_leaves_the_teacher_alone(
+    teacher: Model,
+) -> None:
+    before = weights(teacher)
+    student = train(teacher)
+    assert student.latent == {"name": "adaln"}
+    assert not student.denoiser.training
+    assert weights(teacher).equal(before)
+    assert sample(student, 2, steps=2).shape == (2, 4)
+
+
+def test_equal_seeds_give_equal_students(teacher: Model) -> None:
+    a, b, other = (train(teacher, seed=seed) for seed in (1, 1, 2))
+    assert weights(a).equal(weights(b))
+    assert not weights(a).equal(weights(other))
+
+
+def test_without_a_folder_nothing_is_written(
+    teacher: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(teacher)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_student_in_the_folder_is_the_one_returned(teacher: Model, tmp_path: Path) -> None:
+    student = train(teacher, out=str(tmp_path / "run"), latent={"name": "token", "dim": 2})
+    saved = load_student(tmp_path / "run" / "student.safetensors")
+    assert weights(saved).equal(weights(student))
+    assert (saved.latent, saved.info["algo"]) == ({"name": "token", "dim": 2}, {"name": "di4c"})
+    with pytest.raises(UserError, match="holds another run"):
+        train(teacher, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"host": "nowhere"}, "unknown host 'nowhere'; there are builtin"),
+        ({"algo": {"name": "di5c"}}, r"unknown algorithm 'di5c' \(did you mean 'di4c'\?\)"),
+        ({"algo": {"lambdas": 2}}, "algorithm 'di4c': .*'lambdas'.*; it takes latents, "),
+        ({"latent": {"name": "spell"}}, "unknown latent 'spell'; there are adaln, "),
+        ({"latent": {"width": 2}}, "latent 'adaln' cannot be made: .*'width'"),
+        (
+            {"algo": {"name": "denoising"}, "latent": {"name": "token"}},
+            "algorithm 'denoising' makes no mixture: leave out the latent",
+        ),
+    ],
+)
+def test_distill_refuses_what_it_does_not_know(
+    options: dict[str, Any], message: str, teacher: Model
+) -> None:
+    with pytest.raises(UserError, match=f"^{message}.*$"):
+        train(teacher, **options)
+
+
+# ---- sample
+
+
+@pytest.mark.parametrize(("n", "steps", "batch_size"), [(1, 1, 250), (5, 3, 2), (4, 9, 4)])
+def test_samples_are_tokens_whatever_the_sizes(
+    n: int, steps: int, batch_size: int, teacher: Model, student: Model
+) -> None:
+    for model in (teacher, student):
+        x = sample(model, n, steps=steps, batch_size=batch_size)
+        assert (x.shape, x.dtype) == ((n, 4), torch.long)
+        assert ((x >= 0) & (x < 3)).all()
+
+
+def test_equal_seeds_give_equal_samples(student: Model) -> None:
+    a, b, other = (sample(student, 50, steps=2, seed=seed) for seed in (1, 1, 2))
+    assert a.equal(b)
+    assert not a.equal(other)
+
+
+def test_batches_are_drawn_one_after_the_other(teacher: Model) -> None:
+    done: list[int] = []
+    x = sample(teacher, 120, steps=1, batch_size=50, on_batch=done.append)
+    assert done == [50, 100, 120]
+    assert x[:50].equal(sample(teacher, 50, steps=1))
+    assert not x[:50].equal(x[50:100])
+
+
+def test_a_network_call_a_step(teacher: Model) -> None:
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    teacher.denoiser.register_forward_hook(count)
+    sample(teacher, 3, steps=5)
+    assert calls == 5
+
+
+def test_hybrid_takes_a_teacher(teacher: Model, student: Model) -> None:
+    later: dict[str, Any] = {"sampler": "hybrid", "teacher": teacher}
+    both = sample(student, 50, steps=2, teacher_steps=2, **later)
+    assert both.equal(sample(teacher, 50, steps=2))
+    none = sample(student, 50, steps=2, teacher_steps=0, **later)
+    assert none.equal(sample(student, 50, steps=2))
+
+
+def test_samplers_get_their_options(student: Model) -> None:
+    fresh, fixed = (sample(student, 50, steps=3, latents=kind) for kind in ("fresh", "fixed"))
+    assert not fresh.equal(fixed)
+
+
+def test_each_sample_has_its_label(labelled: Model) -> None:
+    zeros, ones, none = (torch.full((40,), label) for label in (0, 1, -1))
+    x = {
+        name: sample(labelled, 40, steps=1, cond=cond)
+        for name, cond in {"0": zeros, "1": ones, "-1": none, "None": None}.items()
+    }
+    mixed = sample(labelled, 40, steps=1, cond=torch.cat([zeros[:20], ones[:20]]))
+    assert not x["0"].equal(x["1"])
+    assert mixed.equal(torch.cat([x["0"][:20], x["1"][20:]]))
+    assert x["-1"].equal(x["None"])
+
+
+def test_labels_are_cut_into_batches_like_the_samples(labelled: Model) -> None:
+    cond = torch.tensor([0, 1, 0, 1, 1])
+    seen: list[Tensor] = []
+    labelled.denoiser.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["cond"]), with_kwargs=True
+    )
+    sample(labelled, 5, steps=1, cond=cond, batch_size=2)
+    assert [batch.tolist() for batch in seen] == [[0, 1], [0, 1], [1]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": 0}, "n and batch_size must be at least 1, not 0 and 250"),
+        ({"batch_size": 0}, "n and batch_size must be at least 1, not 2 and 0"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"seed": -1}, r"seed must be in \[0, 2\^63\), not -1"),
+        ({"sampler": "ancestry"}, "unknown sampler 'ancestry'.*; there are ancestral, hybrid"),
+        ({"temperature": 2}, "sampler 'ancestral': .*unexpected keyword argument 'temperature'"),
+        ({"sampler": "hybrid"}, "sampler 'hybrid': missing a required argument: 'teacher'"),
+        ({"latents": "stale"}, "unknown latent policy 'stale'; there are "),
+        ({"cond": torch.zeros(2, dtype=torch.long)}, "this model takes no class labels"),
+        ({"device": "abacus"}, "cannot use device 'abacus': Expected one of cpu, cuda, "),
+        pytest.param(
+            {"device": "cuda"},
+            "cannot use device 'cuda': ",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+    ],
+)
+def test_sample_refuses_in_one_line(options: dict[str, Any], message: str, teacher: Model) -> None:
+    with pytest.raises(UserError, match=f"^{message}.*$"):
+        sample(teacher, **{"n": 2, "steps": 1} | options)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 2], "class labels of this model are 0 ... 1, or -1 for none"),
+        ([-2, 0], "class labels of this model are 0 ... 1, or -1 for none"),
+        ([0], r"2 samples take 2 class labels, not a tensor of \(1,\)"),
+    ],
+)
+def test_labels_that_the_model_does_not_know_are_refused(
+    labels: list[int], message: str, labelled: Model
+) -> None:
+    with pytest.raises(UserError, match=f"^{message}$"):
+        sample(labelled, 2, steps=1, cond=torch.tensor(labels))
+
+
+def test_a_hybrid_of_strangers_is_refused(student: Model) -> None:
+    longer = new_model(replace(TINY, grid=(1, 5)), Absorbing(3))
+    unmasked = new_model(replace(TINY, num_states=3, mask=None), Uniform(3))
+    for stranger in (longer, unmasked):
+        with pytest.raises(UserError, match="^teacher does not go with this model: "):
+            sample(student, 2, steps=2, sampler="hybrid", teacher=stranger, teacher_steps=1)

@@ -1,0 +1,104 @@
+"""Two processes through the real command line, against the same draws in this one process."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from di4c_plugin.algorithms.base import Batch, LossTerms, Networks
+from di4c_plugin.hosts.builtin import BuiltinHost
+from di4c_plugin.training import make_algorithm
+from di4c_plugin.training.data import BatchStream
+from di4c_plugin.training.rng import step_generator
+from tests.conftest import Run
+from tests.training import toy
+
+SIZES = {"patch": (4, 4), "hidden_size": 8, "embedding_size": 4, "num_blocks": 1, "num_heads": 2}
+PER_RANK, MICRO_STEPS, RANKS = 3, 2, 2
+
+
+def losses_of(rank: int, step: int, batch: Batch, networks: Networks) -> LossTerms:
+    assert networks.teacher is not None
+    algorithm = make_algorithm({"name": "di4c"}, toy_process())
+    generator = step_generator(0, rank, step)
+    return algorithm.losses(batch, networks, generator=generator, progress=0.0)
+
+
+def toy_process() -> Any:
+    return BuiltinHost().new_teacher({"name": "absorbing"}, **SIZES).process
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a small untrained teacher of the digits."""
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    BuiltinHost().new_teacher({"name": "absorbing"}, **SIZES).save(path)
+    return path
+
+
+def networks(teacher: Path, latent: dict[str, Any]) -> Networks:
+    """The networks as `di4c train` makes them."""
+    host = BuiltinHost()
+    model = host.load_teacher(str(teacher))
+    torch.manual_seed(0)
+    student = host.build_student(model, latent).denoiser.train()
+    return Networks(student=student, teacher=model.denoiser.requires_grad_(False), target=student)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("latent", ["adaln", "token"])
+def test_the_gradient_of_two_processes_is_that_of_one_with_their_draws(
+    di4c: Run, teacher: Path, tmp_path: Path, latent: str
+) -> None:
+    options = ["steps=1", f"batch_size={PER_RANK}", f"accumulate={MICRO_STEPS}", "clip=0"]
+    options += [f"devices={RANKS}", "accelerator=cpu", "strategy=ddp", "log_every=1"]
+    result = di4c(
+        "train",
+        f"teacher={teacher}",
+        f"latent={latent}",
+        f"out={tmp_path}",
+        *(f"training.{option}" for option in options),
+        OMP_NUM_THREADS="1",
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{tmp_path / 'student.safetensors'}\n"
+
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    moments = state["optimizer_states"][0]["state"]
+    # After one update AdamW's first moment is (1 - beta_1) times the gradient.
+    found = [moments[index]["exp_avg"] / 0.1 for index in range(len(moments))]
+    # The adaLN and token configs have no option but their defaults.
+    made = networks(teacher, {"name": latent})
+    total = mean_loss(made)
+    total.backward()
+    value = total.item()
+    expected = [p.grad for p in made.student.parameters()]  # type: ignore[attr-defined]
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-6 * value)
+    assert float(toy.rows(tmp_path)[1]["loss"]) == pytest.approx(value, rel=1e-4)
+
+
+def mean_loss(made: Networks) -> Tensor:
+    """The mean over all ranks and micro-steps."""
+    data = BuiltinHost().data()
+    totals = []
+    for rank in range(RANKS):
+        stream = BatchStream(data, PER_RANK, seed=0, rank=rank, world_size=RANKS)
+        for step in range(MICRO_STEPS):
+            batch = Batch(stream.batch(step).x_0)
+            totals.append(losses_of(rank, step, batch, made).total)
+    return torch.stack(totals).mean()
+
+
+def test_ranks_and_steps_draw_differently(teacher: Path) -> None:
+    made = networks(teacher, {"name": "adaln"})
+    batch = Batch(BuiltinHost().data().x_0[:PER_RANK])
+    with torch.no_grad():
+        totals = {
+            float(losses_of(rank, step, batch, made).total) for rank in (0, 1) for step in (0, 1)
+        }
+    assert len(totals) == 4

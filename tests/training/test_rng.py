@@ -1,0 +1,31 @@
+import itertools
+
+import pytest
+import torch
+
+from di4c_plugin.training.rng import epoch_generator, step_generator
+
+
+def draw(generator: torch.Generator) -> tuple[float, ...]:
+    return tuple(torch.rand(4, generator=generator, device=generator.device).tolist())
+
+
+def test_every_seed_rank_and_step_has_its_own_draws() -> None:
+    keys = itertools.product((0, 1, 2**40), (0, 1, 2), (0, 1, 2, 10**6))
+    draws = [draw(step_generator(*key)) for key in keys]
+    draws += [draw(epoch_generator(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)]
+    assert len(set(draws)) == len(draws)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_same_key_gives_the_same_draws_on_its_device(device: str) -> None:
+    generator = step_generator(3, 1, 2, device)
+    assert generator.device.type == device
+    assert draw(generator) == draw(step_generator(3, 1, 2, device))
+
+
+def test_near_steps_are_independent() -> None:
+    first = torch.tensor([draw(step_generator(0, 0, step))[0] for step in range(4000)])
+    # Uniform, without correlation between neighbours: mean 1/2, and 1/4 for the product.
+    assert first.mean() == pytest.approx(0.5, abs=0.02)
+    assert (first[1:] * first[:-1]).mean() == pytest.approx(0.25, abs=0.02)

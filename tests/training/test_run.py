@@ -1,0 +1,168 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from di4c_plugin.algorithms.base import Batch, Data, LossTerms, Networks
+from di4c_plugin.algorithms.denoising import Denoising
+from di4c_plugin.errors import UserError
+from di4c_plugin.models import Model, load_model
+from di4c_plugin.training import TrainingConfig, train
+from di4c_plugin.training.module import TrainingModule
+from tests.training import toy
+
+# Seven examples in batches of three, two for each update: checkpoints lie inside passes.
+CONFIG = TrainingConfig(
+    steps=11, batch_size=3, accumulate=2, log_every=2, checkpoint_every=5, ema=0.5
+)
+
+
+class Fails(toy.Distil):
+    """Fails in micro-step `at`."""
+
+    at = 17
+
+    def losses(self, batch: Batch, networks: Networks, **options: Any) -> LossTerms:
+        if len(self.totals) == self.at:
+            raise RuntimeError("power cut")
+        return super().losses(batch, networks, **options)
+
+
+def run(
+    out: Path | None, algorithm: type[toy.Distil] = toy.Distil, config: TrainingConfig = CONFIG,
+    **options: Any,
+) -> tuple[Model, toy.Distil]:  # fmt: skip
+    student = toy.student()
+    method = algorithm(student.process)
+    model = train(
+        method, student, toy.teacher(), toy.data(), config, out, progress=False, **options
+    )
+    return model, method
+
+
+def test_a_resumed_run_is_bit_for_bit_the_unbroken_one(tmp_path: Path) -> None:
+    whole, method = run(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "broken", Fails)
+    resumed, rest = run(tmp_path / "broken", resume=True)
+    assert rest.totals == method.totals[10:]
+    assert toy.rows(tmp_path / "broken") == toy.rows(tmp_path / "whole")
+    assert toy.same(toy.weights(resumed), toy.weights(whole))
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    whole, _ = run(tmp_path)
+    again, method = run(tmp_path, resume=True)
+    assert method.totals == []
+    assert toy.same(toy.weights(again), toy.weights(whole))
+
+
+def test_what_is_returned_and_saved_is_the_moving_average(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[TrainingModule] = []
+    monkeypatch.setattr(TrainingModule, "on_fit_start", lambda module: made.append(module))
+    model, _ = run(tmp_path)
+    saved = load_model(tmp_path / "student.safetensors")
+    assert not model.denoiser.training
+    assert toy.same(toy.weights(saved), toy.weights(model))
+    assert toy.same(toy.weights(model), made[0].ema.network.state_dict())
+    assert not toy.same(toy.weights(model), made[0].student.state_dict())
+
+
+def test_the_log_holds_the_means_of_every_term(tmp_path: Path) -> None:
+    _, method = run(tmp_path)
+    rows = toy.rows(tmp_path)
+    assert sorted(rows) == [2, 4, 6, 8, 10, 11]
+    for first, last in ((0, 2), (8, 10), (10, 11)):
+        mean = sum(method.totals[2 * first : 2 * last]) / (2 * (last - first))
+        assert float(rows[last]["loss"]) == pytest.approx(mean)
+        parts = float(rows[last]["distil"]) + float(rows[last]["data"])
+        assert parts == pytest.approx(mean, rel=1e-5)
+
+
+def test_a_run_leaves_its_description(tmp_path: Path) -> None:
+    run(tmp_path, info={"teacher": "toy"})
+    config = OmegaConf.to_object(OmegaConf.load(tmp_path / "config.yaml"))
+    assert isinstance(config, dict)
+    info = load_model(tmp_path / "student.safetensors").info
+    assert config["teacher"] == info["teacher"] == "toy"
+    assert config["training"] == info["training"]
+    assert TrainingConfig(**config["training"] | {"betas": (0.9, 0.999)}) == CONFIG
+    assert info["versions"]["torch"] == torch.__version__
+    assert json.dumps(info)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"config.yaml", "last.ckpt", "logs", "student.safetensors"}
+
+
+def test_the_checkpoint_holds_plain_values_and_no_teacher(tmp_path: Path) -> None:
+    run(tmp_path)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert {name.split(".")[0] for name in state["state_dict"]} == {"student", "ema"}
+
+
+def test_without_a_folder_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_is_named_teacher(tmp_path: Path) -> None:
+    model = toy.teacher()
+    train(Denoising(model.process), model, None, toy.data(), CONFIG, tmp_path, progress=False)
+    assert not load_model(tmp_path / "teacher.safetensors").is_student
+
+
+def test_data_smaller_than_a_batch_and_batches_of_one() -> None:
+    for batch_size in (1, 20):
+        config = replace(CONFIG, steps=3, batch_size=batch_size)
+        _, method = run(None, config=config)
+        assert [len(t) for t, _ in method.draws] == [batch_size] * 6
+
+
+def test_networks_without_classes_see_no_labels() -> None:
+    model = toy.teacher(num_classes=0)
+    train(Denoising(model.process), model, None, toy.data(), CONFIG, progress=False)
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "none"])
+def test_other_loggers(tmp_path: Path, logger: str) -> None:
+    if logger == "tensorboard":
+        pytest.importorskip("tensorboard")
+    run(tmp_path, config=replace(CONFIG, logger=logger))
+    assert [path.name for path in tmp_path.glob("logs/*/events*")] != [] or logger == "none"
+    assert not list(tmp_path.glob("logs/*/metrics.csv"))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    class Diverges(toy.Distil):
+        def losses(self, batch: Batch, networks: Networks, **options: Any) -> LossTerms:
+            losses = super().losses(batch, networks, **options)
+            return LossTerms(losses.total * float("nan"), losses.terms)
+
+    with pytest.raises(UserError, match="the loss is not finite after 2 updates"):
+        run(tmp_path, Diverges)
+    run(tmp_path)
+
+
+def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
+    student = toy.student()
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match="Distil needs a teacher"):
+        train(toy.Distil(student.process), student, None, toy.data(), CONFIG, out)
+    nothing = Data(torch.empty(0, 4, dtype=torch.long))
+    with pytest.raises(UserError, match="no data"):
+        train(toy.Distil(student.process), student, toy.teacher(), nothing, CONFIG, out)
+    with pytest.raises(UserError, match="name the folder"):
+        run(None, resume=True)
+    with pytest.raises(UserError, match="nothing to resume"):
+        run(out, resume=True)
+    with pytest.raises(UserError, match="strategy"):
+        run(out, config=replace(CONFIG, strategy="magic"))
+    assert not out.exists()
