@@ -138,6 +138,7 @@ def test_a_folder_is_used_again_only_when_told(
             "argument --full: not allowed with argument --quick; see di4c demo --help",
         ),
         (["--out", "file"], "file is not a folder"),
+        (["--out", "file/run"], "file is not a folder"),
     ],
 )
 def test_wrong_options_give_one_line_and_write_nothing(

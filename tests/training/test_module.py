@@ -100,8 +100,7 @@ def test_no_operation_of_an_algorithm_is_under_autocast(device: str) -> None:
 
 
 @pytest.mark.gpu
-def test_a_step_on_the_gpu_is_that_on_the_cpu() -> None:
-    # The draws of the two devices differ: compare the loss of the teacher on all of its data.
+def test_a_prediction_on_the_gpu_is_that_on_the_cpu() -> None:
     student = toy.student()
     x_0, t = toy.data().x_0, torch.ones(7, dtype=torch.float64)
     lam = torch.rand(7, *(student.denoiser.latent_shape or ()))
