@@ -1,8 +1,8 @@
 r"""Denoising: trains a teacher, by masked diffusion's evidence lower bound or by cross-entropy.
 
-Masked diffusion (MDLM, Sahoo et al. 2024, equation (10)): the cross-entropy of the masked tokens is
-weighted by -\alpha'_t / (1 - \alpha_t), which is 1/t for the log-linear schedule. Other processes:
-the plain cross-entropy of x_0, tauLDR's auxiliary loss (Campbell et al. 2022, section 4.3).
+Masked diffusion (MDLM, Sahoo et al. 2024, its continuous-time bound): the cross-entropy of the
+masked tokens is weighted by -\alpha'_t / (1 - \alpha_t), which is 1/t for the log-linear schedule.
+Other processes: the plain cross-entropy of x_0, tauLDR's auxiliary loss (Campbell et al. 2022).
 Tests: tests/algorithms/test_denoising.py.
 """
 

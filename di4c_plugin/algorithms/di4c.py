@@ -7,7 +7,7 @@ finishes u -> s with its gradient stopped; and the student learns to go from t t
 
     x_t ~ q_t,  x_u^j ~ p^psi_{u|t}(. | x_t),  x_s^j ~ p^{sg theta}_{s|u}(. | x_u^j; lambda_j).
 
-The terms, sums over positions in nats per example (paper, sections 3 and 4):
+The terms, sums over positions in nats per example (paper: loss functions, control variates):
   distil       E_lambda sum_d KL(p^psi_{0|t} || p^theta_{0|t}(. ; lambda)), where t < delta
   consis_corr  elsewhere, KL(p^{sg theta}_{s|u} o p^psi_{u|t} || p^theta_{s|t}): correlation part
   consis_marg  and marginal part, sum_d KL(mean_j p_{s|u}(. | x_u^j; lambda_j) || bar p_{s|t})

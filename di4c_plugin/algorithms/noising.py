@@ -15,7 +15,7 @@ def low_discrepancy_times(count: int, min_time: float, generator: torch.Generato
     """Draw `count` times in [min_time, 1), one in each of as many equal cells, shape (count,).
 
     Each is uniform on its cell, so that a batch covers all times and the mean over it varies less
-    (MDLM's low-discrepancy sampler, Sahoo et al. 2024, appendix C.3).
+    (the low-discrepancy sampler of MDLM, Sahoo et al. 2024).
     """
     u = uniform((count,), generator=generator, device=generator.device)
     cell = torch.arange(count, device=generator.device, dtype=torch.float64)

@@ -1,6 +1,6 @@
 r"""Absorbing (masked) diffusion: a token is kept with probability \alpha_t, else it is the mask.
 
-MDLM (Sahoo et al. 2024, section 3):
+MDLM (Sahoo et al. 2024), its forward process:
 q(x_t | x_0) = \alpha_t \delta_{x_0} + (1 - \alpha_t) \delta_mask.
 Tests: tests/diffusion/test_absorbing.py.
 """
@@ -60,7 +60,7 @@ class Absorbing(Process):
         )
 
     def log_posterior(self, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """See `Process.log_posterior`; MDLM, equation (7)."""
+        """See `Process.log_posterior`; MDLM's reverse posterior."""
         reveal = self.reveal_probability(t, s).view(-1, 1, 1)
         stay = safe_log(1 - reveal).expand(*x_t.shape, 1).to(log_p_0.dtype)
         opened = torch.cat([log_p_0 + safe_log(reveal).to(log_p_0.dtype), stay], -1)
@@ -79,7 +79,7 @@ class Absorbing(Process):
         return x_t == self.mask
 
     def carry_over(self, log_p_0: Tensor, x_t: Tensor) -> Tensor:
-        """See `Process.carry_over`: revealed tokens are certain (MDLM's SUBS, section 3.2.3)."""
+        """See `Process.carry_over`: revealed tokens are certain (carry-over in MDLM's SUBS)."""
         return torch.where(self.active(x_t).unsqueeze(-1), log_p_0, point_mass(x_t, log_p_0))
 
 

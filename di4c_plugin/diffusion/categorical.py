@@ -1,7 +1,7 @@
 """Exact categorical draws: float64 inverse CDF with an explicit generator.
 
 float32 Gumbel noise truncates the tail and lowers the entropy of samples (Zheng et al. 2024,
-"Masked Diffusion Models are Secretly Time-Agnostic Masked Models", section 4); the inverse CDF in
+"Masked Diffusion Models are Secretly Time-Agnostic Masked Models"); the inverse CDF in
 float64 is exact to 2^-53. Tests: tests/diffusion/test_categorical.py.
 """
 

@@ -1,7 +1,7 @@
 r"""tauLDR's discretised Gaussian: a time-changed Markov chain whose jumps prefer near values.
 
-Campbell et al. 2022 (arXiv 2205.14987), section 6.2 and appendix G. With states i = 0 ... S-1, base
-rates inwards (towards the middle, at most to the mirror image) are
+Campbell et al. 2022 (arXiv 2205.14987), the rate of its CIFAR-10 model. With states i = 0 ... S-1,
+base rates inwards (towards the middle, at most to the mirror image) are
 R_ij = exp(-(|i - j| - 1)^2 / rate_sigma^2), rates outwards follow from detailed balance with
 \pi_i ~ exp(-(i + 1 - S/2)^2 / (2 Q_sigma^2)), and R(t) = \beta(t) R with
 \int_0^t \beta = time_base (time_exponential^t - 1). Tests: tests/diffusion/test_gaussian.py.

@@ -24,7 +24,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class LogLinear:
-    r"""\alpha_t = 1 - (1 - eps) t: the log-linear noise of MDLM (Sahoo et al. 2024, section 3.4).
+    r"""\alpha_t = 1 - (1 - eps) t: the log-linear noise of MDLM (Sahoo et al. 2024).
 
     MDLM itself uses eps = 1e-3, so that its prior is not quite all masks.
     """
@@ -38,7 +38,7 @@ class LogLinear:
 
 @dataclass(frozen=True)
 class Cosine:
-    r"""\alpha_t = cos(\pi t / 2) (MDLM, appendix; Shi et al. 2024, table 1)."""
+    r"""\alpha_t = cos(\pi t / 2) (MDLM; Shi et al. 2024, list of schedules)."""
 
     def alpha(self, t: Tensor) -> Tensor:
         """See `Schedule.alpha`."""

@@ -4,15 +4,17 @@ matplotlib's object interface is used, so that no display is needed and no globa
 Tests: tests/evaluation/test_pictures.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.sweep import Cell
@@ -54,12 +56,13 @@ def sample_sheet(
     """Draw samples of every cell: one row for each number of steps, one column for each sampler."""
     names = list(dict.fromkeys(c.sampler for c in cells))
     steps = list(dict.fromkeys(c.steps for c in cells))
-    figure = Figure(figsize=(4 * len(names), 0.5 * len(steps) + 0.4))
+    figure = Figure(figsize=(5 * len(names), 0.55 * len(steps) + 0.4))
     axes = figure.subplots(len(steps), len(names), squeeze=False)
     for cell in cells:
         row, column = steps.index(cell.steps), names.index(cell.sampler)
         ax = axes[row][column]
-        images = cell.samples[:per_cell].view(-1, *shape)
+        # A margin tells neighbours apart.
+        images = pad(cell.samples[:per_cell].view(-1, *shape), (1, 1, 1, 1))
         ax.imshow(tile(images, per_cell), cmap="gray_r", vmin=0, vmax=levels - 1)
         ax.set(xticks=[], yticks=[])
         if row == 0:
@@ -73,7 +76,7 @@ def quality_plot(cells: Sequence[Cell], path: Path, *, metric: str) -> None:
     """Draw the distance against the number of steps, one line for each sampler, both axes log."""
     figure = Figure(figsize=(5, 3.5))
     axes = figure.subplots()
-    lines: Mapping[str, list[Cell]] = {c.sampler: [] for c in cells}
+    lines: dict[str, list[Cell]] = {c.sampler: [] for c in cells}
     for cell in cells:
         lines[cell.sampler].append(cell)
     for name, line in lines.items():
@@ -81,6 +84,9 @@ def quality_plot(cells: Sequence[Cell], path: Path, *, metric: str) -> None:
     steps = sorted({c.steps for c in cells})
     axes.set_xticks(steps, [str(k) for k in steps], minor=False)
     axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="steps (network calls a sample)", ylabel=metric)
     axes.grid(True, which="major", alpha=0.3)
     axes.legend()

@@ -1,8 +1,8 @@
 r"""Log-probabilities of a mixture of product models, estimated with N latents.
 
-p^theta(x | x_t) = E_lambda[\prod_d p^d(x^d | x_t; lambda)] (Di4C, arXiv 2410.08709, section 3.2);
-with lambda_1 ... lambda_N its Monte Carlo estimate is a log-mean-exp (section 3.3). Shapes: log_p
-is (N, B, D, S), targets x are (J, B, D): J joint samples for each x_t. Sums run in fp32 or better.
+p^theta(x | x_t) = E_lambda[\prod_d p^d(x^d | x_t; lambda)] (Di4C, arXiv 2410.08709, "mixture"
+models); with lambda_1 ... lambda_N its Monte Carlo estimate is a log-mean-exp. Shapes: log_p is
+(N, B, D, S), targets x are (J, B, D): J joint samples for each x_t. Sums run in fp32 or better.
 Tests by enumeration: tests/losses/test_mixture.py.
 """
 
@@ -37,7 +37,7 @@ def joint_log_prob(ell: Tensor) -> Tensor:
 def independent_log_prob(ell: Tensor) -> Tensor:
     r"""Return \sum_d log \bar p^d(x^d) with \bar p^d = mean_n p^d(. ; lambda_n), shape (J, B).
 
-    The dimension-independent control variate of Di4C, section 3.3.
+    The dimension-independent control variate of Di4C.
     """
     return log_mean_exp(ell).sum(-1)
 
@@ -60,7 +60,7 @@ def correlation_loss(ell: Tensor) -> Tensor:
     r"""Return mean_j[-log p(x_j) + log \bar p(x_j)] for each example, shape (B,), in nats.
 
     `ell` is (N, J, B, D). This is the part of a cross-entropy that a product model cannot lower;
-    its complement E_x[-log \bar p(x)] has a closed form (Di4C, section 3.3): a `kl_divergence` of
-    marginals.
+    its complement E_x[-log \bar p(x)] has a closed form, a `kl_divergence` of marginals (Di4C,
+    control variates).
     """
     return (independent_log_prob(ell) - joint_log_prob(ell)).mean(0)

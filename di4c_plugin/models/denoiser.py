@@ -1,8 +1,8 @@
 """The one protocol every teacher and student keeps, and the wrapper that gives it to a network.
 
 A denoiser predicts each clean token given the whole noisy sequence: a product model
-p_{0|t}(x_0 | x_t) = prod_d p^d (Di4C, section 2). A student also takes a latent and is a mixture of
-product models, p^theta = E_lambda[prod_d p^{theta, d}(. ; lambda)] (Di4C, section 3.2).
+p_{0|t}(x_0 | x_t) = prod_d p^d. A student also takes a latent and is a mixture of product models,
+p^theta = E_lambda[prod_d p^{theta, d}(. ; lambda)] (Di4C, arXiv 2410.08709, "mixture" models).
 Tests: tests/models/test_denoiser.py.
 """
 

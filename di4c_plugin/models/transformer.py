@@ -24,7 +24,7 @@ class TransformerConfig:
         grid: height and width; (1, D) for a plain sequence.
         patch: height and width of the patch that shares one transformer position.
         num_classes: labels 0 ... num_classes - 1 as `cond`, -1 for none; 0: unconditional network.
-        time_conditioned: whether t enters; masked diffusion does not need it (MDLM, section 3.5).
+        time_conditioned: whether t enters; masked diffusion does not need it (MDLM).
         mask: the state that means "unknown", or None where every position is always unknown.
     """
 

@@ -1,7 +1,7 @@
 """Ancestral sampling: x_s ~ p(x_s | x_t) from t = 1 down, position by position.
 
 For a teacher, the usual sampler of MDLM and D3PM. For a student, a draw from the mixture at every
-step: one lambda for each sample, then all positions independently (Di4C, section 3.2), at one
+step: one lambda for each sample, then all positions independently (Di4C, "mixture" models), at one
 network call a step like the teacher. Tests: tests/samplers/test_ancestral.py.
 """
 
@@ -44,7 +44,7 @@ def ancestral(
         cond: class labels (B,), or None.
         latents: how a student's lambda is drawn, see `LatentSource`.
         last_latents: if above 1, the step to t = 0 tries so many lambdas for each sample and keeps
-            the likeliest x_0 (Di4C, appendix on CIFAR-10).
+            the likeliest x_0 (Di4C on CIFAR-10).
         callback: called after each step.
 
     Returns:

@@ -1,7 +1,7 @@
 """Hybrid sampling: the student takes the first steps, the teacher the last ones.
 
 Early steps decide many positions at once, where correlations matter; late steps are nearly
-independent and the teacher is the better model of each position (Di4C, section 5.1).
+independent and the teacher is the better model of each position (Di4C on CIFAR-10).
 Tests: tests/samplers/test_hybrid.py.
 """
 

@@ -1,4 +1,4 @@
-"""The latent as one extra token: the official layout for transformers (Di4C, section 5.2)."""
+"""The latent as one extra token: Di4C's layout for transformers (MaskGIT, SDTT)."""
 
 import torch
 from torch import Tensor, nn
