@@ -137,6 +137,9 @@ class Di4C(Algorithm):
         unknown = set(weights or {}) - set(asdict(Weights()))
         if unknown:
             raise UserError(f"unknown weights {unknown}; there are {', '.join(asdict(Weights()))}")
+        self.weights = Weights(**(weights or {}))
+        if not any(asdict(self.weights).values()):
+            raise UserError("all weights are 0: there is nothing to learn")
         correlation_weight(alpha, torch.ones(()))
         self.process = process
         self.latents, self.states, self.prior_share = latents, states, prior_share
@@ -144,7 +147,6 @@ class Di4C(Algorithm):
         self.delta, self.min_time, self.partial = delta, min_time, partial
         self.delta_t, self.delta_t_end = delta_t, delta_t_end or delta_t
         self.alpha, self.label_dropout = alpha, label_dropout
-        self.weights = Weights(**(weights or {}))
 
     def losses(
         self, batch: Batch, networks: Networks, *, generator: torch.Generator, progress: float
@@ -155,14 +157,13 @@ class Di4C(Algorithm):
         with inference(networks.teacher):
             log_q = self._predict(networks.teacher, noised, generator)
         log_p = self._predict(networks.student, noised, generator)
-        terms = self._distil(noised, log_q, log_p) if self.weights.distil else {}
+        terms = self._distil(noised, log_q, log_p) | self._data(noised, log_q, log_p)
         if self.weights.consis_corr or self.weights.consis_marg:
             composed = self._compose(networks, noised, log_q, generator, progress)
             terms |= self._consistency(noised, composed, log_p)
-        terms |= self._data(noised, log_q, log_p)
-        weights = asdict(self.weights)
-        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        return LossTerms(total, {name: term.detach() for name, term in terms.items()})
+        used = {name: weight for name, weight in asdict(self.weights).items() if weight}
+        total = torch.stack([weight * terms[name] for name, weight in used.items()]).sum()
+        return LossTerms(total, {name: terms[name].detach() for name in used})
 
     def _noise(self, batch: Batch, generator: torch.Generator) -> Noised:
         device = batch.x_0.device

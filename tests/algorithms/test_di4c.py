@@ -5,7 +5,7 @@ visit each component once: the mixture is then exact, and given x_t only x_u and
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.algorithms.base import Batch, LossTerms, Networks
-from di4c_plugin.algorithms.di4c import Di4C
+from di4c_plugin.algorithms.di4c import Di4C, Weights
 from di4c_plugin.diffusion import Absorbing, Process, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.alpha import correlation_weight
@@ -212,9 +212,9 @@ def partial_gap(case: Case, update: Update, s: Tensor) -> Tensor:
 
 def test_the_total_is_the_weighted_sum_and_a_zero_switches_off() -> None:
     process = SPACES[0]
-    weights = {"consis_corr": 0.5, "data_corr": 0.1, "distil": 0.0}
+    weights = {"consis_corr": 0.5, "data_corr": 0.0, "distil": 0.1}
     terms = Case(process).update(Di4C(process, weights=weights, **OPTIONS), seed=0).terms
-    assert set(terms.terms) == {"consis_corr", "consis_marg", "data_corr", "data_marg"}
+    assert set(terms.terms) == {"consis_corr", "consis_marg", "distil", "data_marg"}
     total = sum(
         (weights | {"consis_marg": 1, "data_marg": 1})[k] * v for k, v in terms.terms.items()
     )
@@ -308,6 +308,7 @@ def test_any_batch_size_and_a_batch_without_masks(size: int) -> None:
         ({"latents": 0}, "latents and states must be at least 1"),
         ({"delta_t": (0.5, 0.1)}, "0 < low <= high < 1, not 0.5, 0.1"),
         ({"weights": {"consistency": 1}}, "unknown weights .*consistency.*; there are distil, "),
+        ({"weights": dict.fromkeys(asdict(Weights()), 0.0)}, "all weights are 0"),
         ({"alpha": "cosine"}, "unknown alpha 'cosine'; there are sigmoid, linear, const"),
         ({"prior_share": 1.5}, "prior_share must be in"),
     ],
