@@ -1,8 +1,12 @@
 """`di4c sample`: draws samples from a teacher or a student."""
 
 import argparse
+import inspect
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from di4c_plugin.errors import UserError
 
 if TYPE_CHECKING:
     from di4c_plugin.cli.main import Subparsers
@@ -31,16 +35,40 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampler", default="ancestral", help="default ancestral")
     parser.add_argument("--teacher", help="the teacher of --sampler hybrid, as for the model")
     parser.add_argument("--teacher-steps", type=int, help="its share of the steps, the last ones")
+    parser.add_argument(
+        "--option",
+        type=option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a further option of the sampler, such as latents=fixed or last_latents=4",
+    )
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     parser.add_argument("--batch-size", type=int, default=250, help="samples at once; default 250")
     parser.add_argument("--device", default="cpu", help="default cpu")
 
 
+def option(text: str) -> tuple[str, Any]:
+    """Read NAME=VALUE; the value is JSON where it can be, else text. Raises UserError."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise UserError(f"--option takes NAME=VALUE, not {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the keyword arguments of `di4c_plugin.sample` that `add_sampling` has read."""
-    from di4c_plugin.api import load_teacher
+    from di4c_plugin.api import load_teacher, sample
 
     options = {name: getattr(args, name) for name in ("sampler", "seed", "batch_size", "device")}
+    taken = {*inspect.signature(sample).parameters, "teacher", "teacher_steps"}
+    for name, value in args.option:
+        if name in taken:
+            raise UserError(f"--option is for options of the sampler, and {name!r} is none")
+        options[name] = value
     if args.teacher is not None:
         options["teacher"] = load_teacher(args.teacher)
     if args.teacher_steps is not None:

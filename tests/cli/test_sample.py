@@ -51,6 +51,14 @@ def test_npy_files_hold_the_tokens(capsys: pytest.CaptureFixture[str]) -> None:
     assert np.array_equal(np.load("new/x.npy"), expected.numpy())
 
 
+def test_further_options_reach_the_sampler() -> None:
+    options = ["--option", "latents=fixed", "--option", "last_latents=3", "--out", "x.npy"]
+    assert main(["sample", "../models/student", "--n", "5", *options]) == 0
+    student = load_student("../models/student")
+    expected = sample(student, 5, steps=4, latents="fixed", last_latents=3)
+    assert np.array_equal(np.load("x.npy"), expected.numpy())
+
+
 def test_labels_reach_the_model() -> None:
     for label in ("3", "4"):
         options = ["--label", label, "--out", f"{label}.npy"]
@@ -104,6 +112,10 @@ def test_hybrid_takes_its_teacher_and_its_share() -> None:
             "../models/student --teacher ../models/teacher",
             "sampler 'ancestral': got an unexpected keyword argument 'teacher'",
         ),
+        ("../models/student --option latents", "--option takes NAME=VALUE, not 'latents'"),
+        ("../models/student --option n=3", "--option is for options of the sampler, and 'n' is no"),
+        ("../models/student --option latents=old", "unknown latent policy 'old'; there are fresh"),
+        ("../models/student --option x=1", "sampler 'ancestral': got an unexpected keyword argum"),
         ("../models/small", "host 'builtin' draws 8x8 images, not 16 tokens"),
         ("../models/teacher --device abacus", "cannot use device 'abacus': "),
         ("../models/teacher --out x.pdf", "pictures are PNG files: x.pdf must end in .png"),
