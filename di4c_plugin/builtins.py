@@ -37,9 +37,9 @@ def di4c_samplers() -> Mapping[str, object]:
 @hookimpl
 def di4c_latents() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
-    from di4c_plugin.models.latent import AdaLNLatent, MaskNoiseLatent, TokenLatent
+    from di4c_plugin.models.latent import LATENTS
 
-    return {"adaln": AdaLNLatent, "mask_noise": MaskNoiseLatent, "token": TokenLatent}
+    return LATENTS
 
 
 @hookimpl
