@@ -71,12 +71,3 @@ def test_the_mixture_learns_the_correlation(
 
 def test_a_product_model_cannot(teacher: Model) -> None:
     assert total_variation(one_step_law(teacher), EQUAL) >= 0.49
-
-
-@pytest.mark.slow
-def test_a_product_student_of_the_marginal_terms_cannot_either(teacher: Model) -> None:
-    torch.manual_seed(0)
-    student = student_of(teacher, {"name": "adaln", "std": 0.5})
-    only = dict.fromkeys(("distil", "consis_corr", "consis_marg", "data_corr"), 0.0)
-    fit(Di4C(BITS, weights=only), Networks(student.denoiser, teacher.denoiser), student, 400)
-    assert total_variation(one_step_law(student), EQUAL) >= 0.45

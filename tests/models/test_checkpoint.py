@@ -154,15 +154,23 @@ def test_wrong_shapes_are_named_and_the_rest_counted(path: Path) -> None:
         load_model(path)
 
 
+def test_a_saved_file_is_as_readable_as_any_other(path: Path) -> None:
+    other = path.with_name("other")
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
+
+
 def test_an_interrupted_save_leaves_the_old_file(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(weights: Any, file: Path, **_: Any) -> None:
-        Path(file).write_bytes(b"half")
+    write = Path.write_bytes
+
+    def interrupted(file: Path, content: bytes) -> int:
+        write(file, content[: len(content) // 2])
         raise KeyboardInterrupt
 
     before = path.read_bytes()
-    monkeypatch.setattr(checkpoint, "save_file", interrupted)
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_model(make(), path)
     assert path.read_bytes() == before
