@@ -1,5 +1,7 @@
 """Two identical fair bits: what no product model draws in one step, a trained mixture does."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -55,16 +57,19 @@ def teacher() -> Model:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("weights", "limit"),
-    [({}, 0.05), ({"data_corr": 0.0, "data_marg": 0.0}, 0.2)],
+    ("options", "limit"),
+    [
+        ({"prior_share": 0.5}, 0.05),
+        ({"prior_share": 0.5, "weights": {"data_corr": 0.0, "data_marg": 0.0}}, 0.15),
+    ],
     ids=["full loss", "no data terms"],
 )
 def test_the_mixture_learns_the_correlation(
-    teacher: Model, weights: dict[str, float], limit: float
+    teacher: Model, options: dict[str, Any], limit: float
 ) -> None:
     torch.manual_seed(0)
     student = student_of(teacher, {"name": "adaln", "std": 0.5})
-    algorithm = Di4C(BITS, delta_t=(0.25, 0.25), weights=weights)
+    algorithm = Di4C(BITS, delta_t=(0.25, 0.25), **options)
     fit(algorithm, Networks(student.denoiser, teacher.denoiser), student, 800)
     assert total_variation(one_step_law(student), EQUAL) <= limit
 
