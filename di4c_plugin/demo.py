@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from di4c_plugin.api import distill, load_teacher, sample
+from di4c_plugin.api import distill, sample
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.pictures import quality_plot, sample_sheet
 from di4c_plugin.evaluation.report import by_sampler, peak_rss_mb, write_json
@@ -131,8 +131,3 @@ def write_report(
     }
     write_json(paths[0], report)
     return paths
-
-
-def builtin_teacher() -> Model:
-    """Return the teacher of the demo."""
-    return load_teacher("builtin:digits")

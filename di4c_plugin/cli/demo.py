@@ -36,13 +36,14 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Distil, measure, print a table, and leave report, student and pictures in --out."""
     from di4c_plugin import demo
+    from di4c_plugin.api import load_teacher
     from di4c_plugin.evaluation.report import rows
     from di4c_plugin.training import Interrupted
 
     start = time.perf_counter()
     demo.check_folder(args.out, resume=args.resume, overwrite=args.overwrite)
     recipe = demo.recipe(_name(args), seed=args.seed, steps=args.steps)
-    teacher = demo.builtin_teacher()
+    teacher = load_teacher("builtin:digits")
     print(f"Distilling builtin:digits, {recipe.training.steps} updates", flush=True)
     try:
         student, distil = demo.make_student(

@@ -18,6 +18,7 @@ from lightning.pytorch import Callback
 from di4c_plugin.algorithms.base import Algorithm, Data
 from di4c_plugin.errors import UserError
 from di4c_plugin.models import Model
+from di4c_plugin.models.checkpoint import with_info
 from di4c_plugin.training.checkpoint import LastCheckpoint
 from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.folder import RunFolder
@@ -94,8 +95,9 @@ def train(
     if keeper.stopped:
         raise Interrupted(flag.signum or signal.SIGINT, trainer.global_step, keeper.path)
     trained = module.ema.network.cpu().requires_grad_(True)
-    made = student.info | description | {"command": command(), "versions": versions()}
-    model = replace(student, denoiser=trained, info=made)
+    model = with_info(
+        replace(student, denoiser=trained), **description, command=command(), versions=versions()
+    )
     if folder and trainer.is_global_zero:
         model.save(model_file(folder.path, algorithm))
     return model

@@ -20,7 +20,6 @@ from di4c_plugin.models import Model, TransformerConfig, load_model, new_model
 
 SIDE = 8
 LEVELS = 17
-CLASSES = 10
 TEACHER = Path(__file__).parent / "teacher.safetensors"
 
 
