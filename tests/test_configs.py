@@ -6,16 +6,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from di4c_plugin.algorithms.base import Algorithm
-from di4c_plugin.algorithms.di4c import Di4C
+from di4c_plugin.algorithms.di4c import Di4C, Weights
+from di4c_plugin.diffusion import Absorbing
+from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
-from di4c_plugin.hosts import Host
+from di4c_plugin.hosts import Host, detect
+from di4c_plugin.hosts.text.sampling import sampler_settings
+from di4c_plugin.hosts.text.settings import distillation
 from di4c_plugin.models import Model
 from di4c_plugin.training import TrainingConfig, make, make_algorithm
 from di4c_plugin.training.compose import compose_config, compose_run, training_config
 
-GROUPS = ("algo", "experiment", "host", "latent", "process", "training")
+GROUPS = ("algo", "algo_host", "experiment", "host", "latent", "process", "sampler", "training")
+HOSTS = [host.name for host in detect.HOSTS]
+# github.com/sony/di4c, sdtt/: what the released students of OpenWebText were trained with.
+RELEASED: dict[str, Any] = {
+    "latents": 16,
+    "delta": 0.02,
+    "delta_share": 0.3,
+    "delta_t": (1 / 1024, 1 / 1024),
+    "delta_t_end": (1 / 1024, 1 / 1024),
+    "alpha": "sigmoid",
+    "partial": False,
+    "states": None,
+    "prior_share": 0.0,
+    "weights": Weights(data_corr=0.1),
+}
 
 
 def options(group: str) -> list[str]:
@@ -33,10 +53,28 @@ def teacher(config: dict[str, Any]) -> Model:
     return host.new_teacher(config["process"], **config["network"])
 
 
+def in_host(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
+    """The config of a job in a program that bears the marks of a host."""
+    host = detect.host_named(name)
+    for path in (*host.marks, f"{host.configs}/config.yaml"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text("")
+    text = "mode: train"
+    if name == "duo":
+        (folder / host.configs / "algo/duo_base.yaml").write_text("name: duo_base")
+        text = "defaults: [_self_, {/algo: duo_base}]"
+    (folder / host.configs / "config.yaml").write_text(text)
+    with initialize_config_dir(str(folder / host.configs), version_base=None):
+        config: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    return config
+
+
 def test_every_config_is_tested_here() -> None:
     found = {path.relative_to(configs_dir()) for path in configs_dir().rglob("*.yaml")}
     grouped = {Path(group, f"{name}.yaml") for group in GROUPS for name in options(group)}
-    assert found == grouped | {Path("train.yaml"), Path("train_teacher.yaml")}
+    hosts = {Path("hosts", h, g, "default.yaml") for h in HOSTS for g in ("di4c_host", "hydra/env")}
+    others = {Path("train.yaml"), Path("train_teacher.yaml"), Path("di4c_text/default.yaml")}
+    assert found == grouped | hosts | others
 
 
 @pytest.mark.parametrize("name", options("algo"))
@@ -47,7 +85,41 @@ def test_algo(name: str) -> None:
     assert isinstance(make_algorithm(config, process), Algorithm)
 
 
-def test_the_default_di4c_is_that_of_the_class() -> None:
+@pytest.mark.parametrize("name", HOSTS)
+def test_di4c_in_a_host_is_as_released(name: str, tmp_path: Path) -> None:
+    config = in_host(tmp_path, name, "algo=di4c", "teacher=x")
+    settings = distillation(config)
+    assert settings.latent == {"name": "token", "dim": 1, "features": 128}
+    assert (settings.teacher, settings.teacher_ema, settings.rounds) == ("x", True, 1)
+    method = vars(settings.make(Absorbing(4, mask=3)))
+    assert {key: method[key] for key in RELEASED} == RELEASED
+    assert settings.algo.keys() - {"name"} == inspect.signature(Di4C).parameters.keys() - {
+        "process"
+    }
+
+
+@pytest.mark.parametrize("latent", options("latent"))
+@pytest.mark.parametrize("host", HOSTS)
+def test_every_latent_in_every_host(host: str, latent: str, tmp_path: Path) -> None:
+    config = in_host(tmp_path, host, "algo=di4c", f"latent={latent}", "teacher=x", "rounds=2")
+    assert distillation(config).latent["name"] == latent
+    assert distillation(config).rounds == 2
+
+
+@pytest.mark.parametrize("name", options("sampler"))
+@pytest.mark.parametrize("host", HOSTS)
+def test_every_sampler_in_every_host(host: str, name: str, tmp_path: Path) -> None:
+    teacher = ["sampler.teacher=x"] if name == "hybrid" else []
+    config = in_host(tmp_path, host, f"sampler={name}", "sampler.steps=4", *teacher)
+    settings = sampler_settings(config["sampler"])
+    assert (settings.name, settings.steps) == (name, 4)
+    assert "teacher" not in config
+    if teacher:
+        with pytest.raises(UserError, match="add sampler.teacher=SOURCE"):
+            sampler_settings(config["sampler"] | {"teacher": None})
+
+
+def test_the_default_di4c_of_the_builtin_host_is_that_of_the_class() -> None:
     config = compose_config("train", ["algo=di4c"])["algo"]
     process = teacher(compose_config("train_teacher", [])).process
     one, other = make_algorithm(config, process), Di4C(process)

@@ -23,7 +23,12 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks
-from di4c_plugin.algorithms.noising import NO_LABEL, drop_labels, low_discrepancy_times
+from di4c_plugin.algorithms.noising import (
+    NO_LABEL,
+    drop_labels,
+    low_discrepancy_times,
+    more_early,
+)
 from di4c_plugin.diffusion import Process, sample_categorical
 from di4c_plugin.diffusion.categorical import uniform
 from di4c_plugin.errors import UserError
@@ -96,6 +101,7 @@ class Di4C(Algorithm):
             `states` times as many components, for the step that decides most.
         stratified: spread the N lambda evenly over [0, 1) instead of drawing them independently.
         delta: below this t the student learns from the teacher directly (`distil`).
+        delta_share: share of the examples with t below `delta`; None: t is uniform.
         delta_t: range of t - u, log-uniform; the step is at most t / 2.
         delta_t_end: range at the end of training, reached geometrically; None: no annealing.
         min_time: t is drawn from [min_time, 1].
@@ -117,6 +123,7 @@ class Di4C(Algorithm):
         prior_share: float = 0.0,
         stratified: bool = True,
         delta: float = 0.05,
+        delta_share: float | None = None,
         delta_t: tuple[float, float] = (0.125, 0.125),
         delta_t_end: tuple[float, float] | None = None,
         min_time: float = 1e-3,
@@ -134,6 +141,11 @@ class Di4C(Algorithm):
         for low, high in (delta_t, delta_t_end or delta_t):
             if not 0 < low <= high < 1:
                 raise UserError(f"delta_t needs 0 < low <= high < 1, not {low}, {high}")
+        if delta_share is not None and not (0 <= delta_share <= 1 and min_time <= delta < 1):
+            raise UserError(
+                "delta_share must be in [0, 1], with min_time <= delta < 1, "
+                f"not {delta_share}, {min_time}, {delta}"
+            )
         unknown = set(weights or {}) - set(asdict(Weights()))
         if unknown:
             raise UserError(f"unknown weights {unknown}; there are {', '.join(asdict(Weights()))}")
@@ -144,7 +156,8 @@ class Di4C(Algorithm):
         self.process = process
         self.latents, self.states, self.prior_share = latents, states, prior_share
         self.stratified = stratified
-        self.delta, self.min_time, self.partial = delta, min_time, partial
+        self.delta, self.delta_share = delta, delta_share
+        self.min_time, self.partial = min_time, partial
         self.delta_t, self.delta_t_end = delta_t, delta_t_end or delta_t
         self.alpha, self.label_dropout = alpha, label_dropout
 
@@ -174,6 +187,8 @@ class Di4C(Algorithm):
         x_0 = batch.x_0[: self.states]
         cond = None if batch.cond is None else batch.cond[: self.states]
         t = low_discrepancy_times(len(x_0), self.min_time, generator)
+        if self.delta_share is not None:
+            t = more_early(t, self.delta, self.delta_share, self.min_time)
         x_t = self.process.corrupt(x_0, t, generator=generator)
         cond = drop_labels(cond, self.label_dropout, generator)
         return Noised(x_t, t, cond, x_0.unsqueeze(0), self.latents)

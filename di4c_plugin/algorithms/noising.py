@@ -22,6 +22,17 @@ def low_discrepancy_times(count: int, min_time: float, generator: torch.Generato
     return min_time + (1 - min_time) * (cell + u) / count
 
 
+def more_early(t: Tensor, early: float, share: float, min_time: float) -> Tensor:
+    """Map times of U[min_time, 1) to the law that is below `early` with probability `share`.
+
+    Uniform on either side; increasing, so that evenly spread times stay so.
+    """
+    u = (t - min_time) / (1 - min_time)
+    below = min_time + (early - min_time) * u / max(share, 1e-12)
+    above = early + (1 - early) * (u - share) / max(1 - share, 1e-12)
+    return torch.where(u < share, below, above)
+
+
 def drop_labels(cond: Tensor | None, share: float, generator: torch.Generator) -> Tensor | None:
     """Replace a random share of the labels by NO_LABEL, for classifier-free guidance."""
     if cond is None:

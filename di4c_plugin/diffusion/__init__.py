@@ -10,6 +10,7 @@ from di4c_plugin.diffusion.schedule import (
     SCHEDULES,
     Arccos,
     Cosine,
+    DuoCosine,
     LogLinear,
     Schedule,
     time_grid,
@@ -24,6 +25,7 @@ __all__ = [
     "Arccos",
     "Cosine",
     "DiscretisedGaussian",
+    "DuoCosine",
     "LogLinear",
     "MatrixProcess",
     "Process",
@@ -50,5 +52,7 @@ def build_process(config: dict[str, Any]) -> Process:
     num_tokens, schedule = options.pop("num_tokens"), options.pop("schedule", "loglinear")
     if schedule not in SCHEDULES:
         raise UserError(f"unknown schedule {schedule!r}; there are {', '.join(sorted(SCHEDULES))}")
-    kind = Absorbing if name == "absorbing" else Uniform
-    return kind(num_tokens, SCHEDULES[schedule](**options))
+    if name == "uniform":
+        return Uniform(num_tokens, SCHEDULES[schedule](**options))
+    mask = options.pop("mask", None)
+    return Absorbing(num_tokens, SCHEDULES[schedule](**options), mask=mask)

@@ -14,20 +14,34 @@ from torch import Tensor
 from di4c_plugin.diffusion.categorical import sample_categorical, uniform
 from di4c_plugin.diffusion.process import LOG_ZERO, Process, per_position, safe_log
 from di4c_plugin.diffusion.schedule import SCHEDULES, LogLinear, Schedule
+from di4c_plugin.errors import UserError
 
 
 class Absorbing(Process):
-    """Masked diffusion on S tokens; state S is the mask."""
+    """Masked diffusion on S tokens; the mask is state S, or one of the tokens.
 
-    def __init__(self, num_tokens: int, schedule: Schedule | None = None) -> None:
-        super().__init__(num_tokens, num_tokens + 1)
-        self.mask = num_tokens
+    MDLM, SDTT and Duo count the mask as a token that is never predicted: give its index as `mask`.
+
+    Raises:
+        UserError: if `mask` is no token.
+    """
+
+    def __init__(
+        self, num_tokens: int, schedule: Schedule | None = None, *, mask: int | None = None
+    ) -> None:
+        self.mask_is_token = mask is not None
+        self.mask = num_tokens if mask is None else mask
+        if mask is not None and not 0 <= mask < num_tokens:
+            raise UserError(f"mask must be one of the tokens 0 ... {num_tokens - 1}, not {mask}")
+        super().__init__(num_tokens, num_tokens if self.mask_is_token else num_tokens + 1)
         self.schedule = schedule or LogLinear()
 
     @property
     def config(self) -> dict[str, Any]:
         """See `Process.config`."""
-        return {"name": "absorbing", "num_tokens": self.num_tokens} | schedule_config(self.schedule)
+        values = {"name": "absorbing", "num_tokens": self.num_tokens}
+        mask = {"mask": self.mask} if self.mask_is_token else {}
+        return values | mask | schedule_config(self.schedule)
 
     @property
     def has_point_prior(self) -> bool:
@@ -63,7 +77,12 @@ class Absorbing(Process):
         """See `Process.log_posterior`; MDLM's reverse posterior."""
         reveal = self.reveal_probability(t, s).view(-1, 1, 1)
         stay = safe_log(1 - reveal).expand(*x_t.shape, 1).to(log_p_0.dtype)
-        opened = torch.cat([log_p_0 + safe_log(reveal).to(log_p_0.dtype), stay], -1)
+        opened = log_p_0 + safe_log(reveal).to(log_p_0.dtype)
+        if self.mask_is_token:
+            index = torch.full_like(stay, self.mask, dtype=torch.int64)
+            opened = opened.scatter(-1, index, stay)
+        else:
+            opened = torch.cat([opened, stay], -1)
         return torch.where(self.active(x_t).unsqueeze(-1), opened, point_mass(x_t, opened))
 
     def step(
@@ -77,6 +96,12 @@ class Absorbing(Process):
     def active(self, x_t: Tensor) -> Tensor:
         """See `Process.active`: the masked positions."""
         return x_t == self.mask
+
+    def restrict(self, logits: Tensor) -> Tensor:
+        """See `Process.restrict`: the mask is never predicted (zero masking in MDLM's SUBS)."""
+        if not self.mask_is_token:
+            return logits
+        return logits.index_fill(-1, torch.tensor(self.mask, device=logits.device), LOG_ZERO)
 
     def carry_over(self, log_p_0: Tensor, x_t: Tensor) -> Tensor:
         """See `Process.carry_over`: revealed tokens are certain (carry-over in MDLM's SUBS)."""

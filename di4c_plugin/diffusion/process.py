@@ -85,6 +85,10 @@ class Process(ABC):
         """Return where x_t still leaves x_0 open, bool of shape (B, D)."""
         return torch.ones_like(x_t, dtype=torch.bool)
 
+    def restrict(self, logits: Tensor) -> Tensor:
+        """Make tokens that are never predicted impossible, in logits (..., S)."""
+        return logits
+
     def carry_over(self, log_p_0: Tensor, x_t: Tensor) -> Tensor:
         """Replace the prediction at inactive positions by the point mass at x_t."""
         return log_p_0

@@ -1,6 +1,6 @@
 r"""Noise schedules \alpha_t, the probability that a position still carries its data token at t.
 
-Every schedule has \alpha_0 = 1 and, but for `LogLinear(eps > 0)`, \alpha_1 = 0. Times run from 0
+Every schedule has \alpha_0 = 1 and, but for those with eps > 0, \alpha_1 = 0. Times run from 0
 (data) to 1 (prior) and are evaluated in float64. Tests: tests/diffusion/test_schedule.py.
 """
 
@@ -46,6 +46,18 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+class DuoCosine:
+    r"""\alpha_t = 1 - cos(\pi (1 - (1 - eps) t) / 2): Duo's "cosine", MaskGIT's of Chang et al."""
+
+    eps: float = 0.0
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """See `Schedule.alpha`."""
+        alpha = 1 - torch.cos((1 - (1 - self.eps) * t.double()) * (math.pi / 2))
+        return alpha.where(t > 0, 1.0)  # the cosine of a rounded pi / 2 is not quite 0
+
+
+@dataclass(frozen=True)
 class Arccos:
     r"""\alpha_t = 1 - (2/\pi) arccos(1 - t): MaskGIT's "arccos" schedule (Besnier & Chen 2023).
 
@@ -57,9 +69,10 @@ class Arccos:
         return 1 - torch.arccos(1 - t.double()) * (2 / math.pi)
 
 
-SCHEDULES: dict[str, type[LogLinear] | type[Cosine] | type[Arccos]] = {
+SCHEDULES: dict[str, type[LogLinear] | type[Cosine] | type[DuoCosine] | type[Arccos]] = {
     "loglinear": LogLinear,
     "cosine": Cosine,
+    "duo_cosine": DuoCosine,
     "arccos": Arccos,
 }
 

@@ -1,7 +1,19 @@
+from typing import Any
+
 import pytest
 import torch
 
-from di4c_plugin.algorithms.noising import NO_LABEL, drop_labels, low_discrepancy_times
+from di4c_plugin.algorithms.base import Batch, Networks
+from di4c_plugin.algorithms.di4c import Di4C
+from di4c_plugin.algorithms.noising import (
+    NO_LABEL,
+    drop_labels,
+    low_discrepancy_times,
+    more_early,
+)
+from di4c_plugin.diffusion import Absorbing
+from di4c_plugin.errors import UserError
+from tests.enumeration import TableDenoiser
 
 
 def generator() -> torch.Generator:
@@ -33,3 +45,75 @@ def test_the_share_of_labels_is_dropped_and_the_others_stay() -> None:
 
 def test_without_labels_there_are_none_to_drop() -> None:
     assert drop_labels(None, 0.3, generator()) is None
+
+
+@pytest.mark.parametrize(
+    ("early", "share", "min_time"), [(0.02, 0.3, 1e-3), (0.5, 0.1, 0.0), (0.2, 0.0, 0.1)]
+)
+def test_the_share_of_early_times_is_as_asked_and_both_sides_are_even(
+    early: float, share: float, min_time: float
+) -> None:
+    # Evenly spread times, mapped, have the quantiles of the law.
+    even = min_time + (1 - min_time) * (torch.arange(10_000).double() + 0.5) / 10_000
+    t = more_early(even, early, share, min_time)
+    assert (t.diff() > 0).all()
+    assert t.min() >= min_time
+    assert t.max() < 1
+    below = t < early
+    assert below.double().mean() == pytest.approx(share, abs=1e-4)
+    assert t[~below].mean() == pytest.approx((early + 1) / 2, abs=1e-3)
+    assert t[~below].var() == pytest.approx((1 - early) ** 2 / 12, rel=1e-2)
+    if share:
+        assert t[below].mean() == pytest.approx((early + min_time) / 2, abs=1e-3)
+
+
+def test_every_time_may_be_early() -> None:
+    t = more_early(torch.tensor([0.0, 0.5, 0.999]).double(), 0.1, 1.0, 0.0)
+    torch.testing.assert_close(t, torch.tensor([0.0, 0.05, 0.0999]).double())
+
+
+def times(updates: int = 400, size: int = 5, **options: Any) -> torch.Tensor:
+    """The times that Di4C noises its examples at."""
+    seen: list[torch.Tensor] = []
+
+    class Spy(Absorbing):
+        def corrupt(
+            self, x_0: torch.Tensor, t: torch.Tensor, *, generator: torch.Generator
+        ) -> torch.Tensor:
+            seen.append(t)
+            return super().corrupt(x_0, t, generator=generator)
+
+    process = Spy(2)
+    networks = Networks(
+        student=TableDenoiser(process, 2, 2), teacher=TableDenoiser(process, 2, seed=1)
+    )
+    method, g = Di4C(process, latents=1, **options), generator()
+    for _ in range(updates):
+        method.losses(Batch(torch.zeros(size, 2).long()), networks, generator=g, progress=0.0)
+    return torch.stack(seen)
+
+
+def test_di4c_spends_the_share_of_its_examples_below_delta() -> None:
+    t = times(delta=0.02, delta_share=0.3)
+    assert (t < 0.02).double().mean() == pytest.approx(0.3, abs=0.02)
+    # Spread over the batch: every update has one or two of five.
+    assert set((t < 0.02).sum(1).tolist()) == {1, 2}
+    assert (t >= 1e-3).all()
+
+
+def test_di4c_draws_times_uniformly_unless_told() -> None:
+    assert (times(delta=0.2) < 0.2).double().mean() == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"delta_share": -0.1},
+        {"delta_share": 1.1},
+        {"delta_share": 0.3, "delta": 1.0},
+        {"delta_share": 0.3, "delta": 0.01, "min_time": 0.02},
+    ],
+)
+def test_shares_and_times_that_do_not_fit_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="delta_share must be in"):
+        Di4C(Absorbing(2), **options)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from di4c_plugin.diffusion import (
     Arccos,
     Cosine,
     DiscretisedGaussian,
+    DuoCosine,
     LogLinear,
     MatrixProcess,
     Process,
@@ -30,6 +31,8 @@ PROCESSES: dict[str, Process] = {
     "absorbing-mdlm": Absorbing(4, LogLinear(eps=1e-3)),
     "absorbing-cosine": Absorbing(4, Cosine()),
     "absorbing-arccos": Absorbing(4, Arccos()),
+    "absorbing-token": Absorbing(4, LogLinear(eps=1e-3), mask=3),
+    "absorbing-token-duo": Absorbing(4, DuoCosine(), mask=1),
     "uniform": Uniform(4),
     "uniform-cosine": Uniform(4, Cosine()),
     "gaussian": DiscretisedGaussian(5, rate_sigma=1.5, q_sigma=2.0, time_base=0.05),
@@ -62,12 +65,19 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+def data_tokens(process: Process) -> Tensor:
+    """Without the mask, where it is one of the tokens."""
+    tokens = torch.arange(process.num_tokens)
+    return tokens[tokens != getattr(process, "mask", -1)]
+
+
 def some_step(process: Process, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """x_t that can occur at T, and a random prediction log p_{0|t} for them."""
-    x_0 = torch.randint(process.num_tokens, (len(T), 40), generator=generator)
+    tokens = data_tokens(process)
+    x_0 = tokens[torch.randint(len(tokens), (len(T), 40), generator=generator)]
     x_t = process.corrupt(x_0, T, generator=generator)
     logits = torch.randn(*x_t.shape, process.num_tokens, generator=generator, dtype=torch.float64)
-    return x_t, process.carry_over(logits.log_softmax(-1), x_t)
+    return x_t, process.carry_over(process.restrict(logits).log_softmax(-1), x_t)
 
 
 def bayes(process: Process, t: Tensor, s: Tensor) -> Tensor:
@@ -129,7 +139,7 @@ def test_posterior_is_the_sum_over_x_0(process: Process, generator: torch.Genera
 
 @every_process
 def test_posterior_of_a_point_mass_is_bayes(process: Process, generator: torch.Generator) -> None:
-    x_0 = torch.arange(process.num_tokens).repeat(len(T), 10)
+    x_0 = data_tokens(process).repeat(len(T), 10)
     x_t = process.corrupt(x_0, T, generator=generator)
     log_p_0 = torch.full((*x_0.shape, process.num_tokens), LOG_ZERO, dtype=torch.float64)
     log_p_0.scatter_(-1, x_0[..., None], 0)
@@ -186,7 +196,7 @@ def test_posteriors_and_gradients_are_finite(process: Process, dtype: torch.dtyp
         logits = torch.zeros(shape, dtype=dtype)
         logits[..., 0] = certainty
         logits.requires_grad_()
-        log_p_0 = process.carry_over(logits.log_softmax(-1), x_t)
+        log_p_0 = process.carry_over(process.restrict(logits).log_softmax(-1), x_t)
         log_p_s = process.log_posterior(log_p_0, x_t, T, S)
         (log_p_s.exp() * log_p_s).sum().backward()
         assert log_p_s.dtype == dtype
@@ -199,8 +209,8 @@ def test_posteriors_and_gradients_are_finite(process: Process, dtype: torch.dtyp
 @every_process
 def test_only_the_mask_leaves_a_position_open(process: Process) -> None:
     x_t = torch.arange(process.num_states)[None]
-    masked = isinstance(process, Absorbing)
-    assert process.active(x_t).tolist() == [[not masked or x == process.num_tokens for x in x_t[0]]]
+    mask = process.mask if isinstance(process, Absorbing) else None
+    assert process.active(x_t).tolist() == [[mask is None or x == mask for x in x_t[0]]]
 
 
 @every_process
@@ -225,5 +235,7 @@ def test_config_rebuilds_the_process(process: Process) -> None:
 def test_unknown_processes_and_schedules_are_named() -> None:
     with pytest.raises(UserError, match="'poisson'; there are absorbing, gaussian, uniform"):
         build_process({"name": "poisson"})
-    with pytest.raises(UserError, match="'square'; there are arccos, cosine, loglinear"):
+    with pytest.raises(
+        UserError, match="'square'; there are arccos, cosine, duo_cosine, loglinear"
+    ):
         build_process({"name": "absorbing", "num_tokens": 2, "schedule": "square"})

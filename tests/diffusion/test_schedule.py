@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 
-from di4c_plugin.diffusion import Arccos, Cosine, LogLinear, Schedule, time_grid
+from di4c_plugin.diffusion import Arccos, Cosine, DuoCosine, LogLinear, Schedule, time_grid
 from di4c_plugin.diffusion.schedule import SCHEDULES
 from di4c_plugin.errors import UserError
 
-every_schedule = pytest.mark.parametrize("schedule", [LogLinear(), Cosine(), Arccos()])
+every_schedule = pytest.mark.parametrize("schedule", [LogLinear(), Cosine(), DuoCosine(), Arccos()])
 
 
 def exactly(*values: float) -> torch.Tensor:
@@ -26,7 +26,7 @@ def test_alpha_decreases_strictly(schedule: Schedule) -> None:
 
 
 def test_all_schedules_are_registered() -> None:
-    assert {LogLinear, Cosine, Arccos} == set(SCHEDULES.values())
+    assert {LogLinear, Cosine, DuoCosine, Arccos} == set(SCHEDULES.values())
 
 
 def test_log_linear_is_a_line_that_ends_at_eps() -> None:
@@ -36,6 +36,20 @@ def test_log_linear_is_a_line_that_ends_at_eps() -> None:
 
 def test_cosine_at_a_third() -> None:
     assert Cosine().alpha(exactly(2 / 3)).item() == pytest.approx(0.5, abs=1e-15)
+
+
+@pytest.mark.parametrize("masked", [0.1, 0.5, 0.9])
+def test_duos_cosine_masks_a_cosine_of_what_is_left(masked: float) -> None:
+    t = 1 - math.acos(masked) / (math.pi / 2)
+    assert DuoCosine().alpha(exactly(1 - t)).item() == pytest.approx(
+        1 - math.sqrt(1 - masked**2), abs=1e-12
+    )
+    assert DuoCosine().alpha(exactly(t)).item() == pytest.approx(1 - masked, abs=1e-12)
+
+
+def test_duos_cosine_ends_a_little_above_0() -> None:
+    end = DuoCosine(eps=1e-3).alpha(exactly(0, 1))
+    assert end.tolist() == [1, pytest.approx((math.pi / 2 * 1e-3) ** 2 / 2, rel=1e-5)]
 
 
 @pytest.mark.parametrize("revealed", [0.0, 0.1, 0.5, math.sqrt(0.5), 0.99, 1.0])

@@ -1,0 +1,53 @@
+"""What a caller asks for, against what model and machine can give. Tests: tests/test_api.py."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.errors import UserError
+from di4c_plugin.models import Model
+
+
+def check_labels(model: Model, cond: Tensor | None, n: int) -> None:
+    """Refuse class labels that the model does not know.
+
+    Raises:
+        UserError: naming those that it knows.
+    """
+    if cond is None:
+        return
+    classes = model.network.num_classes
+    if not classes:
+        raise UserError("this model takes no class labels")
+    if cond.shape != (n,):
+        raise UserError(f"{n} samples take {n} class labels, not a tensor of {tuple(cond.shape)}")
+    if cond.min() < -1 or cond.max() >= classes:
+        raise UserError(f"class labels of this model are 0 ... {classes - 1}, or -1 for none")
+
+
+def check_partners(model: Model, options: dict[str, Any]) -> None:
+    """Refuse further models, such as the teacher of "hybrid", that are for other states.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for name, other in options.items():
+        if isinstance(other, Model) and (
+            other.process.config != model.process.config
+            or other.network.positions != model.network.positions
+        ):
+            raise UserError(f"{name} does not go with this model: other data or another process")
+
+
+def usable(device: str | torch.device) -> torch.device:
+    """Return the device, once something has been put there.
+
+    Raises:
+        UserError: if this machine, or this build of torch, has no such device.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"cannot use device {str(device)!r}: {reason}") from error

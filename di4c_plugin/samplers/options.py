@@ -1,0 +1,21 @@
+"""Options of samplers, checked before anything is drawn. Tests: tests/samplers/test_options.py."""
+
+import inspect
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from di4c_plugin.errors import UserError
+
+
+def check_options(draw: Callable[..., Tensor], name: str, options: Mapping[str, object]) -> None:
+    """Refuse options that the sampler does not take, and missing ones that it needs.
+
+    Raises:
+        UserError: naming them.
+    """
+    given = {"process": None, "generator": None, "cond": None} | dict(options)
+    try:
+        inspect.signature(draw).bind(None, None, None, **given)
+    except TypeError as error:
+        raise UserError(f"sampler {name!r}: {error}") from error
