@@ -1,27 +1,25 @@
-"""A model file: safetensors weights, and in their metadata the JSON that rebuilds the model.
+"""A model: a denoiser and what rebuilds it; made anew, from a teacher, or from a model file.
 
-Nothing is unpickled, keys must match exactly, and a file replaces an older one only when complete.
-Tests: tests/models/test_checkpoint.py.
+Names and shapes of weights must match exactly. Tests: tests/models/test_checkpoint.py.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from di4c_plugin.diffusion import Process, build_process
+from di4c_plugin.diffusion import Absorbing, Process, Uniform, build_process
 from di4c_plugin.errors import UserError
-from di4c_plugin.files import atomic_write
+from di4c_plugin.models.attach import attach_latent
 from di4c_plugin.models.denoiser import NetworkDenoiser
-from di4c_plugin.models.latent import LATENTS, LatentInjector
+from di4c_plugin.models.dit import DiT, DiTConfig
+from di4c_plugin.models.latent import LATENTS, LatentInjector, Sizes
+from di4c_plugin.models.model_file import FORMAT, read_file, write_file
 from di4c_plugin.models.transformer import Transformer, TransformerConfig
 
-FORMAT = 1
+NetworkConfig = TransformerConfig | DiTConfig
 FindLatent = Callable[[str], type[LatentInjector]]
 
 
@@ -31,13 +29,13 @@ class Model:
 
     Attributes:
         denoiser: teacher (product model) or student (mixture).
-        network: sizes of the transformer.
+        network: sizes of the network, and by their class which one it is.
         latent: name and options of the latent injector; None for a teacher.
         info: free JSON values: what made the model, from which teacher.
     """
 
     denoiser: NetworkDenoiser
-    network: TransformerConfig
+    network: NetworkConfig
     latent: dict[str, Any] | None = None
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -68,7 +66,7 @@ def builtin_latent(name: str) -> type[LatentInjector]:
 
 
 def new_model(
-    network: TransformerConfig,
+    network: NetworkConfig,
     process: Process,
     latent: dict[str, Any] | None = None,
     *,
@@ -81,12 +79,30 @@ def new_model(
     option.
     """
     injector = None if latent is None else new_injector(network, dict(latent), find_latent)
-    denoiser = NetworkDenoiser(Transformer(network, injector), process)
+    denoiser = NetworkDenoiser(make_network(network, process, injector), process)
     return Model(denoiser, network, latent, info or {})
 
 
+def make_network(
+    config: NetworkConfig, process: Process, injector: LatentInjector | None
+) -> nn.Module:
+    """Return a network with random weights and, where given, a latent.
+
+    Raises:
+        UserError: for a DiT of a process that has neither mask nor uniform noise.
+    """
+    if isinstance(config, TransformerConfig):
+        return Transformer(config, injector)
+    if not isinstance(process, Absorbing | Uniform):
+        raise UserError(f"a DiT is for absorbing and uniform diffusion, not {process.config}")
+    network = DiT(config, process.schedule)
+    if injector is not None:
+        attach_latent(network, injector, mask=getattr(process, "mask", None))
+    return network
+
+
 def new_injector(
-    network: TransformerConfig, options: dict[str, Any], find_latent: FindLatent
+    network: Sizes, options: dict[str, Any], find_latent: FindLatent
 ) -> LatentInjector:
     """Make the injector that `options` names; raises UserError as `new_model`."""
     name = options.pop("name", None)
@@ -110,26 +126,45 @@ def student_of(
     student = new_model(teacher.network, teacher.process, latent, find_latent=find_latent)
     weights = teacher.denoiser.state_dict()
     if teacher.latent != latent:
-        weights = {k: v for k, v in weights.items() if not k.startswith("network.latent.")}
-        fresh = student.denoiser.state_dict()
-        weights |= {k: v for k, v in fresh.items() if k.startswith("network.latent.")}
+        body, own = latent_names(teacher.denoiser), latent_names(student.denoiser)
+        weights = {k: v for k, v in weights.items() if k not in body}
+        weights |= {k: v for k, v in student.denoiser.state_dict().items() if k in own}
     load_weights(student.denoiser, weights, "the teacher")
     return student
 
 
+def latent_names(denoiser: NetworkDenoiser) -> set[str]:
+    """Return the names of the weights in a denoiser that are its injector's."""
+    network = denoiser.network
+    if isinstance(network, DiT):
+        injectors = getattr(network, "di4c_injector", ())
+        return {f"network.{name}" for injector in injectors for name in injector.state_dict()}
+    return {name for name in denoiser.state_dict() if name.startswith("network.latent.")}
+
+
 def save_model(model: Model, path: str | Path) -> None:
     """Write weights and description to `path` (safetensors), atomically."""
-    description = {
+    write_file(path, describe(model), bare_names(model))
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """Return the plain values that, with the weights, rebuild the model."""
+    return {
         "format": FORMAT,
+        "kind": "dit" if isinstance(model.network, DiTConfig) else "transformer",
         "network": asdict(model.network),
         "process": model.process.config,
         "latent": model.latent,
         "info": model.info,
     }
-    weights = {k: v.detach().cpu().contiguous() for k, v in model.denoiser.state_dict().items()}
-    with atomic_write(path) as temporary:
-        # `save_file` would make a file that only its owner can read.
-        temporary.write_bytes(save(weights, metadata={"di4c": json.dumps(description)}))
+
+
+def bare_names(model: Model) -> dict[str, Tensor]:
+    """Return the weights as a file names them: those of a DiT as its hosts do."""
+    weights = model.denoiser.state_dict()
+    if isinstance(model.network, TransformerConfig):
+        return weights
+    return {name.removeprefix("network."): value for name, value in weights.items()}
 
 
 def load_model(path: str | Path, *, find_latent: FindLatent = builtin_latent) -> Model:
@@ -141,11 +176,8 @@ def load_model(path: str | Path, *, find_latent: FindLatent = builtin_latent) ->
     """
     description, weights = read_file(Path(path))
     try:
-        network = dict(description["network"])
-        for pair in ("grid", "patch"):
-            network[pair] = tuple(network[pair])
         model = new_model(
-            TransformerConfig(**network),
+            network_config(description),
             build_process(description["process"]),
             description["latent"],
             info=description["info"],
@@ -153,31 +185,28 @@ def load_model(path: str | Path, *, find_latent: FindLatent = builtin_latent) ->
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the description of the model in {path} is damaged: {error!r}") from error
+    if isinstance(model.network, DiTConfig):
+        weights = {f"network.{name}": value for name, value in weights.items()}
     load_weights(model.denoiser, weights, str(path))
     model.denoiser.eval()
     return model
 
 
-def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the description and the weights of a model file; errors as for `load_model`."""
-    if not path.is_file():
-        raise UserError(f"no such model file: {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
-    if "di4c" not in metadata:
-        raise UserError(f"{path} was not written by di4c: it has no description of the model")
-    try:
-        description: dict[str, Any] = json.loads(metadata["di4c"])
-        newer = description["format"] > FORMAT
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the description of the model in {path} is damaged: {error!r}") from error
-    if newer:
-        raise UserError(f"{path} was written by a newer di4c_plugin; please upgrade")
-    return description, weights
+def network_config(description: Mapping[str, Any]) -> NetworkConfig:
+    """Return the sizes in a description, {"kind": ..., "network": {...}}.
+
+    Raises:
+        KeyError, TypeError, ValueError: if they are no such sizes.
+    """
+    network: dict[str, Any] = dict(description["network"])
+    kind = description.get("kind", network.pop("kind", "transformer"))
+    if kind == "dit":
+        return DiTConfig(**network)
+    if kind != "transformer":
+        raise ValueError(f"unknown kind of network {kind!r}")
+    for pair in ("grid", "patch"):
+        network[pair] = tuple(network[pair])
+    return TransformerConfig(**network)
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:

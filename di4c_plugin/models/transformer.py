@@ -58,6 +58,11 @@ class TransformerConfig:
         """Two a block, and the last one."""
         return 2 * self.num_blocks + 1
 
+    @property
+    def embedding_std(self) -> float:
+        """As `nn.Embedding` starts."""
+        return 1.0
+
 
 class Transformer(nn.Module):
     """Logits (B, D, S) from states (B, D); `injector`, where given, lets a latent in."""

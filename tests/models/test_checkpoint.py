@@ -6,13 +6,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from di4c_plugin.diffusion import Absorbing, Cosine, DiscretisedGaussian, Process, Uniform
+from di4c_plugin.diffusion import (
+    Absorbing,
+    Cosine,
+    DiscretisedGaussian,
+    LogLinear,
+    Process,
+    Uniform,
+)
 from di4c_plugin.errors import UserError
 from di4c_plugin.models import (
+    DiTConfig,
     Model,
     TransformerConfig,
-    checkpoint,
     load_model,
+    model_file,
     new_model,
     save_model,
     student_of,
@@ -41,7 +49,7 @@ def make(latent: dict[str, Any] | None = None, **sizes: Any) -> Model:
 
 def rewrite(path: Path, **changes: Any) -> None:
     """Change the description in a model file and keep its weights."""
-    description, weights = checkpoint.read_file(path)
+    description, weights = model_file.read_file(path)
     save_file(weights, path, metadata={"di4c": json.dumps(description | changes)})
 
 
@@ -114,7 +122,7 @@ def test_a_file_of_another_program_is_refused(path: Path) -> None:
 
 
 def test_a_newer_format_is_refused(path: Path) -> None:
-    rewrite(path, format=checkpoint.FORMAT + 1)
+    rewrite(path, format=model_file.FORMAT + 1)
     with pytest.raises(UserError, match="newer"):
         load_model(path)
 
@@ -135,7 +143,7 @@ def test_a_description_that_is_no_json_is_refused(path: Path) -> None:
 
 
 def test_missing_and_unexpected_weights_are_named(path: Path) -> None:
-    description, _ = checkpoint.read_file(path)
+    description, _ = model_file.read_file(path)
     rewrite(path, network=description["network"] | {"time_conditioned": True})
     with pytest.raises(UserError, match="missing network.time.weight, missing network.time.bias$"):
         load_model(path)
@@ -146,7 +154,7 @@ def test_missing_and_unexpected_weights_are_named(path: Path) -> None:
 
 
 def test_wrong_shapes_are_named_and_the_rest_counted(path: Path) -> None:
-    description, _ = checkpoint.read_file(path)
+    description, _ = model_file.read_file(path)
     rewrite(path, network=description["network"] | {"hidden_size": 16})
     with pytest.raises(
         UserError, match=r"network.position is \(2, 8\), not \(2, 16\).* and \d+ more"
@@ -204,3 +212,61 @@ def test_training_a_student_leaves_the_teacher_alone() -> None:
 def test_unknown_latents_and_options_are_refused(latent: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="fog.*adaln, mask_noise, token|'size'"):
         make(latent)
+
+
+# ---- the DiT
+
+DIT = DiTConfig(vocab_size=5, length=4, hidden_size=8, cond_dim=4, n_blocks=1, n_heads=2)
+
+
+def dit(latent: dict[str, Any] | None = None) -> Model:
+    torch.manual_seed(0)
+    model = new_model(DIT, Absorbing(5, LogLinear(1e-3), mask=3), latent)
+    with torch.no_grad():
+        for parameter in model.denoiser.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    return model
+
+
+@pytest.mark.parametrize("latent", [None, {"name": "token", "dim": 2}, {"name": "mask_noise"}])
+def test_a_dit_is_saved_under_the_names_of_its_hosts(
+    latent: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    model = dit(latent)
+    model.save(tmp_path / "model.safetensors")
+    assert "blocks.0.attn_qkv.weight" in load_file(tmp_path / "model.safetensors")
+    again = load_model(tmp_path / "model.safetensors")
+    assert (again.network, again.latent) == (DIT, latent)
+    assert torch.equal(predictions(model), predictions(again))
+
+
+@pytest.mark.parametrize("latent", ["token", "adaln", "mask_noise"])
+def test_students_of_a_dit_start_from_its_weights(latent: str) -> None:
+    teacher = dit()
+    student = student_of(teacher, {"name": latent})
+    weights, taught = student.denoiser.state_dict(), teacher.denoiser.state_dict()
+    assert all(weights[name].equal(value) for name, value in taught.items())
+    assert len(weights) > len(taught)
+    again = student_of(student, {"name": latent})
+    assert torch.equal(predictions(student), predictions(again))
+    other = student_of(student, {"name": "adaln", "dim": 3}).denoiser.state_dict()
+    assert all(other[name].equal(value) for name, value in taught.items())
+
+
+def test_a_dit_is_for_absorbing_and_uniform_diffusion() -> None:
+    assert new_model(DIT, Uniform(5)).process.num_states == 5
+    with pytest.raises(UserError, match="^a DiT is for absorbing and uniform diffusion, not "):
+        new_model(DIT, DiscretisedGaussian(5))
+
+
+def test_unknown_networks_are_refused(path: Path) -> None:
+    rewrite(path, kind="mamba")
+    with pytest.raises(UserError, match="unknown kind of network 'mamba'"):
+        load_model(path)
+
+
+def test_files_from_before_there_were_kinds_still_load(path: Path) -> None:
+    description, weights = model_file.read_file(path)
+    del description["kind"]
+    save_file(weights, path, metadata={"di4c": json.dumps(description)})
+    assert torch.equal(predictions(load_model(path)), predictions(make()))

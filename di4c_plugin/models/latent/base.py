@@ -28,6 +28,10 @@ class Sizes(Protocol):
         """E, the width of a single position's embedding."""
 
     @property
+    def embedding_std(self) -> float:
+        """Standard deviation of an embedding's coordinates when the network was made."""
+
+    @property
     def positions(self) -> int:
         """D."""
 

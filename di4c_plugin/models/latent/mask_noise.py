@@ -12,14 +12,15 @@ from di4c_plugin.models.latent.base import LatentInjector, Sizes
 class MaskNoiseLatent(LatentInjector):
     """e_d -> e_d + W z_d where position d is unknown, z_d = Phi^{-1}(lambda_d) standard normal.
 
-    `std` is the initial standard deviation of each coordinate of W z_d.
+    `std` is the initial standard deviation of each coordinate of W z_d, in units of that of a new
+    network's embeddings.
     """
 
     def __init__(self, sizes: Sizes, *, dim: int = 16, std: float = 0.1) -> None:
         super().__init__()
         self.latent_shape = (sizes.positions, dim)
         self.projection = nn.Linear(dim, sizes.embedding_size, bias=False)
-        nn.init.normal_(self.projection.weight, std=std / dim**0.5)
+        nn.init.normal_(self.projection.weight, std=std * sizes.embedding_std / dim**0.5)
 
     def encode(self, latent: Tensor) -> Tensor:
         """See `LatentInjector.encode`: W z, shape (B, D, E)."""
