@@ -1,16 +1,16 @@
 """Few-step sampling for discrete diffusion models, by distillation.
 
-`load_teacher`, `distill`, `load_student` and `sample` are the Python API; see `di4c_plugin.api`.
-They are loaded when first asked for: Hydra imports this package in every Hydra app.
+`load_teacher`, `distill`, `load_student`, `save_student` and `sample` are the Python API; see
+`di4c_plugin.api`. They are loaded when first asked for: Hydra imports this package in every app.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from di4c_plugin.api import distill, load_student, load_teacher, sample
+    from di4c_plugin.api import distill, load_student, load_teacher, sample, save_student
 
-__all__ = ["distill", "load_student", "load_teacher", "sample"]
+__all__ = ["distill", "load_student", "load_teacher", "sample", "save_student"]
 
 
 def __getattr__(name: str) -> Any:

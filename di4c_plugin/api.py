@@ -3,8 +3,8 @@
 Tests: tests/test_api.py; the README's examples are run there too.
 """
 
-import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,33 +16,72 @@ from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts import Host, load_source
 from di4c_plugin.models import Model
+from di4c_plugin.models.folder import save_folder
 from di4c_plugin.plugins import lookup
+from di4c_plugin.samplers.checks import check_labels, check_partners, usable
+from di4c_plugin.samplers.given import Given, conditioned, given_tokens
+from di4c_plugin.samplers.options import check_options
 
 if TYPE_CHECKING:
     from di4c_plugin.training import TrainingConfig
 
 
-def load_teacher(source: str | Path = "builtin:digits") -> Model:
-    """Return the teacher that `source` names: "builtin:digits" or the path of a model file.
+@dataclass(frozen=True)
+class LoadedModel(Model):
+    """A model with the functions of this module as methods."""
 
-    A student may be a teacher too (Di4C applied twice).
+    @classmethod
+    def of(cls, model: Model) -> "LoadedModel":
+        """Return the same model with these methods."""
+        return cls(model.denoiser, model.network, model.latent, model.info)
+
+    def sample(self, n: int, *, steps: int = 8, **options: Any) -> Tensor:
+        """Draw n samples, shape (n, D); see `di4c_plugin.sample` for the options."""
+        return sample(self, n, steps=steps, **options)
+
+
+def load_teacher(source: str | Path = "builtin:digits", *, ema: bool = True) -> LoadedModel:
+    """Return the teacher that `source` names, in eval mode.
+
+    Args:
+        source: "builtin:digits"; the path of a model file of ours, of a Lightning checkpoint of
+            MDLM, SDTT or Duo, of safetensors or of a state dict; a folder with model.safetensors;
+            or a hub id such as "kuleshov-group/mdlm-owt" or "owner/name@revision". Nothing in a
+            checkpoint is executed. A student may be a teacher too (Di4C applied twice).
+        ema: take the moving averages where a checkpoint has some.
 
     Raises:
-        UserError: if there is no such teacher, or its file is damaged.
+        UserError: if there is no such teacher, or it is damaged, or no discrete diffusion model.
     """
-    return load_source(source)
+    return LoadedModel.of(load_source(source, ema=ema))
 
 
-def load_student(source: str | Path) -> Model:
-    """Return a student saved by `di4c train`, `di4c demo` or `Model.save`.
+def load_student(source: str | Path, *, ema: bool = True) -> LoadedModel:
+    """Return a student: what `save_student` or `di4c train` wrote, a checkpoint of `algo=di4c`.
+
+    Also the released students of Di4C. Arguments as for `load_teacher`.
 
     Raises:
-        UserError: as for `load_teacher`, or if the file holds a teacher.
+        UserError: as for `load_teacher`, or if the source holds a teacher.
     """
-    model = load_source(source)
+    model = load_teacher(source, ema=ema)
     if not model.is_student:
         raise UserError(f"{source} is a teacher, not a student: it has no latent")
     return model
+
+
+def save_student(model: Model, folder: str | Path) -> None:
+    """Write a student to a folder: model.safetensors, config.json and README.md, a model card.
+
+    The folder is ready to be uploaded to the hub; `load_student` takes the folder, the file in it,
+    or the hub's id of it. Weights have the names of the host's network.
+
+    Raises:
+        UserError: if the model is no student, or the system refuses to write.
+    """
+    if not model.is_student:
+        raise UserError("this model is a teacher, not a student: it has no latent")
+    save_folder(model, folder)
 
 
 def distill(
@@ -57,7 +96,7 @@ def distill(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
-) -> Model:
+) -> LoadedModel:
     """Return a student of the teacher, with the moving average of its weights, in eval mode.
 
     Args:
@@ -89,7 +128,7 @@ def distill(
         student = teacher
     else:
         raise UserError(f"algorithm {algo['name']!r} makes no mixture: leave out the latent")
-    return train(
+    trained = train(
         method,
         student,
         teacher,
@@ -101,6 +140,7 @@ def distill(
         overwrite=overwrite,
         progress=progress,
     )
+    return LoadedModel.of(trained)
 
 
 def new_student(adapter: Host, teacher: Model, latent: dict[str, Any], seed: int) -> Model:
@@ -118,6 +158,8 @@ def sample(
     seed: int = 0,
     sampler: str = "ancestral",
     cond: Tensor | None = None,
+    prefix: Given | None = None,
+    known: tuple[Given, Given] | None = None,
     batch_size: int = 250,
     device: str | torch.device = "cpu",
     on_batch: Callable[[int], None] | None = None,
@@ -132,14 +174,17 @@ def sample(
         seed: equal seeds give equal samples for an equal batch size.
         sampler: a registered sampler, such as "ancestral" or "hybrid".
         cond: class labels (n,), -1 for none; or None.
+        prefix: tokens (P,) or (n, P) that samples start with.
+        known: tokens and bool mask, both (D,) or (n, D): given wherever the mask is true.
         batch_size: samples drawn at once.
         device: where to compute.
         on_batch: called with the number of samples done after each batch.
         options: passed to the sampler, such as teacher=..., teacher_steps=... for "hybrid".
 
     Raises:
-        UserError: for steps or n below 1, an unknown sampler, options it does not take, labels or
-            a teacher that do not go with the model, and a device that this machine lacks.
+        UserError: for steps or n below 1, an unknown sampler, options it does not take, labels,
+            given tokens or a teacher that do not go with the model, and a device that this machine
+            lacks.
     """
     if n < 1 or batch_size < 1:
         raise UserError(f"n and batch_size must be at least 1, not {n} and {batch_size}")
@@ -149,74 +194,22 @@ def sample(
     check_labels(model, cond, n)
     check_options(draw, sampler, options)
     check_partners(model, options)
+    given = given_tokens(prefix, known, n, model.network.positions, model.process)
     device = usable(device)
-    options = {k: v.denoiser.to(device) if isinstance(v, Model) else v for k, v in options.items()}
+    models = {"": model} | {k: v for k, v in options.items() if isinstance(v, Model)}
+    denoisers = {k: v.denoiser.to(device) for k, v in models.items()}
     generator = torch.Generator(device).manual_seed(seed)
-    denoiser, process = model.denoiser.to(device), model.process
+    process = model.process
     done: list[Tensor] = []
     for start in range(0, n, batch_size):
         count = min(batch_size, n - start)
         x = process.prior((count, model.network.positions), generator=generator, device=device)
         labels = None if cond is None else cond[start : start + count].to(device)
-        x = draw(denoiser, x, times, process=process, generator=generator, cond=labels, **options)
+        rows = slice(start, start + count)
+        parts = {k: conditioned(v, given, rows, device) for k, v in denoisers.items()}
+        denoiser, now = parts.pop(""), options | parts
+        x = draw(denoiser, x, times, process=process, generator=generator, cond=labels, **now)
         done.append(x.cpu())
         if on_batch is not None:
             on_batch(start + count)
     return torch.cat(done)
-
-
-def check_options(draw: Callable[..., Tensor], name: str, options: dict[str, Any]) -> None:
-    """Refuse options that the sampler does not take, and missing ones that it needs.
-
-    Raises:
-        UserError: naming them.
-    """
-    given = {"process": None, "generator": None, "cond": None} | options
-    try:
-        inspect.signature(draw).bind(None, None, None, **given)
-    except TypeError as error:
-        raise UserError(f"sampler {name!r}: {error}") from error
-
-
-def check_labels(model: Model, cond: Tensor | None, n: int) -> None:
-    """Refuse class labels that the model does not know.
-
-    Raises:
-        UserError: naming those that it knows.
-    """
-    if cond is None:
-        return
-    classes = model.network.num_classes
-    if not classes:
-        raise UserError("this model takes no class labels")
-    if cond.shape != (n,):
-        raise UserError(f"{n} samples take {n} class labels, not a tensor of {tuple(cond.shape)}")
-    if cond.min() < -1 or cond.max() >= classes:
-        raise UserError(f"class labels of this model are 0 ... {classes - 1}, or -1 for none")
-
-
-def check_partners(model: Model, options: dict[str, Any]) -> None:
-    """Refuse further models, such as the teacher of "hybrid", that are for other states.
-
-    Raises:
-        UserError: naming the option.
-    """
-    for name, other in options.items():
-        if isinstance(other, Model) and (
-            other.process.config != model.process.config
-            or other.network.positions != model.network.positions
-        ):
-            raise UserError(f"{name} does not go with this model: other data or another process")
-
-
-def usable(device: str | torch.device) -> torch.device:
-    """Return the device, once something has been put there.
-
-    Raises:
-        UserError: if this machine, or this build of torch, has no such device.
-    """
-    try:
-        return torch.empty(0, device=device).device
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot use device {str(device)!r}: {reason}") from error

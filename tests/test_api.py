@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Data
-from di4c_plugin.api import distill, load_student, load_teacher, sample
+from di4c_plugin.api import LoadedModel, distill, load_student, load_teacher, sample
 from di4c_plugin.diffusion import Absorbing, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.models import Model, TransformerConfig, new_model, student_of
@@ -201,6 +201,30 @@ def test_hybrid_takes_a_teacher(teacher: Model, student: Model) -> None:
     assert none.equal(sample(student, 50, steps=2))
 
 
+def test_a_loaded_model_samples_by_itself(student: Model, tmp_path: Path) -> None:
+    student.save(tmp_path / "student.safetensors")
+    loaded = load_student(tmp_path / "student.safetensors")
+    assert loaded.sample(9, seed=3).equal(sample(student, 9, steps=8, seed=3))
+    assert loaded.sample(9, steps=2, batch_size=4).equal(sample(student, 9, steps=2, batch_size=4))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("sampler", ["ancestral", "hybrid"])
+def test_given_tokens_stay(sampler: str, steps: int, teacher: Model, student: Model) -> None:
+    partner = {"teacher": teacher, "teacher_steps": 1} if sampler == "hybrid" else {}
+    options: dict[str, Any] = {"steps": steps, "sampler": sampler, "batch_size": 3} | partner
+    loaded = LoadedModel.of(student)
+    x = loaded.sample(8, prefix=[2, 0], **options)
+    assert (x[:, :2] == torch.tensor([2, 0])).all()
+    prefix = torch.arange(8).view(8, 1) % 3
+    assert loaded.sample(8, prefix=prefix, **options)[:, :1].equal(prefix)
+    tokens, mask = torch.arange(32).view(8, 4) % 3, torch.rand(8, 4) < 0.5
+    mask[:, 0] = False
+    x = loaded.sample(8, known=(tokens, mask), **options)
+    assert x[mask].equal(tokens[mask])
+    assert x.max() < 3
+
+
 def test_samplers_get_their_options(student: Model) -> None:
     fresh, fixed = (sample(student, 50, steps=3, latents=kind) for kind in ("fresh", "fixed"))
     assert not fresh.equal(fixed)
@@ -235,10 +259,13 @@ def test_labels_are_cut_into_batches_like_the_samples(labelled: Model) -> None:
         ({"batch_size": 0}, "n and batch_size must be at least 1, not 2 and 0"),
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"seed": -1}, r"seed must be in \[0, 2\^63\), not -1"),
-        ({"sampler": "ancestry"}, "unknown sampler 'ancestry'.*; there are ancestral, hybrid"),
+        ({"sampler": "ancestry"}, "unknown sampler 'ancestry'.*; there are .*ancestral.*hybrid"),
         ({"temperature": 2}, "sampler 'ancestral': .*unexpected keyword argument 'temperature'"),
         ({"sampler": "hybrid"}, "sampler 'hybrid': missing a required argument: 'teacher'"),
         ({"latents": "stale"}, "unknown latent policy 'stale'; there are "),
+        ({"prefix": [3]}, "3 is no token of this model: 0 ... 2 without the mask 3"),
+        ({"prefix": [0] * 4}, "a prefix of 4 tokens does not fit 4 positions"),
+        ({"known": ([0] * 4, [1] * 4)}, "every token is given: nothing is left to sample"),
         ({"cond": torch.zeros(2, dtype=torch.long)}, "this model takes no class labels"),
         ({"device": "abacus"}, "cannot use device 'abacus': Expected one of cpu, cuda, "),
         pytest.param(

@@ -1,19 +1,30 @@
 """Teacher sources: what a user may write behind `teacher=`, and the latents a model file may name.
 
-`scheme:rest` goes to the teacher source registered as `scheme`; anything else is the path of a
-model file. Tests: tests/hosts/test_sources.py.
+`scheme:rest` goes to the teacher source registered as `scheme`; anything else is a file, a folder
+or a hub id. Tests: tests/hosts/test_sources.py, test_hub.py.
 """
 
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from di4c_plugin.errors import UserError
+from di4c_plugin.hosts.places import locate
+from di4c_plugin.hosts.rebuild import model_of
+from di4c_plugin.hosts.weights import read_located
 from di4c_plugin.models import Model, load_model
 from di4c_plugin.models.latent import LatentInjector
 from di4c_plugin.plugins import lookup
 
 
-def load_source(source: str | Path) -> Model:
-    """Return the model that `source` names: "builtin:digits", "file:PATH" or PATH.
+def load_source(source: str | Path, *, ema: bool = True) -> Model:
+    """Return the model that `source` names, in eval mode, on the CPU.
+
+    Args:
+        source: "builtin:digits", "file:PATH", or what a plugin registered; a path: a model file of
+            ours, a Lightning checkpoint of MDLM, SDTT or Duo, safetensors, a state dict, or a
+            folder with model.safetensors or pytorch_model.bin; or a hub id with optional @revision.
+        ema: take the moving averages where a checkpoint has some.
 
     Raises:
         UserError: for an unknown scheme, or as the source itself says.
@@ -21,18 +32,39 @@ def load_source(source: str | Path) -> Model:
     text = str(source)
     scheme, colon, rest = text.partition(":")
     if not colon or Path(text).exists():
-        return load_file(text)
+        return load_any(source, ema=ema)
     model: Model = lookup("teacher source", scheme)(rest)
     return model
 
 
 def load_file(path: str | Path) -> Model:
-    """Return the model of a file written by `save_model`, its latent found among all plugins.
+    """Return the model at a path; the teacher source "file".
 
     Raises:
-        UserError: as `load_model`.
+        UserError: as `load_source`.
     """
-    return load_model(path, find_latent=find_latent)
+    return load_any(Path(path))
+
+
+def load_any(source: str | Path, *, ema: bool = True) -> Model:
+    """Return the model of a path or hub id, its latent found among all plugins.
+
+    Raises:
+        UserError: as `load_source`.
+    """
+    found = locate(source)
+    if is_ours(found.path):
+        return load_model(found.path, find_latent=find_latent)
+    return model_of(read_located(found, ema=ema), find_latent=find_latent)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file was written by `save_model`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "di4c" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def find_latent(name: str) -> type[LatentInjector]:

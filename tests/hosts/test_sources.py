@@ -57,7 +57,9 @@ def test_the_rest_goes_to_the_source_of_that_name(
         ("nowhere.safetensors", "no such model file: nowhere.safetensors"),
         ("file:nowhere", "no such model file: nowhere"),
         ("", "no such model file: "),
-        (".", "no such model file: "),
+        (".", ". holds neither model.safetensors nor pytorch_model.bin"),
+        ("./nowhere", "no such model file: ./nowhere"),
+        ("a/b/c", "no such model file: a/b/c"),
     ],
 )
 def test_what_is_not_there_is_named(source: str, message: str) -> None:
@@ -70,7 +72,7 @@ def test_foreign_and_damaged_files_are_refused(model: Model, tmp_path: Path) -> 
     save_file({"weight": torch.zeros(2)}, foreign)
     model.save(damaged)
     damaged.write_bytes(damaged.read_bytes()[:-10])
-    with pytest.raises(UserError, match="^.*foreign was not written by di4c: .*$"):
+    with pytest.raises(UserError, match="^.*foreign holds no weights of a DiT .*$"):
         load_source(foreign)
     with pytest.raises(UserError, match="^.*damaged is not a readable safetensors file: .*$"):
         load_source(damaged)

@@ -1,0 +1,68 @@
+"""Where weights lie: a file, a snapshot folder, or the hub. Tests: tests/hosts/test_weights.py."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from di4c_plugin.errors import UserError
+from di4c_plugin.hosts import hub
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file of the weights, what a config.json beside it says, and a name for messages."""
+
+    path: Path
+    config: dict[str, Any]
+    origin: str
+
+
+def locate(source: str | Path) -> Source:
+    """Find the file of the weights, on this machine or on the hub.
+
+    Raises:
+        UserError: if there is neither file nor folder nor repository.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() and str(source):
+        path = _weights_in(path)
+    if path.is_file():
+        return Source(path, read_config(path.parent / CONFIG_FILE), str(source))
+    if isinstance(source, Path) or not hub.looks_like_id(source):
+        raise UserError(f"no such model file: {source}")
+    return _download(source)
+
+
+def _download(source: str) -> Source:
+    file, commit = hub.fetch_any(source, WEIGHT_FILES)
+    config = hub.fetch(source, CONFIG_FILE, commit)
+    name, _, revision = source.partition("@")
+    origin = f"{name}@{revision or 'main'} ({commit[:12]})"
+    return Source(file, {} if config is None else read_config(config), origin)
+
+
+def _weights_in(folder: Path) -> Path:
+    """Return the file of weights in a snapshot folder; raises UserError if there is none."""
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    if (folder / ".metadata").exists():
+        raise UserError(
+            f"{folder} is a sharded checkpoint; save it whole (strategy.state_dict_type=full)"
+        )
+    raise UserError(f"{folder} holds neither {' nor '.join(WEIGHT_FILES)}")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return what a config.json says; {} if there is none; raises UserError if it is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not readable: {error}") from error
+    return content if isinstance(content, dict) else {}

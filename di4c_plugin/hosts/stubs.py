@@ -1,0 +1,184 @@
+"""Stand-ins for the classes and functions that a pickle names: they record, and do nothing else.
+
+`plain` turns the recorded OmegaConf containers back into dicts and lists. Tests:
+tests/hosts/test_pickles.py.
+"""
+
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_NUMBER = re.compile(r"[biufc?]\d*")
+
+
+class Inert:
+    """One object of a class that was not imported.
+
+    Attributes:
+        path: "module.Name" of the class, or of the function whose result it stands for.
+        args: what it was made with.
+        state: what pickle would have given to `__setstate__`; None if nothing.
+        items: what was appended or added to it, or set in it as (key, value).
+    """
+
+    path = ""
+    args: tuple[Any, ...]
+    state: Any
+    items: list[Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
+        """Make a stub; keyword arguments are kept behind the others."""
+        self = super().__new__(cls)
+        self.args = (*args, kwargs) if kwargs else args
+        self.state, self.items = None, []
+        return self
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing is left to do."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "Inert":
+        """Stand for the result of a call."""
+        return Inert(*args, **kwargs)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items.append((key, value))
+
+    def append(self, item: Any) -> None:
+        """Record an item of a list."""
+        self.items.append(item)
+
+    add = append
+
+    def extend(self, items: Any) -> None:
+        """Record items of a list."""
+        self.items.extend(items)
+
+    def __repr__(self) -> str:
+        return f"<{self.path or 'result of a call'}>"
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an attribute that the file recorded in `state`."""
+        state = self.state
+        if isinstance(state, tuple) and len(state) == 2:  # with __slots__
+            state = (state[0] or {}) | (state[1] or {})
+        return state.get(name, default) if isinstance(state, dict) else default
+
+
+@cache
+def inert_class(module: str, name: str) -> type[Inert]:
+    """Return the class of stubs for `module.name`."""
+    return type(name.rpartition(".")[2], (Inert,), {"path": f"{module}.{name}"})
+
+
+def plain(value: Any) -> Any:
+    """Return `value` with OmegaConf's containers and nodes, enums and paths as plain values.
+
+    Other objects become strings "<module.Name>"; interpolations stay as they were written; arrays
+    of numbers are read.
+    """
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, Inert):
+        return _plain_stub(value)
+    if isinstance(value, type):
+        return f"<{getattr(value, 'path', '') or value.__name__}>"
+    return value
+
+
+def _plain_stub(stub: Inert) -> Any:
+    for name in ("_content", "_val"):
+        if isinstance(stub.state, dict) and name in stub.state:
+            return plain(stub.state[name])
+    if stub.path.startswith("pathlib."):
+        return "/".join(map(str, stub.args)).replace("//", "/")
+    if stub.path.endswith("multiarray._reconstruct") and stub.state:
+        return array(stub)
+    if len(stub.args) == 1 and isinstance(stub.args[0], int | str) and stub.state is None:
+        return stub.args[0]  # an enum, a torch version
+    return str(stub)
+
+
+# ---- numpy: rebuilt here, since numpy's own __setstate__ would trust the file with pointers
+
+
+def dtype_of(stub: Any) -> np.dtype[Any] | None:
+    """Return the dtype that a stub of numpy.dtype describes, if it is one of plain numbers."""
+    if not (isinstance(stub, Inert) and stub.path == "numpy.dtype" and stub.args):
+        return None
+    code = stub.args[0]
+    if not (isinstance(code, str) and _NUMBER.fullmatch(code)):
+        return None
+    order = stub.state[1] if isinstance(stub.state, tuple) and len(stub.state) > 1 else "="
+    return np.dtype(f"{order}{code}" if order in ("<", ">") else code)
+
+
+def scalar(dtype: Any, data: Any = b"") -> Any:
+    """Return the number numpy.core.multiarray.scalar(dtype, data) stands for, or a stub."""
+    kind = dtype_of(dtype)
+    if kind is None or not isinstance(data, bytes) or len(data) != kind.itemsize:
+        return inert_class("numpy.core.multiarray", "scalar")(dtype, data)
+    return np.frombuffer(data, kind)[0].astype(kind.newbyteorder("="))
+
+
+def array(stub: Inert) -> Any:
+    """Return the array of numbers whose state (version, shape, dtype, fortran, bytes) was kept."""
+    try:
+        _, shape, dtype, fortran, data = stub.state
+        kind = dtype_of(dtype)
+        if kind is None or not isinstance(data, bytes):
+            return str(stub)
+        return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C").copy()
+    except (TypeError, ValueError):
+        return str(stub)
+
+
+# ---- functions that pickles call and that are safe only when tamed
+
+
+def encode(text: Any, encoding: Any = "latin1") -> Any:
+    """Return bytes as Python 2 pickles spell them: _codecs.encode(text, "latin1")."""
+    if isinstance(text, str) and encoding in ("latin1", "latin-1"):
+        return text.encode("latin1")
+    return inert_class("_codecs", "encode")(text, encoding)
+
+
+def reconstruct(kind: Any, *rest: Any) -> Any:
+    """Return a stub of the class that copyreg._reconstructor(kind, base, state) would make."""
+    if isinstance(kind, type) and issubclass(kind, Inert):
+        return kind(*rest)
+    return inert_class("copyreg", "_reconstructor")(kind, *rest)
+
+
+def from_type(rebuild: Any, kind: Any, args: Any, state: Any = None) -> Any:
+    """Return the tensor within a tensor that carries attributes; the attributes are dropped."""
+    tame = rebuild in (torch._utils._rebuild_tensor_v2, torch._utils._rebuild_parameter)
+    if tame and isinstance(args, tuple):
+        tensor: Tensor = rebuild(*args)
+        return tensor
+    return inert_class("torch._tensor", "_rebuild_from_type_v2")(rebuild, kind, args, state)
+
+
+def parameter_with_state(data: Any, requires_grad: Any, hooks: Any, state: Any = None) -> Any:
+    """Return the parameter without the attributes that came with it."""
+    return torch._utils._rebuild_parameter(data, requires_grad, {})
+
+
+REPLACED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("_codecs", "encode"): encode,
+    ("copyreg", "_reconstructor"): reconstruct,
+    ("copy_reg", "_reconstructor"): reconstruct,
+    ("numpy.core.multiarray", "scalar"): scalar,
+    ("numpy._core.multiarray", "scalar"): scalar,
+    ("torch._tensor", "_rebuild_from_type_v2"): from_type,
+    ("torch._utils", "_rebuild_parameter_with_state"): parameter_with_state,
+}
