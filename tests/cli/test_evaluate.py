@@ -53,7 +53,7 @@ def test_it_prints_and_saves_a_value_for_each_number_of_steps(di4c: Run) -> None
         ("teacher --steps 1,,2", "--steps takes numbers from 1 separated by commas, not '1,,2'"),
         ("teacher --metric fid", "unknown metric 'fid' (did you mean 'fd'?); there are fd"),
         ("teacher --host mdlm", "unknown host 'mdlm'; there are builtin"),
-        ("teacher --sampler ddim", "unknown sampler 'ddim'; there are ancestral, hybrid"),
+        ("teacher --sampler euler", "unknown sampler 'euler'; there are analytic, ancestral, "),
         ("teacher --samples 0", "n and batch_size must be at least 1, not 0 and 250"),
         ("teacher --samples 1", "Frechet distance needs two sets of at least 2 samples "),
         ("teacher --sampler hybrid", "sampler 'hybrid': missing a required argument: 'teacher'"),

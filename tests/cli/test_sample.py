@@ -77,10 +77,10 @@ def test_hybrid_takes_its_teacher_and_its_share() -> None:
     ("arguments", "message"),
     [
         ("../models/nowhere", "no such model file: ../models/nowhere"),
-        ("../models", "no such model file: ../models"),
+        ("../models", "../models holds neither model.safetensors nor pytorch_model.bin"),
         ("hub:x", "unknown teacher source 'hub'; there are builtin, file"),
         ("../models/corrupt", "../models/corrupt is not a readable safetensors file: "),
-        ("../models/foreign", "../models/foreign was not written by di4c: "),
+        ("../models/foreign", "../models/foreign holds no weights of a DiT"),
         ("../models/teacher --steps 0", "steps must be at least 1, not 0"),
         ("../models/teacher --steps two", "argument --steps: invalid int value: 'two'; "),
         ("../models/teacher --n 0", "n and batch_size must be at least 1, not 0 and 250"),

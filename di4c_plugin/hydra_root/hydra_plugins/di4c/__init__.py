@@ -7,11 +7,21 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from di4c_plugin.files import configs_dir
+from di4c_plugin.hosts.detect import host_of_configs
 
 
 class Di4CSearchPath(SearchPathPlugin):
     """Lets any Hydra app select this package's configs, for example `algo=di4c`."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append our configs, behind the app's own."""
+        """Append our configs, behind the app's own; in a known host, put a few before them.
+
+        Those give MDLM and SDTT the groups that can be chosen only if a defaults list names them.
+        Other apps are left as they are.
+        """
+        for element in list(search_path.get_path()):
+            host = host_of_configs(element.path) if element.provider == "main" else None
+            if host:
+                folder = configs_dir() / "hosts" / host.name
+                search_path.prepend(provider="di4c_plugin", path=str(folder))
         search_path.append(provider="di4c_plugin", path=str(configs_dir()))

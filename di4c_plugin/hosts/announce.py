@@ -1,0 +1,20 @@
+"""What we tell about a host's run, on stderr. Standard library only.
+
+Tests: tests/hosts/test_announce.py.
+"""
+
+import functools
+import os
+import sys
+
+
+def is_first_process() -> bool:
+    """Tell whether this process speaks for all of a run, whoever started them."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
+
+
+@functools.cache
+def announce_once(line: str) -> None:
+    """Write `di4c: line` to stderr, unless it has been or another process does."""
+    if is_first_process():
+        sys.stderr.write(f"di4c: {line}\n")

@@ -1,0 +1,84 @@
+"""The packages that the hosts import, and what to do where one is missing. Standard library only.
+
+Some have a stand-in: they are hard to install (flash-attn is compiled for one GPU and one torch) or
+the host imports them for a part that few runs use. A stand-in is a real folder behind everything
+else on sys.path: it never shadows the real package, and the processes that multiprocessing starts
+find it too. The rest is one line that says what to install.
+Tests: tests/hosts/shims/test_packages.py.
+"""
+
+import contextlib
+import importlib
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from di4c_plugin.errors import UserError
+
+STAND_INS = Path(__file__).parent / "stand_ins"
+
+# Modules that a host's program imports when it starts, beside torch, lightning, hydra and numpy.
+NEEDS = {
+    "mdlm": "causal_conv1d datasets einops flash_attn fsspec huggingface_hub mamba_ssm requests "
+    "rich timm tokenizers torchmetrics transformers",
+    "sdtt": "datasets einops flash_attn fsspec huggingface_hub loguru mauve pandas requests "
+    "safetensors timm torchdata tqdm transformers",
+    "duo": "datasets einops flash_attn fsspec huggingface_hub requests rich scipy timm tokenizers "
+    "torchmetrics torchvision tqdm transformers",
+}
+DISTRIBUTIONS = {"mauve": "mauve-text"}  # where pip knows a module by another name
+
+
+def is_missing(package: str) -> bool:
+    """Tell whether the real `package` cannot be found; a stand-in does not count."""
+    spec = find_spec(package)
+    if spec is None:
+        return True
+    return spec.origin is not None and STAND_INS in Path(spec.origin).parents
+
+
+def has_stand_in(package: str) -> bool:
+    """Tell whether we have a stand-in for `package`."""
+    return (STAND_INS / package).is_dir()
+
+
+def missing(host: str) -> list[str]:
+    """Return the packages that the named host needs and that are not installed."""
+    return [package for package in NEEDS[host].split() if is_missing(package)]
+
+
+def pip_line(packages: list[str]) -> str:
+    """Return the command that installs `packages`."""
+    return " ".join(["pip install", *(DISTRIBUTIONS.get(name, name) for name in packages)])
+
+
+def provide(host: str) -> list[str]:
+    """Make everything importable that the named host imports; return what got a stand-in.
+
+    Raises:
+        UserError: packages are missing for which there is no stand-in.
+    """
+    absent = missing(host)
+    without = [package for package in absent if not has_stand_in(package)]
+    if without:
+        raise UserError(f"{host} needs {', '.join(without)}: {pip_line(without)}")
+    for package in absent:
+        add(package)
+    return absent
+
+
+def add(package: str) -> None:
+    """Put the stand-in for `package` behind everything else on sys.path."""
+    if package == "torchvision":
+        _let_others_look_first()
+    folder = str(STAND_INS / package)
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _let_others_look_first() -> None:
+    # Both would take the stand-in for torchvision and import from it; they remember what they saw.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("torchmetrics")
+    with contextlib.suppress(ImportError):
+        importlib.import_module("transformers.utils").is_torchvision_available()

@@ -1,0 +1,69 @@
+"""Checkouts of the hosts: the real ones where they are, small stand-ins everywhere."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from di4c_plugin.hosts.detect import host_named
+from di4c_plugin.hosts.shims import packages
+from tests.hosts.real import Lab
+
+Launch = Callable[..., "subprocess.CompletedProcess[str]"]
+MakeHost = Callable[[str], Path]
+
+
+@pytest.fixture
+def host_checkout(request: pytest.FixtureRequest, repository: Path) -> Path:
+    """The real host named by `indirect` parametrisation, for tests marked `host`."""
+    host = host_named(request.param)
+    root = repository / "external" / host.name
+    if not host.is_at(root):
+        pytest.skip(f"external/{host.name} is empty: git submodule update --init")
+    return root
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Lab:
+    """Small runs of the real hosts, and what they share."""
+    return Lab(tmp_path_factory.mktemp("lab"), repository)
+
+
+@pytest.fixture
+def make_host(tmp_path: Path) -> MakeHost:
+    """Make an empty checkout that bears a host's marks; its config is one Hydra can compose."""
+
+    def make(name: str) -> Path:
+        host, root = host_named(name), tmp_path / name
+        for mark in (*host.marks, f"{host.configs}/config.yaml"):
+            (root / mark).parent.mkdir(parents=True, exist_ok=True)
+            (root / mark).touch()
+        (root / host.configs / "config.yaml").write_text("seed: 1\n")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Launch:
+    """Run `python -m di4c_plugin.hosts.launch …`, where every package is installed or looks so."""
+    lacking = tmp_path / "lacking"
+    lacking.mkdir()
+    for package in {name for names in packages.NEEDS.values() for name in names.split()}:
+        if packages.is_missing(package) and not packages.has_stand_in(package):
+            (lacking / f"{package}.py").touch()
+
+    def run(
+        *arguments: object, cwd: Path = tmp_path, **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "di4c_plugin.hosts.launch", *map(str, arguments)]
+        paths = os.pathsep.join([str(lacking), os.environ.get("PYTHONPATH", "")])
+        environment = os.environ | {"PYTHONPATH": paths} | environment
+        return subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return run
