@@ -31,7 +31,9 @@ def di4c_samplers() -> Mapping[str, object]:
     from di4c_plugin.samplers.ancestral import ancestral
     from di4c_plugin.samplers.hybrid import hybrid
 
-    return {"ancestral": ancestral, "hybrid": hybrid}
+    # Di4C's sampler is ancestral sampling with a new λ at every step; the analytic sampler of SEDD
+    # and MDLM has, for masked diffusion, the law of the ancestral one.
+    return {"ancestral": ancestral, "analytic": ancestral, "di4c": ancestral, "hybrid": hybrid}
 
 
 @hookimpl

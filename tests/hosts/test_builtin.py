@@ -10,6 +10,7 @@ from di4c_plugin.diffusion import Absorbing, DiscretisedGaussian, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.frechet import frechet_distance
 from di4c_plugin.hosts.builtin import LEVELS, TEACHER, BuiltinHost, load_builtin
+from di4c_plugin.models import TransformerConfig
 
 SMALL = {"hidden_size": 16, "embedding_size": 8, "num_blocks": 1, "num_heads": 2}
 
@@ -39,6 +40,7 @@ def test_there_are_teachers_for_every_process(
     x_0, t = BuiltinHost().data().x_0[:3], torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
     x_t = model.process.corrupt(x_0, t, generator=torch.Generator().manual_seed(0))
     assert isinstance(model.process, kind)
+    assert isinstance(model.network, TransformerConfig)
     assert (model.network.num_states, model.network.time_conditioned) == (states, timed)
     torch.testing.assert_close(model.denoiser(x_t, t).exp().sum(-1), torch.ones(3, 64))
 

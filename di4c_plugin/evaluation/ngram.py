@@ -1,0 +1,125 @@
+"""How likely samples are under a character n-gram model of held-out text, and how varied they are.
+
+A judge that needs no download: interpolated Witten-Bell estimates (Witten & Bell 1991; Chen &
+Goodman 1999, section 2.4) counted on text that neither teacher nor student was trained on.
+Likely samples alone prove little, since a sampler that repeats itself is likely too: read the
+bits beside the entropy, which should stay near that of real text.
+Tests: tests/evaluation/test_ngram.py.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from di4c_plugin.errors import UserError
+
+
+@dataclass(frozen=True)
+class Table:
+    """How often each sequence of some length was seen: its code, ascending, and its count."""
+
+    codes: Tensor
+    counts: Tensor
+
+    def count(self, codes: Tensor) -> Tensor:
+        """Return the counts of sequences by their codes, 0 for the unseen, in float64."""
+        at = torch.searchsorted(self.codes, codes).clamp(max=len(self.codes) - 1)
+        return torch.where(self.codes[at] == codes, self.counts[at], 0).double()
+
+
+@dataclass(frozen=True)
+class Level:
+    """The counts of one context length: of context and token, of the context, of its followers."""
+
+    pairs: Table
+    contexts: Table
+    followers: Table
+
+
+class NGram:
+    """The distribution of token sequences that the n-grams of some held-out text suggest.
+
+    With c(h w) the count of token w after context h, c(h) = sum_w c(h w), T(h) the number of
+    different tokens seen after h, and h' the context without its first token,
+
+        p(w | h) = (c(h w) + T(h) p(w | h')) / (c(h) + T(h)),
+
+    p(w | h') where h was never seen, and 1 / num_tokens below the empty context. Each row
+    starts with order - 1 symbols of its own, so that what texts start with counts too.
+    """
+
+    def __init__(self, tokens: Tensor, *, num_tokens: int, order: int = 5) -> None:
+        """Count the n-grams of tokens (m, D), integers 0 ... num_tokens - 1.
+
+        Raises:
+            UserError: for an order below 1 or so large that n-grams have no 64-bit code, for no
+                tokens, or for tokens out of range.
+        """
+        if order < 1 or (num_tokens + 1) ** order > 2**63:
+            raise UserError(f"n-grams of {num_tokens} tokens cannot be of order {order}")
+        self.num_tokens, self.order = num_tokens, order
+        x = self._checked(tokens)
+        self.levels = [self._level(x, length) for length in range(order)]
+
+    def log_prob(self, tokens: Tensor) -> Tensor:
+        """Return log p(x_i | x_{<i}) in nats, float64, for every token of tokens (n, D).
+
+        Raises:
+            UserError: for tokens out of range.
+        """
+        x = self._checked(tokens)
+        p = torch.full(x.shape, 1 / self.num_tokens, dtype=torch.float64)
+        for length, level in enumerate(self.levels):
+            pairs, contexts = self._codes(x, length)
+            total, followers = level.contexts.count(contexts), level.followers.count(contexts)
+            mixed = (level.pairs.count(pairs) + followers * p) / (total + followers)
+            p = torch.where(total > 0, mixed, p)
+        return p.log()
+
+    def bits_per_character(self, samples: Tensor) -> float:
+        """Return the mean of -log2 p(x_i | x_{<i}) over all tokens of samples (n, D)."""
+        return -float(self.log_prob(samples).mean()) / math.log(2)
+
+    def _checked(self, tokens: Tensor) -> Tensor:
+        if tokens.dim() != 2 or tokens.numel() == 0:
+            raise UserError(f"an n-gram model needs tokens (n, D), not {tuple(tokens.shape)}")
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self.num_tokens:
+            raise UserError(f"tokens are 0 ... {self.num_tokens - 1}, not {low} ... {high}")
+        return tokens.long().cpu()
+
+    def _codes(self, x: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Return codes (n, D) of each token with the `length` tokens before it, and of those."""
+        base, width = self.num_tokens + 1, x.shape[1]
+        # The start symbol is the number after the last token; nothing ever predicts it.
+        padded = pad(x, (length, 0), value=self.num_tokens)
+        contexts = torch.zeros_like(x)
+        for offset in range(length):
+            contexts = contexts * base + padded[:, offset : offset + width]
+        return contexts * base + x, contexts
+
+    def _level(self, x: Tensor, length: int) -> Level:
+        pairs, contexts = (codes.flatten() for codes in self._codes(x, length))
+        seen = Table(*pairs.unique(return_counts=True))
+        before = seen.codes // (self.num_tokens + 1)
+        return Level(seen, *(Table(*c.unique(return_counts=True)) for c in (contexts, before)))
+
+
+def sample_entropy(tokens: Tensor) -> float:
+    """Return the entropy of the token counts within a sample, in nats, averaged over (n, D).
+
+    As Duo and the papers on text report it (duo metrics.py `record_entropy`): high for noise,
+    low for samples that repeat themselves.
+
+    Raises:
+        UserError: if there is no sample.
+    """
+    if tokens.dim() != 2 or tokens.numel() == 0:
+        raise UserError(f"the entropy of samples needs tokens (n, D), not {tuple(tokens.shape)}")
+    _, x = tokens.unique(return_inverse=True)
+    counts = torch.zeros(len(x), int(x.max()) + 1, dtype=torch.float64)
+    counts.scatter_add_(1, x, torch.ones_like(x, dtype=torch.float64))
+    return float(torch.special.entr(counts / x.shape[1]).sum(1).mean())

@@ -1,0 +1,68 @@
+"""The Hydra callback that `algo=di4c` and `sampler=…` select: it lets us into the host's program.
+
+Hydra calls it in the process of the job, before the host's `main` runs, also in the processes that
+Lightning starts. Each adapter (`mdlm`, `sdtt`, `duo`) then swaps the one class that its host looks
+up at call time. Tests: tests/hosts/test_callback.py.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from hydra.types import TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from di4c_plugin.errors import UserError
+from di4c_plugin.hosts.announce import announce_once
+from di4c_plugin.hosts.detect import HOSTS, Found, KnownHost, commit_of, host_of_configs
+from di4c_plugin.hosts.shims import remedies
+from di4c_plugin.hosts.text.errors import one_line
+
+
+class Install(Callback):
+    """Installs the adapter of the host whose program is running."""
+
+    @one_line
+    def on_job_start(
+        self, config: DictConfig, *, task_function: TaskFunction, **others: Any
+    ) -> None:
+        """Install.
+
+        A `UserError` (a program of no known host, or as the adapter says) ends the program with one
+        line.
+        """
+        sources = {source.provider: source.path for source in config.hydra.runtime.config_sources}
+        host = host_of_configs(sources.get("main", ""))
+        if host is None:
+            names = ", ".join(host.name for host in HOSTS)
+            raise UserError(f"this is not the program of a host that we know ({names})")
+        warn_of_commit(host, sources["main"])
+        remedies.install(host.name)
+        adapter = importlib.import_module(f"di4c_plugin.hosts.{host.name}")
+        adapter.install(plain(config))
+
+
+def warn_of_commit(host: KnownHost, configs: str) -> None:
+    """Say so where the host is at another commit than the one that we test with."""
+    root = host.root_of_program(Path(configs.removeprefix("file://")).parent)
+    warning = None if root is None else Found(host, root, commit_of(root)).warning
+    if warning is not None:
+        announce_once(f"warning: {warning}")
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Return the config of a job, without Hydra's own, as plain values.
+
+    Raises:
+        UserError: where an interpolation leads nowhere.
+    """
+    copied = config.copy()
+    with open_dict(copied):
+        copied.pop("hydra", None)
+    try:
+        values: Any = OmegaConf.to_container(copied, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the config cannot be read: {str(error).splitlines()[0]}") from error
+    return values

@@ -1,0 +1,1 @@
+"""What MDLM, SDTT and Duo share: their backbone as a denoiser, the student's training, sampling."""

@@ -1,0 +1,70 @@
+r"""A text host's backbone as a `Denoiser`: sigma in, logits out, SUBS around it.
+
+The hosts condition on the total noise sigma = -log \alpha_t, or on zeros where the model does not
+know the time (MDLM's `time_conditioning`). Tests: tests/hosts/text/test_denoiser.py.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from di4c_plugin.diffusion import Process, Schedule
+from di4c_plugin.models.attach import exact_head, latent_shape
+from di4c_plugin.models.denoiser import normalise
+
+
+class Scheduled(Protocol):
+    """A process with a schedule: absorbing or uniform."""
+
+    schedule: Schedule
+
+
+class BackboneDenoiser(nn.Module):
+    """Log p_{0|t} by a backbone called as `backbone(x_t, sigma)`, its last layer in fp32."""
+
+    def __init__(self, backbone: nn.Module, process: Process, *, time_conditioned: bool) -> None:
+        super().__init__()
+        self.backbone, self.process = backbone, process
+        self.time_conditioned = time_conditioned
+        exact_head(backbone)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...] | None:
+        """The shape of one lambda; None for a product model."""
+        return latent_shape(self.backbone)
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
+    ) -> Tensor:
+        """See `Denoiser.__call__`; these backbones take no labels."""
+        return normalise(self._call(x_t, t, latent), x_t, self.process)
+
+    def hidden(
+        self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
+    ) -> Tensor:
+        """Return what the last linear layer would receive, (B, D, H), for a loss by chunks.
+
+        `head` turns it into logits.
+        """
+        self.head.skipped = True
+        try:
+            return self._call(x_t, t, latent)
+        finally:
+            self.head.skipped = False
+
+    @property
+    def head(self) -> Any:
+        """The last linear layer: hidden states (..., H) to logits (..., S)."""
+        return exact_head(self.backbone)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        r"""Return the backbone's second argument for times t (B,): fp32, shape (B,)."""
+        if not self.time_conditioned:
+            return torch.zeros(len(t), device=t.device)
+        scheduled: Any = self.process
+        return -scheduled.schedule.alpha(t).log().float()
+
+    def _call(self, x_t: Tensor, t: Tensor, latent: Tensor | None) -> Tensor:
+        options = {} if latent is None else {"latent": latent}
+        return self.backbone(x_t, self.sigma(t), **options)

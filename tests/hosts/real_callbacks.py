@@ -1,0 +1,84 @@
+"""Lightning callbacks that look into a run of a real host; loaded by `+callbacks.name={…}`."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from di4c_plugin import load_student
+from di4c_plugin.hosts.text.data import ResumableSampler
+from di4c_plugin.hosts.text.module import DROPOUT
+from di4c_plugin.training.rng import keyed_generator, step_generator
+
+
+class SameFunction(Callback):
+    """Compares the host's own network with ours, loaded from the checkpoint, at the end of a run.
+
+    Args:
+        checkpoint: of the run's last update.
+        file: where the largest difference of the log-probabilities is written.
+    """
+
+    def __init__(self, checkpoint: str, file: str) -> None:
+        self.checkpoint, self.file = checkpoint, Path(file)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        ours: Any = load_student(self.checkpoint, ema=False)
+        theirs: Any = copy.deepcopy(pl_module.student).eval()
+        weights = dict(ours.denoiser.network.named_parameters())
+        generator = torch.Generator().manual_seed(3)
+        for name, weight in theirs.backbone.named_parameters():
+            assert torch.equal(weights[name], weight), name
+            # After a few updates the output hardly depends on anything: compare far from there.
+            noise = torch.randn(weight.shape, generator=generator) / 4
+            weights.pop(name).data.add_(noise)
+            weight.data.add_(noise)
+        assert not weights
+        x_0 = torch.randint(90, (3, pl_module.positions), generator=generator)
+        t = torch.tensor([0.2, 0.6, 1.0], dtype=torch.float64)
+        x_t = ours.process.corrupt(x_0, t, generator=generator)
+        latent = torch.rand((3, *ours.denoiser.latent_shape), generator=generator)
+        with torch.no_grad():
+            here, there = (net(x_t, t, latent=latent) for net in (ours.denoiser, theirs))
+            other = theirs(x_t, t, latent=1 - latent)
+        possible = there.isfinite()
+        assert torch.equal(possible, here.isfinite())
+        found = {"difference": float((here - there)[possible].abs().max())}
+        found["of_latents"] = float((other - there)[possible].abs().max())
+        self.file.write_text(json.dumps(found))
+
+
+class BothRanks(Callback):
+    """Writes the gradient norm that two processes should have at the first update, from one.
+
+    Two processes split a batch and average their gradients; here one network works for both.
+
+    Args:
+        file: where the norm, and each process's loss and sum of data, are written.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module: Any = pl_module
+        data: Any = trainer.train_dataloader.dataset  # type: ignore[union-attr]
+        half = int(module.config.loader.global_batch_size) // 2
+        found: dict[str, Any] = {"loss": [], "data": []}
+        total = torch.zeros(())
+        for rank in range(2):
+            order = ResumableSampler(len(data), seed=module.seed, rank=rank, world_size=2)
+            x_0 = torch.stack([data[i]["input_ids"] for i in list(order)[:half]])
+            torch.manual_seed(keyed_generator(module.seed, DROPOUT, rank, 0).initial_seed())
+            generator = step_generator(module.seed, rank, 0, module.device)
+            loss = module.losses(x_0, generator).total / module.positions
+            found["loss"].append(float(loss))
+            found["data"].append(int(x_0.sum()))
+            total = total + loss / 2
+        weights = [p for p in module.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(total, weights, allow_unused=True)
+        found["norm"] = float(torch.stack([g.norm() for g in gradients if g is not None]).norm())
+        self.file.write_text(json.dumps(found))

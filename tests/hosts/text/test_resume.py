@@ -1,0 +1,119 @@
+"""A whole run in the stand-in, stopped anywhere and resumed: bit for bit the unbroken one."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from di4c_plugin.algorithms.base import LossTerms
+from di4c_plugin.hosts.text.module import Plan
+from tests.hosts.text import stand_in
+
+STEPS = 6
+
+
+@dataclass
+class Run:
+    """What a run did: batches and losses by micro-step, and where it ended."""
+
+    x_0: dict[int, Tensor] = field(default_factory=dict)
+    losses: dict[int, float] = field(default_factory=dict)
+    validations: dict[int, int] = field(default_factory=dict)
+    rounds: dict[int, int] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    averages: list[Tensor] = field(default_factory=list)
+    teacher: dict[str, Tensor] = field(default_factory=dict)
+
+
+def run(
+    folder: Path,
+    plan: Plan,
+    *,
+    resume: Path | None = None,
+    examples: int = 10,
+    **options: Any,
+) -> Run:
+    done = Run()
+
+    class Spy(stand_in.student_class(plan)):  # type: ignore[misc]
+        def losses(self, x_0: Tensor, generator: torch.Generator) -> LossTerms:
+            terms = super().losses(x_0, generator)
+            step = self.state.micro_step
+            if self.trainer.validating or self.trainer.sanity_checking or not self.training:
+                done.validations[step] = done.validations.get(step, 0) + 1
+            else:
+                done.x_0[step], done.losses[step] = x_0, float(terms.total)
+                done.rounds[step] = self.state.round
+            return terms
+
+    module = Spy(stand_in.config(), stand_in.Tokenizer())
+    # More moves of the global generator than the run itself makes.
+    torch.rand(1 if resume is None else 7)
+    trainer = stand_in.trainer(folder, max_steps=STEPS, **options)
+    trainer.fit(module, stand_in.loader(examples), stand_in.loader(4), ckpt_path=resume)
+    done.weights = module.state_dict()
+    done.averages = module.ema.shadow_params
+    done.teacher = module.networks().teacher.backbone.state_dict()
+    return done
+
+
+def same(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(torch.as_tensor(one[k]), torch.as_tensor(other[k])) for k in one
+    )
+
+
+VALIDATING = {"val_check_interval": 2, "check_val_every_n_epoch": None}
+
+
+@pytest.mark.parametrize(
+    ("options", "rounds"),
+    [
+        (VALIDATING, 1),
+        ({}, 2),
+        ({"accumulate_grad_batches": 2}, 2),
+        ({"limit_train_batches": 2}, 1),
+        ({"saving": {"save_on_train_epoch_end": True}}, 1),
+        ({"saving": {"monitor": "val/nll", "save_on_train_epoch_end": False}} | VALIDATING, 1),
+    ],
+    ids=["validating", "rounds", "accumulating", "part-epochs", "after-epochs", "after-validation"],
+)
+def test_a_resumed_run_is_the_unbroken_one(
+    tmp_path: Path, options: dict[str, Any], rounds: int
+) -> None:
+    plan = stand_in.distilling(rounds=rounds)
+    whole = run(tmp_path / "whole", plan, **options)
+    assert len(set(whole.losses.values())) == len(whole.losses) >= STEPS
+    assert set(whole.rounds.values()) == set(range(rounds))
+    files = sorted((tmp_path / "whole").glob("*.ckpt"))[:-1]
+    assert files
+    for file in files:
+        rest = run(tmp_path / "rest", plan, resume=file, **options)
+        first = min(rest.losses)
+        assert first > 0
+        assert rest.losses == {k: v for k, v in whole.losses.items() if k >= first}, file.name
+        assert same(rest.x_0, {k: v for k, v in whole.x_0.items() if k >= first})
+        assert rest.rounds == {k: v for k, v in whole.rounds.items() if k >= first}
+        later = {k: v for k, v in whole.validations.items() if k > first}
+        assert {k: v for k, v in rest.validations.items() if k > first} == later
+        assert same(rest.weights, whole.weights)
+        assert all(map(torch.equal, rest.averages, whole.averages))
+        assert same(rest.teacher, whole.teacher)
+
+
+def test_the_second_rounds_teacher_is_the_students_average(tmp_path: Path) -> None:
+    whole = run(tmp_path, stand_in.distilling(rounds=2))
+    file = torch.load(tmp_path / "step=3.ckpt", weights_only=True)
+    average = dict(zip(file["di4c"]["ema_names"], file["ema"]["shadow_params"], strict=True))
+    assert same({k: whole.teacher[k] for k in average}, average)
+    assert not same({k: whole.weights[f"backbone.{k}"] for k in average}, average)
+
+
+def test_epochs_have_one_order_each_and_leave_out_what_fills_no_batch(tmp_path: Path) -> None:
+    seen = run(tmp_path, stand_in.distilling()).x_0
+    first, second = torch.cat([seen[k] for k in (0, 1, 2)]), torch.cat([seen[k] for k in (3, 4, 5)])
+    assert len(first.unique(dim=0)) == len(second.unique(dim=0)) == 9
+    assert not torch.equal(first, second)
