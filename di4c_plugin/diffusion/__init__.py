@@ -53,6 +53,7 @@ def build_process(config: dict[str, Any]) -> Process:
     if schedule not in SCHEDULES:
         raise UserError(f"unknown schedule {schedule!r}; there are {', '.join(sorted(SCHEDULES))}")
     if name == "uniform":
-        return Uniform(num_tokens, SCHEDULES[schedule](**options))
+        out = options.pop("leave_one_out", False)
+        return Uniform(num_tokens, SCHEDULES[schedule](**options), leave_one_out=out)
     mask = options.pop("mask", None)
     return Absorbing(num_tokens, SCHEDULES[schedule](**options), mask=mask)

@@ -89,6 +89,10 @@ class Process(ABC):
         """Make tokens that are never predicted impossible, in logits (..., S)."""
         return logits
 
+    def with_evidence(self, logits: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Add to logits (B, D, S) what x_t says of its own position, if the network left it out."""
+        return logits
+
     def carry_over(self, log_p_0: Tensor, x_t: Tensor) -> Tensor:
         """Replace the prediction at inactive positions by the point mass at x_t."""
         return log_p_0

@@ -16,16 +16,30 @@ from di4c_plugin.diffusion.schedule import LogLinear, Schedule
 
 
 class Uniform(Process):
-    """Uniform-state diffusion on S tokens, in closed form: O(S) a position."""
+    r"""Uniform-state diffusion on S tokens, in closed form: O(S) a position.
 
-    def __init__(self, num_tokens: int, schedule: Schedule | None = None) -> None:
+    With `leave_one_out`, networks predict \pi^d = p(x_0^d | x_t without x_t^d), as Duo's "mean"
+    parameterisation does: its posterior is q(x_s | x_t, x_0) with \pi in the place of x_0 in
+    numerator and denominator, that is q(x_t | x_s) (\pi Q_s)(x_s) / (\pi Q_t)(x_t), which is exact
+    for this \pi and not for p(x_0^d | x_t). The latter is \pi times q(x_t^d | x_0^d), normalised.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        schedule: Schedule | None = None,
+        *,
+        leave_one_out: bool = False,
+    ) -> None:
         super().__init__(num_tokens, num_tokens)
-        self.schedule = schedule or LogLinear()
+        self.schedule, self.leave_one_out = schedule or LogLinear(), leave_one_out
 
     @property
     def config(self) -> dict[str, Any]:
         """See `Process.config`."""
-        return {"name": "uniform", "num_tokens": self.num_tokens} | schedule_config(self.schedule)
+        values = {"name": "uniform", "num_tokens": self.num_tokens}
+        network = {"leave_one_out": True} if self.leave_one_out else {}
+        return values | network | schedule_config(self.schedule)
 
     def prior(
         self, shape: tuple[int, int], *, generator: torch.Generator, device: torch.device
@@ -63,6 +77,12 @@ class Uniform(Process):
         log_p_s = self._log_likelihood(x_t, survival(self.schedule, s, t), dtype) + mixed
         # Already normalised, but for an x_0 that alpha_t = 1 excludes and the prediction does not.
         return log_p_s.log_softmax(-1)
+
+    def with_evidence(self, logits: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """See `Process.with_evidence`."""
+        if not self.leave_one_out:
+            return logits
+        return logits + self._log_likelihood(x_t, self.schedule.alpha(t), logits.dtype)
 
     def _log_likelihood(self, x_t: Tensor, keep: Tensor, dtype: torch.dtype) -> Tensor:
         """Return log q(x_t | x) as a function of the earlier state x, shape (B, D, S)."""

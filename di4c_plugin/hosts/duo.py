@@ -20,6 +20,8 @@ from di4c_plugin.hosts.text.errors import one_line
 from di4c_plugin.hosts.text.generation import TextSampler
 from di4c_plugin.hosts.text.module import Plan
 from di4c_plugin.hosts.text.plans import evaluation_plan, training_plan
+from di4c_plugin.hosts.text.settings import ONLY_SAMPLER
+from di4c_plugin.hosts.text.swap import own_class
 from di4c_plugin.hosts.weights import Weights
 
 # The host's class for each of our processes, and what that class reads of `config.algo`.
@@ -43,15 +45,18 @@ def install(config: Mapping[str, Any]) -> None:
         UserError: if the teacher is neither masked nor uniform-state diffusion, and as the plans.
     """
     if config["mode"] == "train":
+        if "method" not in config["algo"]:
+            raise UserError(ONLY_SAMPLER)
         plan = training_plan(config, config["training"]["finetune_path"])
     else:
         source, ema = config["eval"]["checkpoint_path"], not config["eval"]["disable_ema"]
         plan = evaluation_plan(config, source, ema=ema)
     kind = process_of(config, plan.weights)
     host: Any = importlib.import_module("algo")
-    student = student_class(getattr(host, CLASSES[kind]), kind, plan)
-    for name in ("Distillation", "MDLM", "DUO_BASE", "DUO"):
-        setattr(host, name, student)
+    replaced = ("Distillation", "MDLM", "DUO_BASE", "DUO")
+    classes = {name: own_class(host, name) for name in replaced}
+    student = student_class(classes[CLASSES[kind]], kind, plan)
+    vars(host).update(dict.fromkeys(replaced, student))
 
 
 def process_of(config: Mapping[str, Any], weights: Weights) -> str:
@@ -64,7 +69,7 @@ def process_of(config: Mapping[str, Any], weights: Weights) -> str:
     asked, origin = config["algo"].get("diffusion"), weights.origin
     if asked is not None:
         kind = str(asked)
-    elif weights.process is not None or weights.config:
+    elif rebuild.tells_process(weights):
         kind = rebuild.process_of(weights)["name"]
     elif "method" not in config["algo"]:
         # In evaluation the user says by the host's own algo what the weights are.
@@ -107,22 +112,11 @@ def student_class(base: type[Any], kind: str, plan: Plan) -> type[Any]:
             super().__init__(host_config(config, kind, run.weights), tokenizer)
             self.set_up()
 
-        @classmethod
-        def load_from_checkpoint(  # type: ignore[override]
-            cls, checkpoint_path: str, **arguments: Any
-        ) -> Any:
-            """The weights were read when the plan was made."""
-            return cls(arguments["config"], arguments["tokenizer"])
-
         def make_process(self) -> Process:
             size = int(self.vocab_size)
             if kind == "uniform":
-                return Uniform(size, schedule_of(self.noise))
+                return Uniform(size, schedule_of(self.noise), leave_one_out=True)
             return Absorbing(size, schedule_of(self.noise), mask=int(self.mask_index))
-
-        @property
-        def time_conditioned(self) -> bool:
-            return bool(self.time_conditioning)
 
         def generate_samples(
             self,

@@ -81,9 +81,15 @@ def process_of(weights: Weights) -> dict[str, Any]:
     config, vocab = weights.config, len(weights.tensors["vocab_embed.embedding"])
     noise = _noise(weights)
     if is_uniform(config):
-        return {"name": "uniform", "num_tokens": vocab} | noise
+        # Duo's networks leave out what a token says of itself.
+        return {"name": "uniform", "num_tokens": vocab, "leave_one_out": True} | noise
     mask = config.get("mask_index", vocab - 1)
     return {"name": "absorbing", "num_tokens": vocab, "mask": mask} | noise
+
+
+def tells_process(weights: Weights) -> bool:
+    """Whether the source says what it is for; else `process_of` takes it for masked diffusion."""
+    return weights.process is not None or bool(weights.config.keys() - {"head_size"})
 
 
 def is_uniform(config: Mapping[str, Any]) -> bool:

@@ -56,14 +56,16 @@ class NetworkDenoiser(nn.Module):
     ) -> Tensor:
         """See `Denoiser.__call__`."""
         logits = self.network(x_t, t, cond=cond, latent=latent)
-        return normalise(logits, x_t, self.process)
+        return normalise(logits, x_t, t, self.process)
 
 
-def normalise(logits: Tensor, x_t: Tensor, process: Process) -> Tensor:
+def normalise(logits: Tensor, x_t: Tensor, t: Tensor, process: Process) -> Tensor:
     """Return log p_{0|t} from a network's logits, both (B, D, S), in fp32 or better.
 
     For masked diffusion this is MDLM's SUBS: the mask is impossible, revealed tokens are certain.
+    Of uniform-state diffusion see `Uniform`.
     """
     # Under autocast the logits may be bf16; sums over positions need fp32.
     logits = process.restrict(logits if logits.dtype == torch.float64 else logits.float())
+    logits = process.with_evidence(logits, x_t, t)
     return process.carry_over(torch.log_softmax(logits, -1), x_t)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from di4c_plugin.diffusion import Arccos, Cosine, LogLinear, Schedule, Uniform
+from di4c_plugin.diffusion import Arccos, Cosine, LogLinear, Schedule, Uniform, build_process
+from di4c_plugin.models.denoiser import normalise
 
 
 @pytest.mark.parametrize("schedule", [LogLinear(), Cosine(), Arccos()])
@@ -28,3 +29,30 @@ def test_normalised_at_the_smallest_times(schedule: Schedule) -> None:
     log_p_0 = torch.zeros(1, 1, 4).log_softmax(-1)
     p_s = Uniform(4, schedule).log_posterior(log_p_0, torch.tensor([[1]]), t, s).exp()
     torch.testing.assert_close(p_s.sum(-1), torch.ones(1, 1))
+
+
+def test_leave_one_out_is_duos_posterior() -> None:
+    """q(x_t | x_s) (pi Q_s)(x_s) / (pi Q_t)(x_t), by transition matrices and by Duo's formula."""
+    process = Uniform(4, leave_one_out=True)
+    logits = torch.randn(3, 2, 4, dtype=torch.float64)
+    x_t = torch.tensor([[0, 3], [1, 1], [2, 0]])
+    t, s = torch.tensor([0.9, 0.5, 0.3]).double(), torch.tensor([0.4, 0.45, 0.0]).double()
+    log_p_0 = normalise(logits, x_t, t, process)
+    found = process.log_posterior(log_p_0, x_t, t, s).exp()
+    pi, zero = logits.softmax(-1), torch.zeros_like(t)
+    hot = torch.nn.functional.one_hot(x_t, 4).double()
+    q_s, q_t, q_ts = (process.transition(*pair) for pair in ((zero, s), (zero, t), (s, t)))
+    want = (hot @ q_ts.mT) * (pi @ q_s) / ((pi @ q_t) * hot).sum(-1, keepdim=True)
+    torch.testing.assert_close(found, want)
+    alpha_t, alpha_s = (process.schedule.alpha(time).view(-1, 1, 1) for time in (t, s))
+    ratio, own = alpha_t / alpha_s, (pi * hot).sum(-1, keepdim=True)
+    numerator = alpha_t * 4 * pi * hot + (ratio - alpha_t) * hot
+    numerator = numerator + (alpha_s - alpha_t) * pi + (1 - ratio) * (1 - alpha_s) / 4
+    torch.testing.assert_close(found, numerator / (alpha_t * 4 * own + 1 - alpha_t))
+
+
+def test_leave_one_out_is_in_the_description() -> None:
+    for process in (Uniform(4), Uniform(4, leave_one_out=True)):
+        again = build_process(process.config)
+        assert again.config == process.config
+        assert again.leave_one_out == process.leave_one_out  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ one goes on at the next example. Tests: tests/hosts/text/test_data.py.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -112,9 +112,3 @@ def batch_size(loader: DataLoader[object]) -> int:
     Where Lightning has put its own sampler into the loader only the batch sampler knows.
     """
     return int(loader.batch_size or loader.batch_sampler.batch_size)  # type: ignore[union-attr]
-
-
-def examples(loader: DataLoader[object]) -> int:
-    """Return how many examples the loader's data set holds."""
-    assert isinstance(loader.dataset, Sized)
-    return len(loader.dataset)

@@ -38,7 +38,7 @@ class BackboneDenoiser(nn.Module):
         self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
     ) -> Tensor:
         """See `Denoiser.__call__`; these backbones take no labels."""
-        return normalise(self._call(x_t, t, latent), x_t, self.process)
+        return normalise(self._call(x_t, t, latent), x_t, t, self.process)
 
     def hidden(
         self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None

@@ -5,6 +5,8 @@ class swaps the backbone for a student, the loss for an `Algorithm`'s and the sa
 Tests: tests/hosts/text/test_module.py on a stand-in; tests/hosts/test_{mdlm,sdtt,duo}.py for real.
 """
 
+from abc import abstractmethod
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,7 +22,6 @@ from di4c_plugin.hosts.text.averages import new_average
 from di4c_plugin.hosts.text.data import (
     ResumableSampler,
     batch_size,
-    examples,
     reordered,
     replace_training_loader,
     training_loader,
@@ -40,9 +41,9 @@ from di4c_plugin.hosts.text.sampling import SamplerSettings
 from di4c_plugin.hosts.text.settings import Distillation
 from di4c_plugin.hosts.text.state import RunState, restore_state, save_state
 from di4c_plugin.hosts.weights import Weights
-from di4c_plugin.training.rng import keyed_generator, step_generator
+from di4c_plugin.training.rng import keyed_generator, seed_globals, step_generator
 
-VALIDATION, DROPOUT = 2, 3
+VALIDATION, HOST = 2, 3
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,19 @@ class TextStudent(LightningModule):
     time_conditioning: Any
     algorithm: Algorithm | None = None
 
+    @abstractmethod
     def make_process(self) -> Process:
         """Return the forward process of the host's model; raises UserError if we have none such."""
-        raise NotImplementedError
+
+    @classmethod
+    def load_from_checkpoint(cls, *arguments: Any, **options: Any) -> Any:
+        """What the hosts' evaluation calls; the weights were read when the plan was made."""
+        return cls(options["config"], options["tokenizer"])
 
     @property
     def time_conditioned(self) -> bool:
         """Whether the host's backbone is told the time."""
-        raise NotImplementedError
+        return bool(self.time_conditioning)
 
     @property
     def positions(self) -> int:
@@ -165,8 +171,11 @@ class TextStudent(LightningModule):
         if self.ema:
             self.ema.move_shadow_params_to_device(self.device)
         loader = training_loader(self.trainer)
+        if not isinstance(loader.dataset, Sized):
+            tell("the data are streamed: a resumed run begins the stream anew")
+            return
         sampler = ResumableSampler(
-            examples(loader),
+            len(loader.dataset),
             batch_size(loader),
             seed=self.seed,
             rank=self.global_rank,
@@ -179,22 +188,22 @@ class TextStudent(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the algorithm's loss in nats per token."""
         self._advance_round()
-        x_0, step = self.tokens(batch), self.state.micro_step
-        # Of what draws from the global generator, dropout: by the step, as everything else.
-        torch.manual_seed(
-            keyed_generator(self.seed, DROPOUT, self.global_rank, step).initial_seed()
-        )
-        losses = self.losses(x_0, step_generator(self.seed, self.global_rank, step, self.device))
+        step = self.state.micro_step
+        # What the host draws from the global generators, dropout and crops: by the step as well.
+        seed_globals(self.seed, HOST, self.global_rank, step)
+        generator = step_generator(self.seed, self.global_rank, step, self.device)
+        losses = self.losses(self.tokens(batch), generator)
         self.state.micro_step, self.state.batches = step + 1, batch_idx + 1
         loss = losses.total / self.positions
         self.log("trainer/loss", loss.detach(), on_step=True, on_epoch=False, sync_dist=True)
+        # The first process's own: to reduce each term at every step would cost more than it says.
         self._log_terms("di4c", losses, on_step=True, on_epoch=False)
         return loss
 
     def losses(self, x_0: Tensor, generator: torch.Generator) -> LossTerms:
         """Return the terms of one batch, sums over positions in nats per example."""
         assert self.algorithm is not None
-        steps = self.trainer.max_steps if self.trainer is not None else -1
+        steps = self.trainer.max_steps
         progress = self.trainer.global_step / steps if steps > 0 else 0.0
         return self.algorithm.losses(
             Batch(x_0), self.networks(), generator=generator, progress=min(progress, 1.0)
@@ -217,7 +226,7 @@ class TextStudent(LightningModule):
 
     def _log_terms(self, prefix: str, losses: LossTerms, **options: Any) -> None:
         values = {f"{prefix}/{k}": v / self.positions for k, v in losses.terms.items()}
-        self.log_dict(values, sync_dist=True, **options)
+        self.log_dict(values, **options)
 
     # Validation
 
@@ -229,7 +238,7 @@ class TextStudent(LightningModule):
                 self.seed, VALIDATION, self.global_rank, batch_idx, device=self.device
             )
             losses = self.losses(self.tokens(batch), generator)
-            self._log_terms("val/di4c", losses, on_step=False, on_epoch=True)
+            self._log_terms("val/di4c", losses, on_step=False, on_epoch=True, sync_dist=True)
         return answer
 
     def host_validation(self, batch: dict[str, Tensor], batch_idx: int) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.rebuild import process_of, said
+from di4c_plugin.hosts.rebuild import process_of, said, tells_process
 from di4c_plugin.hosts.sources import find_latent
 from di4c_plugin.hosts.weights import Weights
 from di4c_plugin.models.attach import attach_latent, backbone_sizes
@@ -56,8 +56,9 @@ def check_weights(weights: Weights, process: Process, *, time_conditioned: bool)
             network that was trained with the time where this run gives none, or without it.
     """
     theirs, ours = process_of(weights), process.config
-    knows = "mask_index" in weights.config or weights.process is not None
-    for key in ("name", "mask") if knows else ("name",):
+    knows_mask = "mask_index" in weights.config or weights.process is not None
+    said_of_it = ["name"] * tells_process(weights) + ["mask"] * knows_mask
+    for key in said_of_it:
         if theirs.get(key) != ours.get(key):
             raise UserError(
                 f"{weights.origin} is for the process {theirs}, this run has {ours}: {key} differs"

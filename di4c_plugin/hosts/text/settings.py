@@ -51,6 +51,8 @@ def distillation(config: Mapping[str, Any], *, fallback: str | None = None) -> D
             `rounds` is below 1.
     """
     algo, rounds = config.get("algo"), config.get("rounds", 1)
+    if algo is None:
+        raise UserError(ONLY_SAMPLER)
     if not isinstance(algo, Mapping):
         raise UserError(
             f"Hydra did not find the algo group: algo is {algo!r}, not a set of options"
@@ -87,6 +89,7 @@ def algo_options(algo: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+ONLY_SAMPLER = "sampler=… by itself is for evaluation; to distil, add algo=di4c teacher=SOURCE"
 HOST_KEYS = {
     "backbone",
     "parameterization",

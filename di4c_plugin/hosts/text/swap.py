@@ -1,0 +1,15 @@
+"""Which class of a host ours derives from. Tests: tests/hosts/test_adapters.py."""
+
+from types import ModuleType
+from typing import Any
+
+KEPT = "_di4c_own_classes"
+
+
+def own_class(module: ModuleType, name: str) -> type[Any]:
+    """Return the host's own class, also where an earlier job of a Hydra multirun has replaced it.
+
+    Such jobs run one after the other in one process. To be called before anything is replaced.
+    """
+    kept: dict[str, type[Any]] = vars(module).setdefault(KEPT, {})
+    return kept.setdefault(name, getattr(module, name))
