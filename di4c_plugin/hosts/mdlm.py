@@ -10,12 +10,12 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
-from di4c_plugin.diffusion import Absorbing, LogLinear, Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.text.errors import one_line
-from di4c_plugin.hosts.text.generation import TextSampler
+from di4c_plugin.hosts.text.masked import MaskedStudent, check_time
 from di4c_plugin.hosts.text.module import Plan
 from di4c_plugin.hosts.text.plans import evaluation_plan, training_plan
+from di4c_plugin.hosts.text.swap import own_class
 
 
 def install(config: Mapping[str, Any]) -> None:
@@ -31,7 +31,7 @@ def install(config: Mapping[str, Any]) -> None:
         source, ema = config["eval"]["checkpoint_path"], not config["eval"]["disable_ema"]
         plan = evaluation_plan(config, source, ema=ema)
     host: Any = importlib.import_module("diffusion")
-    host.Diffusion = student_class(host.Diffusion, plan)
+    host.Diffusion = student_class(own_class(host, "Diffusion"), plan)
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -43,36 +43,20 @@ def check(config: Mapping[str, Any]) -> None:
         raise UserError(f"{asked}: use backbone=dit, which also takes the weights of hf_dit")
     if config["noise"]["type"] != "loglinear":
         raise UserError(f"noise={config['noise']['type']}: use the teacher's noise=loglinear")
-    if config["time_conditioning"] and (config["T"] or config["training"]["change_of_variables"]):
-        raise UserError("time_conditioning needs T=0 and training.change_of_variables=false")
+    check_time(config)
 
 
 def student_class(base: type[Any], plan: Plan) -> type[Any]:
     """Return a subclass of the host's `Diffusion` that does what the plan says."""
     run = plan
 
-    class MDLMStudent(TextSampler, base):  # type: ignore[misc]
+    class MDLMStudent(MaskedStudent, base):  # type: ignore[misc]
         plan: ClassVar[Plan] = run
 
         @one_line
         def __init__(self, config: Any, tokenizer: Any) -> None:
             super().__init__(config, tokenizer)
             self.set_up()
-
-        @classmethod
-        def load_from_checkpoint(  # type: ignore[override]
-            cls, checkpoint_path: str, **arguments: Any
-        ) -> Any:
-            """The weights were read when the plan was made."""
-            return cls(arguments["config"], arguments["tokenizer"])
-
-        def make_process(self) -> Process:
-            schedule = LogLinear(eps=float(self.noise.eps))
-            return Absorbing(int(self.vocab_size), schedule, mask=int(self.mask_index))
-
-        @property
-        def time_conditioned(self) -> bool:
-            return bool(self.time_conditioning)
 
         def tokens(self, batch: dict[str, Tensor]) -> Tensor:
             crop: Any = self._maybe_sub_sample

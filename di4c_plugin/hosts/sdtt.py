@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from di4c_plugin.diffusion import Absorbing, LogLinear, Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.text.errors import one_line
-from di4c_plugin.hosts.text.generation import TextSampler
+from di4c_plugin.hosts.text.masked import MaskedStudent, check_time
 from di4c_plugin.hosts.text.module import Plan
 from di4c_plugin.hosts.text.plans import evaluation_plan, training_plan
+from di4c_plugin.hosts.text.swap import own_class
 
 
 def install(config: Mapping[str, Any]) -> None:
@@ -36,7 +36,7 @@ def install(config: Mapping[str, Any]) -> None:
             raise UserError(f"no such file: checkpointing.resume_ckpt_path={source}")
         plan = evaluation_plan(config, source, ema=averaged(config["parameterization"]["sampling"]))
     host: Any = importlib.import_module("sdtt.core.distill")
-    host.MultiRoundSDTT = student_class(host.MultiRoundSDTT, plan)
+    host.MultiRoundSDTT = student_class(own_class(host, "MultiRoundSDTT"), plan)
 
 
 def averaged(sampling: Mapping[str, Any]) -> bool:
@@ -51,15 +51,14 @@ def check(config: Mapping[str, Any]) -> None:
         raise UserError(f"parameterization={name}: only masked diffusion has a student")
     if not str(config["model"]["type"]).startswith("ddit"):
         raise UserError(f"model.type={config['model']['type']}: only DiT backbones take a latent")
-    if config["time_conditioning"] and (config["T"] or config["training"]["change_of_variables"]):
-        raise UserError("time_conditioning needs T=0 and training.change_of_variables=false")
+    check_time(config)
 
 
 def student_class(base: type[Any], plan: Plan) -> type[Any]:
     """Return a subclass of the host's `MultiRoundSDTT` that does what the plan says."""
     run = plan
 
-    class SDTTStudent(TextSampler, base):  # type: ignore[misc]
+    class SDTTStudent(MaskedStudent, base):  # type: ignore[misc]
         plan: ClassVar[Plan] = run
 
         @one_line
@@ -80,14 +79,6 @@ def student_class(base: type[Any], plan: Plan) -> type[Any]:
             """As `load_state_dict`."""
             if run.distillation is not None:
                 super().load_ema_from_checkpoint(checkpoint)
-
-        def make_process(self) -> Process:
-            schedule = LogLinear(eps=float(self.noise.eps))
-            return Absorbing(int(self.vocab_size), schedule, mask=int(self.mask_index))
-
-        @property
-        def time_conditioned(self) -> bool:
-            return bool(self.time_conditioning)
 
         def to(self, *arguments: Any, **options: Any) -> Any:
             """The host's own takes a device only, moves a teacher of its own, returns None."""

@@ -29,3 +29,13 @@ def step_generator(
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     """Return the source of the order in which pass `epoch` over the data visits the examples."""
     return keyed_generator(seed, EPOCH, epoch)
+
+
+def seed_globals(seed: int, *key: int) -> None:
+    """Seed the generators of torch and numpy that other people's code draws from.
+
+    Dropout is drawn from torch's; from the state of a step, a resumed run repeats it.
+    """
+    state = np.random.SeedSequence(seed, spawn_key=key).generate_state(2)
+    torch.manual_seed(int(state[0]))
+    np.random.seed(int(state[1]))

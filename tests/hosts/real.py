@@ -4,6 +4,7 @@
 host. Skips where the folder of a host is empty.
 """
 
+import json
 import os
 import re
 import shutil
@@ -32,15 +33,15 @@ trainer.accelerator=cpu trainer.devices=1 trainer.precision=32 trainer.max_steps
 trainer.limit_val_batches=1 trainer.num_sanity_val_steps=0 loader.global_batch_size=4
 loader.pin_memory=false ~wandb optim.lr=0.01 lr_scheduler.num_warmup_steps=1
 callbacks.checkpoint_every_n_steps.every_n_train_steps=2
-""".split()
+"""
 MDLM_AND_DUO = """
 loader.num_workers=1 sampling.steps=4 sampling.num_sample_batches=1 trainer.val_check_interval=4
-""".split()
+"""
 SDTT = """
-eval_every=4 eval.valid.n_samples=2 eval.valid.num_steps=4 strategy.process_group_backend=gloo
+eval_every=4 eval.valid.n_samples=0 strategy.process_group_backend=gloo
 loader.num_workers=0 loader.persistent_workers=false data_preprocess.legacy_start_end_bos=false
 parameterization.start_from_hf=false
-""".split()
+"""
 REPORT = re.compile(
     r"di4c: (\d+) samples of (\d+) tokens: sampler (\w+), (\d+) steps, network float32, "
     r"draws float64, entropy ([\d.]+) nat"
@@ -99,10 +100,10 @@ class Lab:
         cache, tokenizer = self.folder / f"cache_{name}", self.text / "tokenizer"
         if name == "sdtt":
             own = [f"tokenizer.name={tokenizer}", f"data_preprocess.data_cache={cache}"]
-            return [*SMALL, *SDTT, *data, *own]
+            return [*SMALL.split(), *SDTT.split(), *data, *own]
         own = [f"data.tokenizer_name_or_path={tokenizer}", f"data.cache_dir={cache}"]
         judge = f"eval.gen_ppl_eval_model_name_or_path={self.text}/gpt2"
-        return [*SMALL, *MDLM_AND_DUO, *data, *own, judge]
+        return [*SMALL.split(), *MDLM_AND_DUO.split(), *data, *own, judge]
 
     def run(
         self,
@@ -124,6 +125,11 @@ class Lab:
     def paths(self, environment: dict[str, str]) -> str:
         """Where Python finds tests.hosts.trace, and what the caller asks for."""
         return os.pathsep.join([str(self.repository), environment.get("PYTHONPATH", "")])
+
+    def stand_ins(self, *names: str | Path) -> str:
+        """A PYTHONPATH for the bare host: stand-ins by name, and other folders."""
+        folder = self.repository / "di4c_plugin/hosts/shims/stand_ins"
+        return os.pathsep.join(str(folder / name) for name in names)
 
     def teacher(self, kind: str) -> Path:
         """The checkpoint of a teacher: mdlm, duo_base, duo_mdlm (Duo's own), sdtt."""
@@ -181,6 +187,20 @@ def traced(folder: Path, *, kill_at: int = -1, kill_rank: int = 0) -> str:
     )
 
 
+def compared(out: Path) -> str:
+    """The override that compares the host's network with ours in the end; see `check_same`."""
+    files = f"checkpoint: {out}/checkpoints/last.ckpt, file: {out}/same.json"
+    return f"+callbacks.same={{_target_: tests.hosts.real_callbacks.SameFunction, {files}}}"
+
+
+def check_same(out: Path) -> None:
+    """Check that the two networks were one function, and that it depends on the latent."""
+    found = json.loads((out / "same.json").read_text())
+    assert found["difference"] < 1e-5
+    assert found["of_latents"] > 0.1
+    assert found.get("posterior", 0) < 1e-5
+
+
 def check_continued(whole: Path, broken: Path, *, ranks: int = 1, at: int) -> None:
     """Check that a run that was killed and resumed at an update went on exactly as the whole."""
     for rank in range(ranks):
@@ -203,7 +223,7 @@ def checkpoint(path: Path) -> Any:
     return torch.load(path, weights_only=True)
 
 
-def check_lost_peer(done: Done, folder: Path, *, killed: int, within: float = 30) -> None:
+def check_lost_peer(done: Done, folder: Path, *, killed: int, at: int) -> None:
     """Check that the process that was left ended in time, with a line that says why.
 
     The first process may be ended by Lightning, which looks after those it started every 5 s: a
@@ -211,8 +231,8 @@ def check_lost_peer(done: Done, folder: Path, *, killed: int, within: float = 30
     """
     killed_at = (folder / f"trace/rank{killed}.jsonl").stat().st_mtime
     assert done.code != 0
-    assert done.ended - killed_at < within
-    ours = f"process {1 - killed} of 2 lost another process of the run after 5 updates"
+    assert done.ended - killed_at < 30
+    ours = f"process {1 - killed} of 2 lost another process of the run after {at} updates"
     lightnings = "terminated with code -9. Forcefully terminating all other processes"
     assert [ours in line for line in done.errors] == [True] or (killed and lightnings in done.err)
     assert "Traceback" not in done.err

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from di4c_plugin import load_student
-from di4c_plugin.hosts.text.data import ResumableSampler
-from di4c_plugin.hosts.text.module import DROPOUT
-from di4c_plugin.training.rng import keyed_generator, step_generator
+from di4c_plugin.hosts.text.module import HOST
+from di4c_plugin.training.rng import epoch_generator, seed_globals, step_generator
 
 
 class SameFunction(Callback):
@@ -19,7 +19,8 @@ class SameFunction(Callback):
 
     Args:
         checkpoint: of the run's last update.
-        file: where the largest difference of the log-probabilities is written.
+        file: where the largest difference of the log-probabilities is written, and in Duo that of
+            the posterior.
     """
 
     def __init__(self, checkpoint: str, file: str) -> None:
@@ -27,7 +28,8 @@ class SameFunction(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         ours: Any = load_student(self.checkpoint, ema=False)
-        theirs: Any = copy.deepcopy(pl_module.student).eval()
+        module: Any = pl_module
+        theirs: Any = copy.deepcopy(module.student).eval()
         weights = dict(ours.denoiser.network.named_parameters())
         generator = torch.Generator().manual_seed(3)
         for name, weight in theirs.backbone.named_parameters():
@@ -37,7 +39,7 @@ class SameFunction(Callback):
             weights.pop(name).data.add_(noise)
             weight.data.add_(noise)
         assert not weights
-        x_0 = torch.randint(90, (3, pl_module.positions), generator=generator)
+        x_0 = torch.randint(90, (3, module.positions), generator=generator)
         t = torch.tensor([0.2, 0.6, 1.0], dtype=torch.float64)
         x_t = ours.process.corrupt(x_0, t, generator=generator)
         latent = torch.rand((3, *ours.denoiser.latent_shape), generator=generator)
@@ -48,7 +50,24 @@ class SameFunction(Callback):
         assert torch.equal(possible, here.isfinite())
         found = {"difference": float((here - there)[possible].abs().max())}
         found["of_latents"] = float((other - there)[possible].abs().max())
+        if hasattr(module, "_posterior_from_x0"):
+            found["posterior"] = self.posterior_difference(module, theirs, x_t, t, latent)
         self.file.write_text(json.dumps(found))
+
+    def posterior_difference(
+        self, module: Any, theirs: Any, x_t: Tensor, t: Tensor, latent: Tensor
+    ) -> float:
+        """How far p(x_s | x_t) is from the host's own, by what it makes of the same logits."""
+        s = t / 2
+        sigma = theirs.sigma(t)
+        alpha_t, alpha_s = (theirs.process.schedule.alpha(u).unsqueeze(-1) for u in (t, s))
+        with torch.no_grad():
+            ours = theirs.process.log_posterior(theirs(x_t, t, latent=latent), x_t, t, s).exp()
+            logits = theirs.backbone(x_t, sigma, latent=latent)
+            log_x_0 = module._process_model_output(logits.clone(), xt=x_t, sigma=sigma)
+            x_0 = log_x_0.double().exp()
+            own = module._posterior_from_x0(x0=x_0, xt=x_t, alpha_s=alpha_s, alpha_t=alpha_t)
+        return float((ours - own).abs().max())
 
 
 class BothRanks(Callback):
@@ -70,9 +89,10 @@ class BothRanks(Callback):
         found: dict[str, Any] = {"loss": [], "data": []}
         total = torch.zeros(())
         for rank in range(2):
-            order = ResumableSampler(len(data), seed=module.seed, rank=rank, world_size=2)
-            x_0 = torch.stack([data[i]["input_ids"] for i in list(order)[:half]])
-            torch.manual_seed(keyed_generator(module.seed, DROPOUT, rank, 0).initial_seed())
+            order = torch.randperm(len(data), generator=epoch_generator(module.seed, 0))
+            mine = order[rank::2][:half].tolist()
+            x_0 = torch.stack([data[i]["input_ids"] for i in mine])
+            seed_globals(module.seed, HOST, rank, 0)
             generator = step_generator(module.seed, rank, 0, module.device)
             loss = module.losses(x_0, generator).total / module.positions
             found["loss"].append(float(loss))

@@ -5,7 +5,6 @@ Losses of two processes, kills and mistakes: test_mdlm_processes.py, test_mdlm_m
 
 import ast
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -16,12 +15,22 @@ from safetensors.torch import save_file
 
 from di4c_plugin import load_student, load_teacher, save_student
 from tests.hosts import stdlib_text, trace
-from tests.hosts.real import LENGTH, Done, Lab, check_continued, checkpoint, together, traced
+from tests.hosts.real import (
+    LENGTH,
+    Done,
+    Lab,
+    check_continued,
+    check_same,
+    checkpoint,
+    compared,
+    together,
+    traced,
+)
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
-# Half of an epoch's end, a second round and dropout: all that a resumed run must find again.
-DISTIL = "algo=di4c rounds=2 trainer.max_steps=6 model.dropout=0.1".split()
+# A second round and dropout: all that a resumed run must find again.
+DISTIL = ["algo=di4c", "rounds=2", "trainer.max_steps=6", "model.dropout=0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +39,9 @@ def runs(lab: Lab) -> Path:
     folder, teacher = lab.folder / "mdlm", f"teacher={lab.teacher('mdlm')}"
     whole, broken = folder / "whole", folder / "broken"
     whole.mkdir(parents=True)
-    same = f"checkpoint: {whole}/checkpoints/last.ckpt, file: {whole}/same.json"
-    watch = f"+callbacks.same={{_target_: tests.hosts.real_callbacks.SameFunction, {same}}}"
     kill = traced(broken, kill_at=5)
     done, killed = together(
-        lambda: lab.run("mdlm", *DISTIL, teacher, traced(whole), watch, out=whole),
+        lambda: lab.run("mdlm", *DISTIL, teacher, traced(whole), compared(whole), out=whole),
         lambda: lab.run("mdlm", *DISTIL, teacher, kill, out=broken, code=None),
     )
     assert "di4c: round 2 of 2: the student (its EMA) is now the teacher" in done.err
@@ -68,15 +75,20 @@ def test_a_killed_run_goes_on_exactly(runs: Path) -> None:
 
 
 def test_our_own_network_is_the_same_function(runs: Path) -> None:
-    found = json.loads((runs / "whole/same.json").read_text())
-    assert found["difference"] < 1e-5
-    assert found["of_latents"] > 0.1
+    check_same(runs / "whole")
 
 
 def test_the_checkpoint_is_plain_and_python_samples_it(student: Path) -> None:
-    notes = checkpoint(student)["di4c"]
+    saved = checkpoint(student)
+    notes, averages = saved["di4c"], saved["ema"]["shadow_params"]
     assert notes["run"]["round"] == 1
     assert notes["latent"]["name"] == "token"
+    ours = dict(load_student(student).denoiser.network.named_parameters())
+    pairs = dict(zip(notes["ema_names"], averages, strict=True))
+    assert all(torch.equal(ours[name], average) for name, average in pairs.items())
+    assert not torch.equal(
+        ours["blocks.0.mlp.0.weight"], saved["state_dict"]["backbone.blocks.0.mlp.0.weight"]
+    )
     x = load_student(student).sample(3, steps=2, prefix=[5, 6], seed=1)
     assert x.shape == (3, LENGTH)
     assert (x[:, :2] == torch.tensor([5, 6])).all()
@@ -91,7 +103,7 @@ def test_the_hosts_script_samples_students_and_teachers(
     ids[3:6] = [40, 41, 42]
     (tmp_path / "known.json").write_text(json.dumps(ids))
     hybrid = ["sampler=hybrid", f"sampler.teacher={teacher}", "sampler.steps=3"]
-    strided = "sampling.semi_ar=true sampling.stride_length=4 sampling.num_strides=2".split()
+    strided = ["sampling.semi_ar=true", "sampling.stride_length=4", "sampling.num_strides=2"]
     first, again, one, product, mixed, long = together(
         lambda: sample(lab, tmp_path / "1", student, "sampler=di4c"),
         lambda: sample(lab, tmp_path / "2", student, "sampler=di4c"),
@@ -133,8 +145,12 @@ def test_teachers_in_every_form(lab: Lab, student: Path, tmp_path: Path) -> None
     sources = [hub / "model.safetensors", hub, saved, student]
     together(
         *(
-            lambda i=i, source=source: lab.run(  # type: ignore[misc]
-                "mdlm", *short, f"teacher={source}", traced(tmp_path / f"{i}"), out=tmp_path / f"{i}"
+            lambda i=i, source=source: lab.run(
+                "mdlm",
+                *short,
+                f"teacher={source}",
+                traced(tmp_path / f"{i}"),
+                out=tmp_path / f"{i}",
             )
             for i, source in enumerate(sources)
         )
@@ -145,11 +161,9 @@ def test_teachers_in_every_form(lab: Lab, student: Path, tmp_path: Path) -> None
     assert whole["data"] == trace.read(tmp_path / "0/trace")[0]["data"]
 
 
-def test_without_di4c_run(lab: Lab, repository: Path, tmp_path: Path) -> None:
+def test_without_di4c_run(lab: Lab, tmp_path: Path) -> None:
     """The bare command, where the host's own packages can be imported."""
-    stand_ins = repository / "di4c_plugin/hosts/shims/stand_ins"
-    packages = ("flash_attn", "causal_conv1d", "mamba_ssm", "timm")
-    found = os.pathsep.join(str(stand_ins / name) for name in packages)
+    found = lab.stand_ins("flash_attn", "causal_conv1d", "mamba_ssm", "timm")
     done = lab.run(
         "mdlm",
         *("algo=di4c", f"teacher={lab.teacher('mdlm')}", "trainer.max_steps=2"),

@@ -17,7 +17,7 @@ from tests.hosts.real import (
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
-DISTIL = "algo=di4c rounds=2 trainer.max_steps=6 trainer.devices=2".split()
+DISTIL = ["algo=di4c", "rounds=2", "trainer.max_steps=6", "trainer.devices=2"]
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +54,15 @@ def test_two_processes_compute_the_gradient_of_one(
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_ends_the_other_and_the_run_goes_on(
+def test_a_killed_process_ends_the_other(
     lab: Lab, distil: list[str], whole: Path, tmp_path: Path, rank: int
 ) -> None:
     command = [*distil, traced(tmp_path, kill_at=5, kill_rank=rank)]
-    check_lost_peer(lab.run("mdlm", *command, out=tmp_path, code=None), tmp_path, killed=rank)
-    lab.run("mdlm", *command, out=tmp_path)
-    check_continued(whole, tmp_path, ranks=2, at=4)
+    done = lab.run("mdlm", *command, out=tmp_path, code=None)
+    check_lost_peer(done, tmp_path, killed=rank, at=5)
+    if rank == 0:  # test_duo.py and test_sdtt.py resume after the other one's death
+        lab.run("mdlm", *command, out=tmp_path)
+        check_continued(whole, tmp_path, ranks=2, at=4)
 
 
 def test_torchrun(lab: Lab, distil: list[str], whole: Path, tmp_path: Path) -> None:

@@ -77,6 +77,19 @@ def test_lambda_matters_example_by_example(name: str) -> None:
     assert torch.equal(logits[1], network(x, sigma, latent=other)[1])
 
 
+def test_every_norm_has_its_own_place_in_the_latents_count() -> None:
+    network: Any = attached("adaln")
+    called: list[int] = []
+
+    def on_norm(h: torch.Tensor, code: torch.Tensor, layer: int) -> torch.Tensor:
+        called.append(layer)
+        return h
+
+    network.di4c_injector[0].on_norm = on_norm
+    network(*batch(), latent=latents(network))
+    assert called == list(range(CONFIG.num_norms))
+
+
 def test_noise_enters_at_unknown_positions_only() -> None:
     (_, sigma), known = batch(), torch.zeros(3, 6, dtype=torch.int64)
     network = attached("mask_noise")

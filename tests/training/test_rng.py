@@ -1,9 +1,10 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
-from di4c_plugin.training.rng import epoch_generator, step_generator
+from di4c_plugin.training.rng import epoch_generator, seed_globals, step_generator
 
 
 def draw(generator: torch.Generator) -> tuple[float, ...]:
@@ -29,3 +30,13 @@ def test_near_steps_are_independent() -> None:
     # Uniform, without correlation between neighbours: mean 1/2, and 1/4 for the product.
     assert first.mean() == pytest.approx(0.5, abs=0.02)
     assert (first[1:] * first[:-1]).mean() == pytest.approx(0.25, abs=0.02)
+
+
+def test_the_global_generators_are_a_function_of_seed_and_key() -> None:
+    def draws(*key: int) -> tuple[float, float]:
+        seed_globals(0, *key)
+        return float(torch.rand(())), float(np.random.rand())
+
+    assert draws(1, 2) == draws(1, 2)
+    assert draws(1, 2)[0] != draws(1, 3)[0]
+    assert draws(1, 2)[1] != draws(1, 3)[1]

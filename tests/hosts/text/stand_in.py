@@ -5,7 +5,7 @@ hold `ema`, validation swaps the averages in, and the network knows nothing of a
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from di4c_plugin.diffusion import Absorbing, LogLinear, Process
 from di4c_plugin.hosts.text.generation import TextSampler
@@ -22,9 +22,10 @@ from di4c_plugin.hosts.text.module import Plan
 from di4c_plugin.hosts.text.sampling import SamplerSettings
 from di4c_plugin.hosts.text.settings import Distillation
 from di4c_plugin.hosts.weights import Weights, fingerprint
+from tests.hosts.text.stand_in_parts import EPS, Average, Noise, Tokenizer
 from tests.models.backbone import CONFIG, Backbone, state
 
-D, MASK, EPS = CONFIG.length, 6, 1e-3
+D, MASK = CONFIG.length, 6
 ALGO: dict[str, Any] = {
     "name": "di4c",
     "latents": 2,
@@ -49,66 +50,6 @@ def config(**others: Any) -> Any:
         "noise": {"type": "loglinear", "eps": EPS},
     }
     return OmegaConf.create(values | others)
-
-
-class Average:
-    """Moving averages of parameters, by their order alone."""
-
-    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
-        self.decay, self.num_updates = decay, 0
-        self.shadow_params = [p.clone().detach() for p in parameters if p.requires_grad]
-        self.kept: list[Tensor] = []
-
-    def move_shadow_params_to_device(self, device: torch.device) -> None:
-        self.shadow_params = [p.to(device) for p in self.shadow_params]
-
-    @torch.no_grad()
-    def update(self, parameters: Iterable[nn.Parameter]) -> None:
-        self.num_updates += 1
-        trained = (p for p in parameters if p.requires_grad)
-        for average, p in zip(self.shadow_params, trained, strict=False):
-            average.lerp_(p, 1 - self.decay)
-
-    def store(self, parameters: Iterable[nn.Parameter]) -> None:
-        self.kept = [p.detach().clone() for p in parameters]
-
-    def copy_to(
-        self, parameters: Iterable[nn.Parameter], values: list[Tensor] | None = None
-    ) -> None:
-        for value, p in zip(values or self.shadow_params, parameters, strict=False):
-            p.data.copy_(value)
-
-    def restore(self, parameters: Iterable[nn.Parameter]) -> None:
-        self.copy_to(parameters, self.kept)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {k: getattr(self, k) for k in ("decay", "num_updates", "shadow_params")}
-
-    def load_state_dict(self, values: dict[str, Any]) -> None:
-        vars(self).update(values)
-
-
-class Noise(nn.Module):
-    """A schedule; `learnt` gives it a parameter, as one schedule of MDLM has."""
-
-    def __init__(self, eps: float = EPS, *, learnt: bool = False) -> None:
-        super().__init__()
-        self.eps = eps
-        if learnt:
-            self.bias = nn.Parameter(torch.zeros(2))
-
-
-class Tokenizer:
-    """Letters a to f; a space ends a text."""
-
-    eos_token_id, bos_token_id = 5, 0
-
-    def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
-        assert not add_special_tokens
-        return {"input_ids": [ord(letter) - ord("a") for letter in text]}
-
-    def batch_decode(self, x: Tensor) -> list[str]:
-        return ["".join(chr(ord("a") + token) for token in row) for row in x.tolist()]
 
 
 class Host(LightningModule):
@@ -232,6 +173,13 @@ def student(plan: Plan | None = None, **others: Any) -> Student:
     return student_class(plan or distilling())(config(**others), Tokenizer())
 
 
+class Stream(IterableDataset[dict[str, Tensor]]):
+    """Letters without end or order."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return itertools.cycle([Texts(9)[i] for i in range(9)])
+
+
 class Texts(Dataset[dict[str, Tensor]]):
     """Fixed random letters."""
 
@@ -261,5 +209,5 @@ def trainer(folder: Path, saving: dict[str, Any] | None = None, **options: Any) 
     )
 
 
-def loader(size: int = 10, batch_size: int = 3) -> DataLoader[dict[str, Tensor]]:
-    return DataLoader(Texts(size), batch_size=batch_size, shuffle=True)
+def loader(size: int = 10, *, shuffle: bool = True) -> DataLoader[dict[str, Tensor]]:
+    return DataLoader(Texts(size), batch_size=3, shuffle=shuffle)

@@ -3,13 +3,13 @@ from typing import Any
 import torch
 
 from di4c_plugin.hosts.text.averages import averaged, averages, names, new_average
-from tests.hosts.text import stand_in
+from tests.hosts.text import stand_in, stand_in_parts
 
 
 def host() -> Any:
-    module = stand_in.Host(stand_in.config(), stand_in.Tokenizer())
-    module.noise = stand_in.Noise(learnt=True)
-    module.ema = stand_in.Average(module._weights(), 0.5)
+    module = stand_in.Host(stand_in.config(), stand_in_parts.Tokenizer())
+    module.noise = stand_in_parts.Noise(learnt=True)
+    module.ema = stand_in_parts.Average(module._weights(), 0.5)
     return module
 
 
@@ -24,7 +24,7 @@ def test_the_order_is_the_hosts() -> None:
 def test_a_new_average_has_the_students_weights_and_the_hosts_decay() -> None:
     student = stand_in.student()
     ema = student.ema
-    assert isinstance(ema, stand_in.Average)
+    assert isinstance(ema, stand_in_parts.Average)
     assert ema.decay == 0.5
     assert len(ema.shadow_params) == len(names(student))
     found = dict(zip(names(student), ema.shadow_params, strict=True))

@@ -1,0 +1,102 @@
+"""The callback that lets us in, with adapters that only remember being called."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.conf import ConfigSourceInfo
+from hydra.utils import instantiate
+from omegaconf import OmegaConf, open_dict
+
+from di4c_plugin.errors import UserError
+from di4c_plugin.hosts import callback
+from di4c_plugin.hosts.callback import Install, plain
+from di4c_plugin.hosts.detect import HOSTS, host_named
+from tests.hosts.conftest import MakeHost
+
+NAMES = [host.name for host in HOSTS]
+
+
+def job(folder: Path, *overrides: str, scheme: str = "file://") -> Any:
+    """The config that Hydra gives to callbacks when a job starts."""
+    with initialize_config_dir(str(folder), version_base=None):
+        config = compose("config", list(overrides), return_hydra_config=True)
+    with open_dict(config):
+        config.hydra.runtime.config_sources = [
+            ConfigSourceInfo("hydra.conf", "pkg", "hydra"),
+            ConfigSourceInfo(f"{scheme}{folder}", "file", "main"),
+        ]
+    return config
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """Which adapters were called, with what."""
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    def find(name: str) -> Any:
+        short = name.rpartition(".")[2]
+        return SimpleNamespace(install=lambda config: calls.append((short, config)))
+
+    monkeypatch.setattr(callback, "importlib", SimpleNamespace(import_module=find))
+    # The real ones would stay in this process, and change torch.load for all other tests.
+    monkeypatch.setattr(callback, "remedies", SimpleNamespace(install=lambda host: None))
+    return calls
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("override", ["algo=di4c", "sampler=di4c"])
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_the_adapter_of_the_running_host_is_called(
+    name: str,
+    override: str,
+    scheme: str,
+    make_host: MakeHost,
+    installed: list[tuple[str, dict[str, Any]]],
+) -> None:
+    configs = make_host(name) / host_named(name).configs
+    if name == "duo":
+        (configs / "algo/duo_base.yaml").write_text("name: duo_base")
+        (configs / "config.yaml").write_text("defaults: [_self_, {/algo: duo_base}]")
+    config = job(configs, override, scheme=scheme)
+    install = instantiate(config.hydra.callbacks.di4c)
+    assert isinstance(install, Install)
+    install.on_job_start(config, task_function=lambda _: None)
+    ((called, values),) = installed
+    assert called == name
+    assert "hydra" not in values
+    group = override.partition("=")[0]
+    assert values[group]["name"] in ("di4c", "distillation")
+    assert isinstance(values[group], dict)
+
+
+def test_another_program_is_one_line(
+    make_host: MakeHost,
+    installed: list[tuple[str, dict[str, Any]]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = make_host("mdlm")
+    (root / "diffusion.py").unlink()
+    config = job(root / "configs")
+    with pytest.raises(SystemExit) as stop:
+        Install().on_job_start(config, task_function=lambda _: None)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "di4c: error: this is not the program of a host that we know (mdlm, sdtt, duo)\n"
+    )
+    assert not installed
+
+
+def test_a_config_is_read_as_plain_values_and_stays_as_it_was() -> None:
+    config = OmegaConf.create({"a": {"b": [1, "${c}"]}, "c": 2, "hydra": {"x": "${nowhere}"}})
+    OmegaConf.set_struct(config, True)
+    assert plain(config) == {"a": {"b": [1, 2]}, "c": 2}
+    assert "hydra" in config
+
+
+def test_an_interpolation_that_leads_nowhere_is_one_line() -> None:
+    config = OmegaConf.create({"a": "${nowhere}"})
+    with pytest.raises(UserError, match="^the config cannot be read: [^\n]*nowhere[^\n]*$"):
+        plain(config)
