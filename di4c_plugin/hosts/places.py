@@ -5,16 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts import hub
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 CONFIG_FILE = "config.json"
+# Where Hydra keeps the config of the run that wrote `checkpoints/last.ckpt`.
+RUN_CONFIG = Path("..", ".hydra", "config.yaml")
 
 
 @dataclass(frozen=True)
 class Source:
-    """The file of the weights, what a config.json beside it says, and a name for messages."""
+    """The file of the weights, what a config of it says, and a name for messages."""
 
     path: Path
     config: dict[str, Any]
@@ -31,7 +37,8 @@ def locate(source: str | Path) -> Source:
     if path.is_dir() and str(source):
         path = _weights_in(path)
     if path.is_file():
-        return Source(path, read_config(path.parent / CONFIG_FILE), str(source))
+        config = read_config(path.parent / CONFIG_FILE) or run_config(path)
+        return Source(path, config, str(source))
     if isinstance(source, Path) or not hub.looks_like_id(source):
         raise UserError(f"no such model file: {source}")
     return _download(source)
@@ -66,3 +73,18 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not readable: {error}") from error
     return content if isinstance(content, dict) else {}
+
+
+def run_config(checkpoint: Path) -> dict[str, Any]:
+    """Return the config of the run that wrote a checkpoint, if it lies where Hydra puts it.
+
+    SDTT's checkpoints say nothing of their network by themselves. Interpolations stay as they are.
+    """
+    path = checkpoint.parent / RUN_CONFIG
+    if checkpoint.suffix != ".ckpt" or not path.is_file():
+        return {}
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is not readable: {str(error).splitlines()[0]}") from error
+    return {str(k): v for k, v in content.items()} if isinstance(content, dict) else {}

@@ -153,3 +153,21 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     path = lightning(tmp_path / "x.ckpt", "mdlm", cut)
     with pytest.raises(UserError, match="^the weights of .*x.ckpt do not fit .*blocks.1.mlp.0.bi"):
         load_teacher(path)
+
+
+def test_a_checkpoint_that_says_nothing_is_described_by_its_run(tmp_path: Path) -> None:
+    """As SDTT writes them: `checkpoints/last.ckpt` and, one folder above, Hydra's own copy."""
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / ".hydra").mkdir()
+    path = run / "checkpoints/last.ckpt"
+    torch.save({"state_dict": {f"backbone.{k}": v for k, v in state().items()}}, path)
+    with pytest.raises(UserError, match="does not say its length"):
+        load_teacher(path)
+    config = run / ".hydra/config.yaml"
+    config.write_text("model: {length: 6, n_heads: 3}\ntime_conditioning: false\nx: ${cwd:}\n")
+    model = load_teacher(path)
+    assert model.network == SIZES
+    config.write_text("model: [")
+    with pytest.raises(UserError, match="config.yaml is not readable"):
+        load_teacher(path)

@@ -76,6 +76,7 @@ class TextStudent(LightningModule):
     mask_index: Any
     time_conditioning: Any
     algorithm: Algorithm | None = None
+    latent: dict[str, Any] | None
 
     @abstractmethod
     def make_process(self) -> Process:
@@ -108,25 +109,30 @@ class TextStudent(LightningModule):
         self._hybrid = () if plan.hybrid is None else (self._frozen(plan.hybrid),)
         self.state = RunState(teacher=plan.weights.fingerprint)
         self.entropies: list[float] = []
+        self._teacher: tuple[Teacher, ...] = ()
         if plan.distillation is None:
-            self._teacher: tuple[Teacher, ...] = ()
-            if plan.weights.latent is not None:
-                with_latent(self.backbone, plan.weights.latent, self.process, self.positions)
-            load_backbone(self.backbone, plan.weights)
-            self.latent, self.ema = plan.weights.latent, None
+            self._set_up_evaluation()
         else:
-            if not self.config.data.get("wrap", True):
-                raise UserError("data.wrap=false pads sequences, which cannot be distilled")
-            self.algorithm = plan.distillation.make(self.process)
-            self._teacher = (Teacher(self._frozen(plan.weights)),)
-            self.latent = plan.distillation.latent
-            # The same start on every process: each makes its own average before DDP equals them.
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(self.seed)
-                new_student(self.backbone, self.latent, plan.weights, self.process, self.positions)
+            self._set_up_training(plan.distillation)
         self._student = (self.as_denoiser(self.backbone),)
-        if self.algorithm is not None:
-            self.ema = new_average(self.ema, self)
+
+    def _set_up_evaluation(self) -> None:
+        self.latent, self.ema = self.plan.weights.latent, None
+        if self.latent is not None:
+            with_latent(self.backbone, self.latent, self.process, self.positions)
+        load_backbone(self.backbone, self.plan.weights)
+
+    def _set_up_training(self, distillation: Distillation) -> None:
+        if not self.config.data.get("wrap", True):
+            raise UserError("data.wrap=false pads sequences, which cannot be distilled")
+        weights, self.latent = self.plan.weights, distillation.latent
+        self.algorithm = distillation.make(self.process)
+        self._teacher = (Teacher(self._frozen(weights)),)
+        # The same start on every process: each makes its own average before DDP equals them.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
+            new_student(self.backbone, self.latent, weights, self.process, self.positions)
+        self.ema = new_average(self.ema, self)
 
     def as_denoiser(self, backbone: nn.Module) -> BackboneDenoiser:
         """Return a backbone of this host as a denoiser."""
