@@ -20,6 +20,16 @@ from di4c_plugin.hosts.detect import HOSTS, Found, KnownHost, commit_of, host_of
 from di4c_plugin.hosts.shims import remedies
 from di4c_plugin.hosts.text.errors import one_line
 
+PATHS = (
+    ("teacher",),
+    ("sampler", "teacher"),
+    ("sampler", "known"),
+    ("eval", "checkpoint_path"),
+    ("training", "finetune_path"),
+    ("parameterization", "checkpoint_path"),
+    ("checkpointing", "resume_ckpt_path"),
+)
+
 
 class Install(Callback):
     """Installs the adapter of the host whose program is running."""
@@ -41,7 +51,7 @@ class Install(Callback):
         warn_of_commit(host, sources["main"])
         remedies.install(host.name)
         adapter = importlib.import_module(f"di4c_plugin.hosts.{host.name}")
-        adapter.install(plain(config))
+        adapter.install(as_typed(plain(config), Path(config.hydra.runtime.cwd)))
 
 
 def warn_of_commit(host: KnownHost, configs: str) -> None:
@@ -50,6 +60,22 @@ def warn_of_commit(host: KnownHost, configs: str) -> None:
     warning = None if root is None else Found(host, root, commit_of(root)).warning
     if warning is not None:
         announce_once(f"warning: {warning}")
+
+
+def as_typed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the config with the paths that we read as the user meant them.
+
+    The hosts change into their output folder before a job starts; a relative path was typed in
+    `folder`, and is taken from there if it exists there.
+    """
+    for *groups, key in PATHS:
+        section: Any = config
+        for group in groups:
+            section = section.get(group) if isinstance(section, dict) else None
+        value = section.get(key) if isinstance(section, dict) else None
+        if isinstance(value, str) and value and (folder / value).exists():
+            section[key] = str(folder / value)
+    return config
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

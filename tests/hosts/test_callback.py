@@ -1,5 +1,6 @@
 """The callback that lets us in, with adapters that only remember being called."""
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -100,3 +101,17 @@ def test_an_interpolation_that_leads_nowhere_is_one_line() -> None:
     config = OmegaConf.create({"a": "${nowhere}"})
     with pytest.raises(UserError, match="^the config cannot be read: [^\n]*nowhere[^\n]*$"):
         plain(config)
+
+
+def test_relative_paths_are_those_of_the_folder_where_the_command_was_typed(tmp_path: Path) -> None:
+    """The hosts have changed into their output folder by then."""
+    (tmp_path / "teacher.ckpt").touch()
+    config = {
+        "teacher": "teacher.ckpt",
+        "sampler": {"teacher": "owner/name@main", "known": None},
+        "eval": {"checkpoint_path": ""},
+        "checkpointing": {"resume_ckpt_path": "/elsewhere/last.ckpt"},
+        "training": "none",
+    }
+    want = copy.deepcopy(config) | {"teacher": str(tmp_path / "teacher.ckpt")}
+    assert callback.as_typed(config, tmp_path) == want
