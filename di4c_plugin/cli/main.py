@@ -59,12 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `di4c` with `argv`, by default the process's own arguments, and return the exit code."""
     try:
         args = make_parser().parse_args(argv)
-        return cast(int, args.run(args))
+        code = cast(int, args.run(args))
+        sys.stdout.flush()
+        return code
     except UserError as error:
         # Lightning starts the further processes of a run by the same command: one of them speaks.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"di4c: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever reads the output, such as `head`, has had enough; nor may Python flush the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("di4c: interrupted", file=sys.stderr)
         return 130

@@ -59,3 +59,14 @@ def test_help_of_all_commands_loads_nothing_heavy() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", source], stdout=subprocess.PIPE, check=True)
     assert loaded.stdout == b"set()\n"
+
+
+def test_a_reader_that_has_had_enough_is_no_error() -> None:
+    program = "import sys; from di4c_plugin.cli.main import main; sys.exit(main(['plugins']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate()
+    assert (process.returncode, err) == (141, b"")
