@@ -4,20 +4,14 @@ The hosts condition on the total noise sigma = -log \alpha_t, or on zeros where 
 know the time (MDLM's `time_conditioning`). Tests: tests/hosts/text/test_denoiser.py.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from di4c_plugin.diffusion import Process, Schedule
+from di4c_plugin.diffusion import Process
 from di4c_plugin.models.attach import exact_head, latent_shape
 from di4c_plugin.models.denoiser import normalise
-
-
-class Scheduled(Protocol):
-    """A process with a schedule: absorbing or uniform."""
-
-    schedule: Schedule
 
 
 class BackboneDenoiser(nn.Module):

@@ -5,7 +5,7 @@ Tests: tests/hosts/text/test_settings.py.
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from di4c_plugin.algorithms.base import Algorithm
@@ -32,7 +32,6 @@ class Distillation:
     teacher: str
     teacher_ema: bool = True
     rounds: int = 1
-    info: dict[str, Any] = field(default_factory=dict)
 
     def make(self, process: Process) -> Algorithm:
         """Return the algorithm; raises UserError for options that it does not take."""
