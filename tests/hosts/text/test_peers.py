@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,3 +55,21 @@ def test_other_exceptions_and_single_processes_are_left_alone(
     happen(GLOO, 1)
     happen(RuntimeError("shapes do not match"), 2)
     assert capsys.readouterr().err == ""
+
+
+FORKS_AND_DIES = """
+import os, signal, time
+from di4c_plugin.hosts.text.peers import children_die_with_us
+children_die_with_us()
+if os.fork() == 0:
+    time.sleep(60)
+else:
+    time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is of Linux")
+def test_what_a_killed_process_forked_dies_with_it() -> None:
+    """The child holds the pipe that is read here: it ends when both are gone."""
+    subprocess.run([sys.executable, "-c", FORKS_AND_DIES], capture_output=True, timeout=45)
