@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion import Process
+from di4c_plugin.models.denoiser import repeated
 
 
 def states(size: int, positions: int) -> Tensor:
@@ -80,6 +81,8 @@ class TableDenoiser:
     ) -> Tensor:
         """See `Denoiser.__call__`; the logits are linear in t."""
         assert (latent is None) == (self.latent_shape is None)
+        if latent is not None:
+            x_t, t = repeated(len(latent), x_t, t)
         cell = torch.zeros_like(x_t[:, 0])
         if latent is not None:
             cell = (latent[:, 0] * self.components).long()

@@ -89,7 +89,7 @@ def test_algo(name: str) -> None:
 def test_di4c_in_a_host_is_as_released(name: str, tmp_path: Path) -> None:
     config = in_host(tmp_path, name, "algo=di4c", "teacher=x")
     settings = distillation(config)
-    assert settings.latent == {"name": "token", "dim": 1, "features": 128}
+    assert settings.latent == {"name": "token", "dim": 1, "features": 128, "blocks": None}
     assert (settings.teacher, settings.teacher_ema, settings.rounds) == ("x", True, 1)
     method = vars(settings.make(Absorbing(4, mask=3)))
     assert {key: method[key] for key in RELEASED} == RELEASED

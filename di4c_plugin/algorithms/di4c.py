@@ -17,7 +17,6 @@ Tests by enumeration: tests/algorithms/test_di4c.py.
 """
 
 from dataclasses import asdict, dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -29,20 +28,14 @@ from di4c_plugin.algorithms.noising import (
     low_discrepancy_times,
     more_early,
 )
-from di4c_plugin.diffusion import Process, sample_categorical
-from di4c_plugin.diffusion.categorical import uniform
+from di4c_plugin.algorithms.paths import PATHS, Draws, choose_path, terms_by
+from di4c_plugin.algorithms.predicting import States
+from di4c_plugin.diffusion import Process
+from di4c_plugin.diffusion.categorical import host_uniform, uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.alpha import correlation_weight
-from di4c_plugin.losses.mixture import (
-    correlation_loss,
-    kl_divergence,
-    log_mean_exp,
-    marginal_log_prob,
-    token_log_prob,
-)
-from di4c_plugin.models.denoiser import Denoiser, LatentDenoiser
+from di4c_plugin.models.denoiser import Denoiser
 from di4c_plugin.models.latent import draw_latents
-from di4c_plugin.samplers.base import inference
 
 
 @dataclass(frozen=True)
@@ -72,21 +65,6 @@ class Noised:
     x_0: Tensor
     latents: int
 
-    def rows(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return x_t, t and cond once for each lambda, `latents` x B rows, lambda-major."""
-        n = self.latents
-        cond = None if self.cond is None else self.cond.repeat(n)
-        return self.x_t.repeat(n, 1), self.t.repeat(n), cond
-
-
-@dataclass(frozen=True)
-class Composed:
-    """Samples x_s (J, B, D) of the composition, log p_{s|u} (J, B, D, S or states); s None: 0."""
-
-    s: Tensor | None
-    x_s: Tensor
-    log_p_s: Tensor
-
 
 class Di4C(Algorithm):
     """The Di4C loss for any process and any time per example.
@@ -109,9 +87,12 @@ class Di4C(Algorithm):
         alpha: weight of `data_corr` over t: "sigmoid", "linear", "const".
         label_dropout: share of examples distilled without their class label.
         weights: overrides of `Weights`; released settings for text and ImageNet have data_corr 0.1.
+        loss: how the terms are computed, see `di4c_plugin.algorithms.paths`; "auto": by chunks if
+            all networks hand out hidden states, else all at once.
+        loss_mb: budget of a chunk, in MiB.
 
     Raises:
-        UserError: for values out of range or unknown weights.
+        UserError: for values out of range, unknown weights or an unknown loss.
     """
 
     def __init__(
@@ -131,6 +112,8 @@ class Di4C(Algorithm):
         alpha: str = "sigmoid",
         label_dropout: float = 0.1,
         weights: dict[str, float] | None = None,
+        loss: str = "auto",
+        loss_mb: int = 128,
     ) -> None:
         if latents < 1 or (states is not None and states < 1):
             raise UserError(f"latents and states must be at least 1, not {latents} and {states}")
@@ -152,6 +135,12 @@ class Di4C(Algorithm):
         self.weights = Weights(**(weights or {}))
         if not any(asdict(self.weights).values()):
             raise UserError("all weights are 0: there is nothing to learn")
+        if loss not in ("auto", *PATHS):
+            raise UserError(f"unknown loss {loss!r}; there are auto, {', '.join(PATHS)}")
+        if partial and loss not in ("auto", "naive"):
+            raise UserError(f"partial=true goes with loss=naive (or auto), not {loss}")
+        if loss_mb < 1:
+            raise UserError(f"loss_mb must be at least 1, not {loss_mb}")
         correlation_weight(alpha, torch.ones(()))
         self.process = process
         self.latents, self.states, self.prior_share = latents, states, prior_share
@@ -160,6 +149,7 @@ class Di4C(Algorithm):
         self.min_time, self.partial = min_time, partial
         self.delta_t, self.delta_t_end = delta_t, delta_t_end or delta_t
         self.alpha, self.label_dropout = alpha, label_dropout
+        self.loss, self.max_bytes = loss, loss_mb << 20
 
     def losses(
         self, batch: Batch, networks: Networks, *, generator: torch.Generator, progress: float
@@ -167,23 +157,23 @@ class Di4C(Algorithm):
         """See `Algorithm.losses`."""
         assert networks.teacher is not None, "Di4C distils a teacher"
         noised = self._noise(batch, generator)
-        with inference(networks.teacher):
-            log_q = self._predict(networks.teacher, noised, generator)
-        log_p = self._predict(networks.student, noised, generator)
-        terms = self._distil(noised, log_q, log_p) | self._data(noised, log_q, log_p)
-        if self.weights.consis_corr or self.weights.consis_marg:
-            composed = self._compose(networks, noised, log_q, generator, progress)
-            terms |= self._consistency(noised, composed, log_p)
+        path = choose_path("naive" if self.partial else self.loss, networks)
+        draws = self._draws(networks, noised, generator, progress)
+        found = terms_by(path, networks, draws, self.process, self.max_bytes)
+        near = noised.t < self.delta
+        alpha = correlation_weight(self.alpha, noised.t)
+        scale = {"distil": near, "consis_corr": ~near, "consis_marg": ~near, "data_corr": alpha}
+        terms = {
+            name: (value * scale[name].to(value.dtype) if name in scale else value).mean()
+            for name, value in found.items()
+        }
         used = {name: weight for name, weight in asdict(self.weights).items() if weight}
         total = torch.stack([weight * terms[name] for name, weight in used.items()]).sum()
         return LossTerms(total, {name: terms[name].detach() for name in used})
 
     def _noise(self, batch: Batch, generator: torch.Generator) -> Noised:
-        device = batch.x_0.device
-        if self.prior_share:
-            u = uniform((), generator=generator, device=device)
-            if bool(u < self.prior_share):
-                return self._at_prior(batch, generator)
+        if self.prior_share and host_uniform(generator) < self.prior_share:
+            return self._at_prior(batch, generator)
         x_0 = batch.x_0[: self.states]
         cond = None if batch.cond is None else batch.cond[: self.states]
         t = low_discrepancy_times(len(x_0), self.min_time, generator)
@@ -201,48 +191,45 @@ class Di4C(Algorithm):
         cond = None if batch.cond is None else torch.full_like(batch.cond[:1], NO_LABEL)
         return Noised(x_1, t, cond, x_0.unsqueeze(1), self.latents * len(x_0[: self.states]))
 
-    def _predict(self, denoiser: Denoiser, noised: Noised, generator: torch.Generator) -> Tensor:
-        """Return log p_{0|t} for each lambda, (N, B, D, S); N = 1 for a product model."""
-        if getattr(denoiser, "latent_shape", None) is None:
-            return denoiser(noised.x_t, noised.t, cond=noised.cond).unsqueeze(0)
-        x_t, t, cond = noised.rows()
-        log_p = denoiser(x_t, t, cond=cond, latent=self._draw(denoiser, noised, generator))
-        return log_p.unflatten(0, (noised.latents, -1))
+    def _draws(
+        self, networks: Networks, noised: Noised, generator: torch.Generator, progress: float
+    ) -> Draws:
+        """Draw everything that is random in an update, however the terms are computed."""
+        teacher = self._states(networks.teacher, noised, generator)
+        student = self._states(networks.student, noised, generator)
+        if not (self.weights.consis_corr or self.weights.consis_marg):
+            return Draws(noised.x_0, teacher, student)
+        shape = (noised.latents, *noised.x_t.shape)
+        u = self._intermediate_time(noised.t, generator, progress)
+        end = uniform(u.shape, generator=generator, device=u.device) if self.partial else None
+        noise = self.process.step_noise(shape, generator=generator, device=u.device)
+        latent = self._latent(networks.target or networks.student, noised, generator)
+        chance = uniform(shape, generator=generator, device=u.device)
+        s = None if end is None else u * end
+        return Draws(noised.x_0, teacher, student, u, noise, latent, chance, s)
 
-    def _draw(self, denoiser: Denoiser, noised: Noised, generator: torch.Generator) -> Tensor:
-        """Return a lambda for each of `noised.rows()`, shape (N B, *latent_shape)."""
+    def _states(
+        self, denoiser: Denoiser | None, noised: Noised, generator: torch.Generator
+    ) -> States:
+        """Return the noised states with N lambda for a mixture."""
+        latent = self._latent(denoiser, noised, generator)
+        return States(noised.x_t.unsqueeze(0), noised.t, noised.cond, latent)
+
+    def _latent(
+        self, denoiser: Denoiser | None, noised: Noised, generator: torch.Generator
+    ) -> Tensor | None:
+        """Draw N lambda for each x_t, (N, B, *latent_shape); None for a product model."""
+        shape: tuple[int, ...] | None = getattr(denoiser, "latent_shape", None)
+        if shape is None:
+            return None
         return draw_latents(
-            cast(LatentDenoiser, denoiser).latent_shape,
+            shape,
             noised.latents,
             len(noised.t),
             generator=generator,
             device=generator.device,
             stratified=self.stratified,
-        ).flatten(0, 1)
-
-    def _compose(
-        self,
-        networks: Networks,
-        noised: Noised,
-        log_q: Tensor,
-        generator: torch.Generator,
-        progress: float,
-    ) -> Composed:
-        """Draw from p^{sg theta}_{s|u} o p^psi_{u|t}, N joint samples for each x_t."""
-        target = networks.target or networks.student
-        n, split = noised.latents, (noised.latents, len(noised.t))
-        x_t, t, cond = noised.rows()
-        u = self._intermediate_time(noised.t, generator, progress)
-        s = u * uniform(u.shape, generator=generator, device=u.device) if self.partial else None
-        u, log_q = u.repeat(n), log_q.expand(n, -1, -1, -1).flatten(0, 1)
-        with inference(target):
-            x_u = self.process.step(log_q, x_t, t, u, generator=generator)
-            latent = self._draw(target, noised, generator)
-            log_p_s = target(x_u, u, cond=cond, latent=latent)
-            if s is not None:
-                log_p_s = self.process.log_posterior(log_p_s, x_u, u, s.repeat(n))
-            x_s = sample_categorical(log_p_s, generator=generator)
-        return Composed(s, x_s.unflatten(0, split), log_p_s.unflatten(0, split))
+        )
 
     def _intermediate_time(self, t: Tensor, generator: torch.Generator, progress: float) -> Tensor:
         """Return u in [t/2, t): the teacher never does more than half of the way to 0."""
@@ -252,29 +239,3 @@ class Di4C(Algorithm):
         )
         share = uniform(t.shape, generator=generator, device=t.device)
         return t - torch.minimum(low * (high / low) ** share, t / 2)
-
-    def _distil(self, noised: Noised, log_q: Tensor, log_p: Tensor) -> dict[str, Tensor]:
-        active = self.process.active(noised.x_t)
-        kl = kl_divergence(marginal_log_prob(log_q), log_p, active).mean(0)
-        return {"distil": kl.where(noised.t < self.delta, 0).mean()}
-
-    def _consistency(self, noised: Noised, composed: Composed, log_p: Tensor) -> dict[str, Tensor]:
-        if composed.s is not None:
-            x_t, t, _ = noised.rows()
-            s = composed.s.repeat(noised.latents)
-            log_p_s = self.process.log_posterior(log_p.flatten(0, 1), x_t, t, s)
-            log_p = log_p_s.unflatten(0, (noised.latents, -1))
-        active, far = self.process.active(noised.x_t), noised.t >= self.delta
-        corr = correlation_loss(token_log_prob(log_p, composed.x_s, active))
-        marg = kl_divergence(log_mean_exp(composed.log_p_s), marginal_log_prob(log_p), active)
-        return {
-            "consis_corr": corr.where(far, 0).mean(),
-            "consis_marg": marg.where(far, 0).mean(),
-        }
-
-    def _data(self, noised: Noised, log_q: Tensor, log_p: Tensor) -> dict[str, Tensor]:
-        active = self.process.active(noised.x_t)
-        corr = correlation_loss(token_log_prob(log_p, noised.x_0, active))
-        alpha = correlation_weight(self.alpha, noised.t).to(corr.dtype)
-        marg = kl_divergence(marginal_log_prob(log_q), marginal_log_prob(log_p), active)
-        return {"data_corr": (alpha * corr).mean(), "data_marg": marg.mean()}

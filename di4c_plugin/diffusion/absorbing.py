@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from di4c_plugin.diffusion.categorical import sample_categorical, uniform
-from di4c_plugin.diffusion.process import LOG_ZERO, Process, per_position, safe_log
+from di4c_plugin.diffusion.categorical import inverse_cdf, uniform
+from di4c_plugin.diffusion.process import LOG_ZERO, Process, per_position, safe_log, shared
 from di4c_plugin.diffusion.schedule import SCHEDULES, LogLinear, Schedule
 from di4c_plugin.errors import UserError
 
@@ -25,6 +25,8 @@ class Absorbing(Process):
     Raises:
         UserError: if `mask` is no token.
     """
+
+    noises = 2
 
     def __init__(
         self, num_tokens: int, schedule: Schedule | None = None, *, mask: int | None = None
@@ -85,13 +87,13 @@ class Absorbing(Process):
             opened = torch.cat([opened, stay], -1)
         return torch.where(self.active(x_t).unsqueeze(-1), opened, point_mass(x_t, opened))
 
-    def step(
-        self, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: torch.Generator
-    ) -> Tensor:
-        """See `Process.step`; whether a mask opens is drawn apart from the token: the same law."""
-        u = uniform(x_t.shape, generator=generator, device=x_t.device)
-        opens = self.active(x_t) & (u < per_position(self.reveal_probability(t, s)))
-        return torch.where(opens, sample_categorical(log_p_0, generator=generator), x_t)
+    def step_by(self, noise: Tensor, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """See `Process.step_by`; whether a mask opens is drawn apart from the token: the same law.
+
+        noise[0] decides whether, noise[1] the token.
+        """
+        opens = self.active(x_t) & (noise[0] < per_position(self.reveal_probability(t, s)))
+        return torch.where(opens, inverse_cdf(shared(log_p_0, noise[1]), noise[1]), x_t)
 
     def active(self, x_t: Tensor) -> Tensor:
         """See `Process.active`: the masked positions."""
@@ -101,11 +103,17 @@ class Absorbing(Process):
         """See `Process.restrict`: the mask is never predicted (zero masking in MDLM's SUBS)."""
         if not self.mask_is_token:
             return logits
-        return logits.index_fill(-1, torch.tensor(self.mask, device=logits.device), LOG_ZERO)
+        # `full`, unlike `tensor`, does not wait for the device.
+        index = torch.full((1,), self.mask, device=logits.device)
+        return logits.index_fill(-1, index, LOG_ZERO)
 
     def carry_over(self, log_p_0: Tensor, x_t: Tensor) -> Tensor:
         """See `Process.carry_over`: revealed tokens are certain (carry-over in MDLM's SUBS)."""
-        return torch.where(self.active(x_t).unsqueeze(-1), log_p_0, point_mass(x_t, log_p_0))
+        active = self.active(x_t).unsqueeze(-1)
+        # Two passes over S: vocabularies are large. A masked position gets its own value back.
+        own = x_t.unsqueeze(-1).clamp(max=log_p_0.shape[-1] - 1)
+        certain = log_p_0.gather(-1, own).where(active, 0)
+        return log_p_0.where(active, LOG_ZERO).scatter_(-1, own, certain)
 
 
 def point_mass(x: Tensor, like: Tensor) -> Tensor:

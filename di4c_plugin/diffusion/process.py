@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from di4c_plugin.diffusion.categorical import sample_categorical
+from di4c_plugin.diffusion.categorical import inverse_cdf, sample_categorical, uniform
 
 # A finite stand-in for log 0: -inf would turn into 0 * nan in KL sums and gradients.
 LOG_ZERO = -1e6
@@ -30,7 +30,13 @@ def safe_log(p: Tensor) -> Tensor:
 
 
 class Process(ABC):
-    """A factorised forward process on {0, ..., num_states - 1}^D."""
+    """A factorised forward process on {0, ..., num_states - 1}^D.
+
+    Attributes:
+        noises: how many uniform numbers decide a position's step.
+    """
+
+    noises = 1
 
     def __init__(self, num_tokens: int, num_states: int) -> None:
         self.num_tokens = num_tokens
@@ -79,7 +85,22 @@ class Process(ABC):
         self, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: torch.Generator
     ) -> Tensor:
         """Draw x_s ~ p(x_s | x_t), shape (B, D); arguments as for `log_posterior`."""
-        return sample_categorical(self.log_posterior(log_p_0, x_t, t, s), generator=generator)
+        noise = self.step_noise(x_t.shape, generator=generator, device=x_t.device)
+        return self.step_by(noise, log_p_0, x_t, t, s)
+
+    def step_noise(
+        self, shape: tuple[int, ...], *, generator: torch.Generator, device: torch.device
+    ) -> Tensor:
+        """Draw what decides a step, U[0, 1) of shape (`noises`, *shape), float64."""
+        return uniform((self.noises, *shape), generator=generator, device=device)
+
+    def step_by(self, noise: Tensor, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Return x_s, shape (B, D), as `step`, for the noise (`noises`, B, D) that decides it.
+
+        The noise may be of n steps from the same x_t, (`noises`, n, B, D); then so is x_s,
+        (n, B, D), at the cost of one posterior.
+        """
+        return inverse_cdf(shared(self.log_posterior(log_p_0, x_t, t, s), noise[0]), noise[0])
 
     def active(self, x_t: Tensor) -> Tensor:
         """Return where x_t still leaves x_0 open, bool of shape (B, D)."""
@@ -121,6 +142,11 @@ class MatrixProcess(Process):
         weight = torch.where(possible, log_p_0.double().exp() / likelihood.where(possible, 1.0), 0)
         p_s = (weight @ q_s0) * columns(self.transition(s, t), x_t)
         return safe_log(p_s / p_s.sum(-1, keepdim=True)).to(log_p_0.dtype)
+
+
+def shared(log_p: Tensor, noise: Tensor) -> Tensor:
+    """Give log_p (B, D, S) the leading axis of noise (n, B, D), of size 1, if that has one."""
+    return log_p if log_p.ndim == noise.ndim + 1 else log_p.unsqueeze(0)
 
 
 def columns(matrix: Tensor, x: Tensor) -> Tensor:

@@ -82,7 +82,11 @@ class Uniform(Process):
         """See `Process.with_evidence`."""
         if not self.leave_one_out:
             return logits
-        return logits + self._log_likelihood(x_t, self.schedule.alpha(t), logits.dtype)
+        # q(x_t | x_0) is the same for every x_0 but x_t itself, and only its ratio matters.
+        alpha = self.schedule.alpha(t)
+        ratio = 1 + self.num_tokens * alpha / (1 - alpha)
+        gain = per_position(ratio.log().clamp(max=-LOG_ZERO)).expand(x_t.shape).to(logits.dtype)
+        return logits.scatter_add(-1, x_t.unsqueeze(-1), gain.unsqueeze(-1))
 
     def _log_likelihood(self, x_t: Tensor, keep: Tensor, dtype: torch.dtype) -> Tensor:
         """Return log q(x_t | x) as a function of the earlier state x, shape (B, D, S)."""

@@ -7,28 +7,18 @@ the weights of a student have the names of the released ones (`latent_projection
 `vocab_embed.embedding`). Tests: tests/models/test_attach.py.
 """
 
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.models.latent import LatentInjector
+from di4c_plugin.models.hooks import LatentHooks
+from di4c_plugin.models.latent import KnownSizes, LatentInjector
 
 DOORS = ("vocab_embed", "rotary_emb", "blocks", "output_layer")
-
-
-@dataclass(frozen=True)
-class BackboneSizes:
-    """See `di4c_plugin.models.latent.Sizes`."""
-
-    hidden_size: int
-    embedding_size: int
-    embedding_std: float
-    positions: int
-    num_norms: int
 
 
 class Head(nn.Linear):
@@ -50,65 +40,17 @@ class Head(nn.Linear):
         with torch.autocast(h.device.type, enabled=False):
             return super().forward(h.to(self.weight.dtype))
 
-
-class LatentHooks:
-    """The hooks of one network; `code` lives from the start of a forward pass to its end."""
-
-    def __init__(self, injector: LatentInjector, mask: int | None) -> None:
-        self.injector, self.mask = injector, mask
-        self.code = torch.empty(0)
-
-    def begin(
-        self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Take `latent` from the arguments; missing, it is drawn for each example.
-
-        So the host's own samplers and metrics, which know of no latent, see a draw from the mixture
-        at every call.
-        """
-        kwargs = dict(kwargs)
-        latent = kwargs.pop("latent", None)
-        if latent is None:
-            x = args[0] if args else next(iter(kwargs.values()))
-            latent = torch.rand(len(x), *self.injector.latent_shape, device=x.device)
-        self.code = self.injector.encode(latent)
-        return args, kwargs
-
-    def end(self, network: nn.Module, args: Any, output: Tensor) -> None:
-        """Keep nothing alive between passes."""
-        self.code = torch.empty(0)
-
-    def embedded(self, module: nn.Module, args: tuple[Tensor, ...], e: Tensor) -> Tensor:
-        """See `LatentInjector.on_embedding` and `on_sequence`."""
-        x = args[0]
-        active = torch.ones_like(x, dtype=torch.bool) if self.mask is None else x == self.mask
-        e = self.injector.on_embedding(e, self.code.to(e.dtype), active)
-        return self.injector.on_sequence(e, self.code)
-
-    def rotations(
-        self, module: nn.Module, args: tuple[Tensor, ...], output: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Give what `on_sequence` appended the identity rotation: it has no position."""
-        h = args[0]
-        positions = self.injector.on_output(h).shape[1]
-        # The module caches its tables: those of another device, or ours, must not be written to.
-        cos, sin = (table.to(h.device).clone() for table in output)
-        cos[:, positions:], sin[:, positions:] = 1, 0
-        return cos, sin
-
-    def normalised(self, layer: int, module: nn.Module, args: Any, h: Tensor) -> Tensor:
-        """See `LatentInjector.on_norm`."""
-        return self.injector.on_norm(h, self.code.to(h.dtype), layer)
-
-    def finished(
-        self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
-        """See `LatentInjector.on_output`."""
-        h, *others = args
-        return (self.injector.on_output(h), *others), kwargs
+    @contextmanager
+    def skipping(self) -> Iterator[None]:
+        """Have the network return its hidden states instead of logits."""
+        self.skipped = True
+        try:
+            yield
+        finally:
+            self.skipped = False
 
 
-def backbone_sizes(network: nn.Module, positions: int) -> BackboneSizes:
+def backbone_sizes(network: nn.Module, positions: int) -> KnownSizes:
     """Read what an injector must know off a network.
 
     Raises:
@@ -121,11 +63,14 @@ def backbone_sizes(network: nn.Module, positions: int) -> BackboneSizes:
     parts: Any = network
     hidden = parts.vocab_embed.embedding.shape[1]
     std = (3 * hidden) ** -0.5  # uniform up to 1/sqrt(H)
-    return BackboneSizes(hidden, hidden, std, positions, 2 * len(parts.blocks) + 1)
+    return KnownSizes(hidden, hidden, std, positions, positions, 2 * len(parts.blocks) + 1)
 
 
 def attach_latent(network: nn.Module, injector: LatentInjector, *, mask: int | None = None) -> None:
     """Let a latent into `network`, in place; its forward pass then takes `latent=`.
+
+    With n latents for each row of the other arguments (lambda-major), the logits have as many rows
+    as the latents, and only the blocks that a latent enters run on so many.
 
     Args:
         network: laid out as the module says.
@@ -143,19 +88,9 @@ def attach_latent(network: nn.Module, injector: LatentInjector, *, mask: int | N
         raise UserError(f"{type(injector).__name__} must hold its weights in sub-modules")
     for name, part in injector.named_children():
         network.add_module(name, part)
-    hooks = LatentHooks(injector, mask)
     # In a tuple the injector is no second owner of its parts.
     network.di4c_injector = (injector,)  # type: ignore[assignment]
-    network.register_forward_pre_hook(hooks.begin, with_kwargs=True)
-    network.register_forward_hook(hooks.end)
-    parts: Any = network
-    parts.vocab_embed.register_forward_hook(hooks.embedded)
-    parts.rotary_emb.register_forward_hook(hooks.rotations)
-    norms = [norm for block in parts.blocks for norm in (block.norm1, block.norm2)]
-    for layer, norm in enumerate([*norms, parts.output_layer.norm_final]):
-        # Unlike a closure, a partial is copied with the network.
-        norm.register_forward_hook(partial(hooks.normalised, layer))
-    parts.output_layer.register_forward_pre_hook(hooks.finished, with_kwargs=True)
+    LatentHooks(injector, mask).register(network)
 
 
 def latent_shape(network: nn.Module) -> tuple[int, ...] | None:

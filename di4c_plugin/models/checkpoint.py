@@ -3,7 +3,7 @@
 Names and shapes of weights must match exactly. Tests: tests/models/test_checkpoint.py.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.models.attach import attach_latent
 from di4c_plugin.models.denoiser import NetworkDenoiser
 from di4c_plugin.models.dit import DiT, DiTConfig
-from di4c_plugin.models.latent import LATENTS, LatentInjector, Sizes
+from di4c_plugin.models.latent import LATENTS, LatentInjector, new_injector, same_options
+from di4c_plugin.models.latent import FindLatent as FindLatent
 from di4c_plugin.models.model_file import FORMAT, read_file, write_file
 from di4c_plugin.models.transformer import Transformer, TransformerConfig
 
 NetworkConfig = TransformerConfig | DiTConfig
-FindLatent = Callable[[str], type[LatentInjector]]
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def new_model(
 ) -> Model:
     """Make a model with random weights.
 
-    `latent` is {"name": ..., **options of that injector}. Raises UserError for an unknown latent or
-    option.
+    `latent` is {"name": ..., "blocks": ..., **options of that injector}. Raises UserError as
+    `new_injector`.
     """
-    injector = None if latent is None else new_injector(network, dict(latent), find_latent)
+    injector = None if latent is None else new_injector(network, latent, find_latent)
     denoiser = NetworkDenoiser(make_network(network, process, injector), process)
     return Model(denoiser, network, latent, info or {})
 
@@ -101,20 +101,6 @@ def make_network(
     return network
 
 
-def new_injector(
-    network: Sizes, options: dict[str, Any], find_latent: FindLatent
-) -> LatentInjector:
-    """Make the injector that `options` names; raises UserError as `new_model`."""
-    name = options.pop("name", None)
-    if name is None:
-        raise UserError(f"a latent needs a name beside its options {options}")
-    kind = find_latent(name)
-    try:
-        return kind(network, **options)
-    except TypeError as error:
-        raise UserError(f"latent {name!r} cannot be made: {error}") from error
-
-
 def student_of(
     teacher: Model, latent: dict[str, Any], *, find_latent: FindLatent = builtin_latent
 ) -> Model:
@@ -125,7 +111,7 @@ def student_of(
     """
     student = new_model(teacher.network, teacher.process, latent, find_latent=find_latent)
     weights = teacher.denoiser.state_dict()
-    if teacher.latent != latent:
+    if not same_options(teacher.latent, latent):
         body, own = latent_names(teacher.denoiser), latent_names(student.denoiser)
         weights = {k: v for k, v in weights.items() if k not in body}
         weights |= {k: v for k, v in student.denoiser.state_dict().items() if k in own}

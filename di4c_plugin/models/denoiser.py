@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.diffusion import Process
+from di4c_plugin.models.attach import Head, exact_head
 
 
 class Denoiser(Protocol):
@@ -27,6 +28,8 @@ class Denoiser(Protocol):
             t: times, shape (B,), float64.
             cond: class labels, shape (B,), int64, or None for unconditional prediction.
             latent: lambda, shape (B, *latent_shape), for a student; None for a product model.
+                With n B rows there are n for each x_t, lambda-major (row n B + b is the n-th of
+                example b), and the result has n B rows as well.
         """
         ...
 
@@ -37,8 +40,31 @@ class LatentDenoiser(Denoiser, Protocol):
     latent_shape: tuple[int, ...]
 
 
+class HiddenDenoiser(Denoiser, Protocol):
+    """A denoiser whose logits, before SUBS, are a linear map of hidden states: optional.
+
+    Losses then need no tensor of (N, D, S); see `di4c_plugin.losses`.
+    """
+
+    process: Process
+
+    @property
+    def head(self) -> nn.Linear | None:
+        """The map from hidden states (..., H) to logits (..., S); None where there is none."""
+        ...
+
+    def hidden(
+        self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
+    ) -> Tensor:
+        """Return what `head` would receive, (B, D, H), for arguments as of `Denoiser.__call__`."""
+        ...
+
+
 class NetworkDenoiser(nn.Module):
-    """A network that returns logits (B, D, S), as a `Denoiser` of `process`."""
+    """A network that returns logits (B, D, S), as a `Denoiser` of `process`.
+
+    It has a `head` where the network has the layout of `di4c_plugin.models.attach`.
+    """
 
     def __init__(self, network: nn.Module, process: Process) -> None:
         super().__init__()
@@ -56,7 +82,29 @@ class NetworkDenoiser(nn.Module):
     ) -> Tensor:
         """See `Denoiser.__call__`."""
         logits = self.network(x_t, t, cond=cond, latent=latent)
+        x_t, t = repeated(len(logits), x_t, t)
         return normalise(logits, x_t, t, self.process)
+
+    @property
+    def head(self) -> Head | None:
+        """See `HiddenDenoiser.head`."""
+        return exact_head(self.network) if hasattr(self.network, "output_layer") else None
+
+    def hidden(
+        self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
+    ) -> Tensor:
+        """See `HiddenDenoiser.hidden`."""
+        assert self.head is not None, "only networks with a head have hidden states"
+        with self.head.skipping():
+            return self.network(x_t, t, cond=cond, latent=latent)
+
+
+def repeated(rows: int, *values: Tensor) -> tuple[Tensor, ...]:
+    """Repeat each of `values` (B, ...) to `rows` rows, lambda-major."""
+    return tuple(
+        value if len(value) == rows else value.repeat(rows // len(value), *[1] * (value.ndim - 1))
+        for value in values
+    )
 
 
 def normalise(logits: Tensor, x_t: Tensor, t: Tensor, process: Process) -> Tensor:

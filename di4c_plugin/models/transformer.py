@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.models.latent import LatentInjector, sinusoid
+from di4c_plugin.models.latent import Entry, LatentInjector, sinusoid
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class TransformerConfig:
         return self.grid[0] * self.grid[1]
 
     @property
+    def length(self) -> int:
+        """L, how many patches these are."""
+        return self.positions // (self.patch[0] * self.patch[1])
+
+    @property
     def num_norms(self) -> int:
         """Two a block, and the last one."""
         return 2 * self.num_blocks + 1
@@ -71,10 +76,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         h, patch_area = config.hidden_size, config.patch[0] * config.patch[1]
-        length = config.positions // patch_area
         self.embedding = nn.Embedding(config.num_states, config.embedding_size)
         self.patch_in = nn.Linear(patch_area * config.embedding_size, h)
-        self.position = nn.Parameter(torch.randn(length, h) * 0.02)
+        self.position = nn.Parameter(torch.randn(config.length, h) * 0.02)
         # The last class is "no label".
         self.label = nn.Embedding(config.num_classes + 1, h) if config.num_classes else None
         self.time = nn.Linear(128, h) if config.time_conditioned else None
@@ -91,18 +95,19 @@ class Transformer(nn.Module):
     def forward(
         self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
     ) -> Tensor:
-        """Return logits; arguments as for `Denoiser.__call__`.
+        """Return logits, one row for each row of `latent`; arguments as for `Denoiser.__call__`.
 
         Raises:
             UserError: if a latent is given without an injector, or missing with one.
         """
-        injector, code = self._encode_latent(latent)
-        e = injector.on_embedding(self.embedding(x_t), code, self._active(x_t))
-        h = self.patch_in(to_patches(e, self.config)) + self.position
-        h = injector.on_sequence(h + self._conditioning(x_t, t, cond), code)
+        entry = self._entry(x_t, latent)
+        e, active = self.embedding(x_t), self._active(x_t)
+        h = self.patch_in(to_patches(entry.at_embedding(e, active), self.config)) + self.position
+        total = self._conditioning(x_t, t, cond)
+        h = h + (total if entry.late else entry.widen(total))
         for i, block in enumerate(self.blocks):
-            h = block(h, injector, code, i)
-        h = injector.on_output(injector.on_norm(self.norm(h), code, 2 * len(self.blocks)))
+            h = block(entry.at_block(i, h, active), entry, i)
+        h = entry.at_output(entry.at_norm(self.norm(h), 2 * len(self.blocks)))
         return from_patches(self._head(h), self.config)
 
     def _head(self, h: Tensor) -> Tensor:
@@ -110,12 +115,12 @@ class Transformer(nn.Module):
         with torch.autocast(h.device.type, enabled=False):
             return self.patch_out(h.to(self.patch_out.weight.dtype))
 
-    def _encode_latent(self, latent: Tensor | None) -> tuple[LatentInjector, Tensor]:
+    def _entry(self, x_t: Tensor, latent: Tensor | None) -> Entry:
         if (self.latent is None) != (latent is None):
             raise UserError("a student needs a latent, and only a student takes one")
         if self.latent is None or latent is None:
-            return LatentInjector(), torch.empty(0)
-        return self.latent, self.latent.encode(latent)
+            return Entry(LatentInjector(), torch.empty(len(x_t)), len(x_t), len(self.blocks))
+        return Entry(self.latent, latent, len(x_t), len(self.blocks))
 
     def _active(self, x_t: Tensor) -> Tensor:
         if self.config.mask is None:
@@ -137,7 +142,7 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP; the injector sees both normalised inputs."""
+    """Pre-norm attention and MLP; the latent enters both normalised inputs."""
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
@@ -150,10 +155,10 @@ class Block(nn.Module):
             nn.Linear(hidden_size, inner), nn.GELU(), nn.Linear(inner, hidden_size)
         )
 
-    def forward(self, h: Tensor, injector: LatentInjector, code: Tensor, index: int) -> Tensor:
+    def forward(self, h: Tensor, entry: Entry, index: int) -> Tensor:
         """Return the new residual stream, (B, L, H)."""
-        h = h + self._attention(injector.on_norm(self.norm1(h), code, 2 * index))
-        mixed: Tensor = h + self.mlp(injector.on_norm(self.norm2(h), code, 2 * index + 1))
+        h = h + self._attention(entry.at_norm(self.norm1(h), 2 * index))
+        mixed: Tensor = h + self.mlp(entry.at_norm(self.norm2(h), 2 * index + 1))
         return mixed
 
     def _attention(self, h: Tensor) -> Tensor:

@@ -31,6 +31,13 @@ class Step:
 Callback = Callable[[Step], None]
 
 
+def check_policy(policy: object) -> None:
+    """Refuse what is no policy of `LatentSource`; raises UserError listing those that exist."""
+    if policy not in LATENT_POLICIES:
+        known = ", ".join(LATENT_POLICIES)
+        raise UserError(f"unknown latent policy {policy!r}; there are {known}")
+
+
 class LatentSource:
     """One lambda for each sample and step, or None for a product model.
 
@@ -39,9 +46,7 @@ class LatentSource:
     """
 
     def __init__(self, denoiser: Denoiser, policy: str, batch: int, generator: torch.Generator):
-        if policy not in LATENT_POLICIES:
-            known = ", ".join(LATENT_POLICIES)
-            raise UserError(f"unknown latent policy {policy!r}; there are {known}")
+        check_policy(policy)
         self.shape: tuple[int, ...] | None = getattr(denoiser, "latent_shape", None)
         self.policy, self.batch, self.generator = policy, batch, generator
         self._kept: Tensor | None = None

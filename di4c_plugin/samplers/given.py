@@ -52,7 +52,9 @@ def given_tokens(
 
 def _spread(tokens: Given, mask: Given, positions: int) -> tuple[Tensor, Tensor]:
     """Return tokens and mask with as many rows, the only row of one repeated for the other."""
-    x_0, where = _tokens(tokens), torch.as_tensor(mask).bool()
+    x_0, where = _tokens(tokens), _tensor(mask).bool()
+    if where.ndim not in (1, 2):
+        raise UserError(f"the mask of known tokens must be (D,) or (n, D), not {mask!r:.60}")
     x_0, where = x_0.reshape(-1, x_0.shape[-1]), where.reshape(-1, where.shape[-1])
     if x_0.shape[-1] != positions or where.shape[-1] != positions:
         raise UserError(f"known tokens and their mask must have {positions} positions each")
@@ -63,10 +65,17 @@ def _spread(tokens: Given, mask: Given, positions: int) -> tuple[Tensor, Tensor]
 
 
 def _tokens(given: Given) -> Tensor:
-    tokens = torch.as_tensor(given)
+    tokens = _tensor(given)
     if tokens.ndim not in (1, 2) or tokens.is_floating_point() or not tokens.numel():
         raise UserError(f"given tokens must be whole numbers (P,) or (n, P), not {given!r:.60}")
     return tokens.long()
+
+
+def _tensor(given: Given) -> Tensor:
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"given tokens must have rows of one length, not {given!r:.60}") from error
 
 
 def _check_tokens(tokens: Tensor, process: Process) -> None:

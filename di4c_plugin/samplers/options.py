@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.samplers.base import check_policy
 
 
 def check_options(draw: Callable[..., Tensor], name: str, options: Mapping[str, object]) -> None:
-    """Refuse options that the sampler does not take, and missing ones that it needs.
+    """Refuse options that the sampler does not take, missing ones that it needs, and wrong policies.
 
     Raises:
         UserError: naming them.
@@ -19,3 +20,4 @@ def check_options(draw: Callable[..., Tensor], name: str, options: Mapping[str, 
         inspect.signature(draw).bind(None, None, None, **given)
     except TypeError as error:
         raise UserError(f"sampler {name!r}: {error}") from error
+    check_policy(options.get("latents", "fresh"))

@@ -35,7 +35,7 @@ class MixedPrecision(nn.Module):
     def __init__(self, denoiser: NetworkDenoiser, device: torch.device) -> None:
         super().__init__()
         self.denoiser = denoiser
-        self.latent_shape = denoiser.latent_shape
+        self.latent_shape, self.process = denoiser.latent_shape, denoiser.process
         self.device_type = device.type
 
     def forward(
@@ -45,6 +45,18 @@ class MixedPrecision(nn.Module):
         with torch.autocast(self.device_type, torch.bfloat16):
             log_p_0: Tensor = self.denoiser(x_t, t, cond=cond, latent=latent)
         return log_p_0
+
+    @property
+    def head(self) -> nn.Linear | None:
+        """See `HiddenDenoiser.head`."""
+        return self.denoiser.head
+
+    def hidden(
+        self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
+    ) -> Tensor:
+        """See `HiddenDenoiser.hidden`."""
+        with torch.autocast(self.device_type, torch.bfloat16):
+            return self.denoiser.hidden(x_t, t, cond=cond, latent=latent)
 
 
 class TrainingModule(LightningModule):
@@ -111,7 +123,7 @@ class TrainingModule(LightningModule):
     def on_fit_start(self) -> None:
         """Set up the networks where the run takes place."""
         if self.config.compile:
-            self.student.compile()
+            self.student.network.compile()
         # A checkpoint is loaded before the networks are on their device.
         self.means.sums = {name: value.to(self.device) for name, value in self.means.sums.items()}
         for network in self._frozen:

@@ -29,10 +29,12 @@ CONFIG = DiTConfig(
 SCHEDULE = LogLinear(eps=1e-3)
 
 
-def make(state: dict[str, Tensor], config: DiTConfig = CONFIG) -> DiT:
+def make(state: dict[str, Tensor], config: DiTConfig = CONFIG, *, blocks: int | None = None) -> DiT:
     network = DiT(config, SCHEDULE)
     if any(name.startswith("latent_projection") for name in state):
-        attach_latent(network, TokenLatent(config))
+        injector = TokenLatent(config)
+        injector.blocks = blocks
+        attach_latent(network, injector)
     network.load_state_dict(state)
     return network.eval()
 
@@ -143,10 +145,12 @@ network = DIT(config, vocab_size=7)
 names = [name for name in network.state_dict() if name != "rotary_emb.inv_freq"]
 assert names == [name for name, _ in network.named_parameters()]
 extra = {}
-if latent == "True":
+if latent != "none":
     from di4c_plugin.models.attach import attach_latent, backbone_sizes
     from di4c_plugin.models.latent import TokenLatent
-    attach_latent(network, TokenLatent(backbone_sizes(network, 6)))
+    injector = TokenLatent(backbone_sizes(network, 6))
+    injector.blocks = None if latent == "all" else int(latent)
+    attach_latent(network, injector)
     extra = {"latent": lam}
 missing, unexpected = network.load_state_dict(given, strict=False)
 assert not unexpected and set(missing) <= {"rotary_emb.inv_freq"}, (missing, unexpected)
@@ -156,16 +160,17 @@ with torch.no_grad():
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("latent", [False, True])
+@pytest.mark.parametrize("latent", ["none", "all", "1"])
 @pytest.mark.parametrize("name", ["mdlm", "sdtt", "duo"])
 def test_it_is_the_function_of_the_hosts_own_class(
-    name: str, latent: bool, tmp_path: Path, repository: Path
+    name: str, latent: str, tmp_path: Path, repository: Path
 ) -> None:
     root = repository / "external" / name
     if not host_named(name).is_at(root):
         pytest.skip(f"external/{name} is empty; see di4c doctor")
-    state = dit_reference.random_state(7, 24, 5, 2, latent=latent)
-    (x_t, t), lam = batch(), torch.tensor([[0.1], [0.5], [0.9]])
+    state = dit_reference.random_state(7, 24, 5, 2, latent=latent != "none")
+    # Two latents for each of the three examples.
+    (x_t, t), lam = batch(), torch.tensor([[0.1], [0.5], [0.9], [0.2], [0.4], [0.7]])
     given = {"x": x_t, "sigma": sigma(t).float(), "lam": lam}
     save_file(state | given, tmp_path / "weights")
     arguments = [name, root, tmp_path / "weights", tmp_path / "logits", latent]
@@ -175,6 +180,7 @@ def test_it_is_the_function_of_the_hosts_own_class(
     assert run.returncode == 0, run.stderr
     theirs = load_file(tmp_path / "logits")["logits"]
     with torch.no_grad():
-        ours = make(state)(x_t, t, **({"latent": lam} if latent else {}))
+        network = make(state, blocks=1 if latent == "1" else None)
+        ours = network(x_t, t, **({} if latent == "none" else {"latent": lam}))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     assert math.isfinite(float(theirs.sum()))

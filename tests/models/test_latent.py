@@ -94,6 +94,20 @@ def test_gradients_reach_the_injector(name: str) -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in injector.parameters())
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_adaln_scales_and_shifts_each_norm_by_its_own(autocast: bool) -> None:
+    """From the layer's own output, in exact numbers: norm, then gamma and beta, then H."""
+    injector = LATENTS["adaln"](CONFIG, std=0.5)
+    lam, h = torch.rand(3, 1), torch.randn(3, 4, 16)
+    layer: Any = injector.modulation
+    maps = layer(sinusoid(lam, 128)).view(3, CONFIG.num_norms, 2, 1, 16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        code = injector.encode(lam)
+        for i in range(CONFIG.num_norms):
+            want = h * (1 + maps[:, i, 0]) + maps[:, i, 1]
+            torch.testing.assert_close(injector.on_norm(h, code, i), want)
+
+
 def test_mask_noise_moves_only_unknown_positions() -> None:
     injector = LATENTS["mask_noise"](CONFIG)
     e, lam = torch.randn(1, 8, 4), torch.rand(1, *injector.latent_shape)

@@ -15,3 +15,8 @@ def test_foreign_and_missing_options_are_named() -> None:
         check_options(ancestral, "ancestral", {"speed": 2})
     with pytest.raises(UserError, match="^sampler 'hybrid': missing .*'teacher'"):
         check_options(hybrid, "hybrid", {"teacher_steps": 1})
+
+
+def test_a_misspelt_policy_is_told_before_anything_is_drawn() -> None:
+    with pytest.raises(UserError, match="^unknown latent policy 'fxed'; there are fresh, fixed"):
+        check_options(ancestral, "ancestral", {"latents": "fxed"})

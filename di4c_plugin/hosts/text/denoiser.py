@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.diffusion import Process
-from di4c_plugin.models.attach import exact_head, latent_shape
-from di4c_plugin.models.denoiser import normalise
+from di4c_plugin.models.attach import Head, exact_head, latent_shape
+from di4c_plugin.models.denoiser import normalise, repeated
 
 
 class BackboneDenoiser(nn.Module):
@@ -32,24 +32,20 @@ class BackboneDenoiser(nn.Module):
         self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
     ) -> Tensor:
         """See `Denoiser.__call__`; these backbones take no labels."""
-        return normalise(self._call(x_t, t, latent), x_t, t, self.process)
+        logits = self._call(x_t, t, latent)
+        x_t, t = repeated(len(logits), x_t, t)
+        return normalise(logits, x_t, t, self.process)
 
     def hidden(
         self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
     ) -> Tensor:
-        """Return what the last linear layer would receive, (B, D, H), for a loss by chunks.
-
-        `head` turns it into logits.
-        """
-        self.head.skipped = True
-        try:
+        """See `HiddenDenoiser.hidden`."""
+        with self.head.skipping():
             return self._call(x_t, t, latent)
-        finally:
-            self.head.skipped = False
 
     @property
-    def head(self) -> Any:
-        """The last linear layer: hidden states (..., H) to logits (..., S)."""
+    def head(self) -> Head:
+        """See `HiddenDenoiser.head`."""
         return exact_head(self.backbone)
 
     def sigma(self, t: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from di4c_plugin.hosts.rebuild import process_of, said, tells_process
 from di4c_plugin.hosts.sources import find_latent
 from di4c_plugin.hosts.weights import Weights
 from di4c_plugin.models.attach import attach_latent, backbone_sizes
-from di4c_plugin.models.checkpoint import load_weights, new_injector
+from di4c_plugin.models.checkpoint import load_weights
+from di4c_plugin.models.latent import new_injector
 
 EMBEDDING = "vocab_embed.embedding"
 # Rotations are a function of the architecture; some files hold them, some do not.
@@ -27,7 +28,7 @@ def with_latent(
     backbone: nn.Module, latent: dict[str, Any], process: Process, positions: int
 ) -> nn.Module:
     """Return the host's backbone with a latent, in place; raises UserError as `attach_latent`."""
-    injector = new_injector(backbone_sizes(backbone, positions), dict(latent), find_latent)
+    injector = new_injector(backbone_sizes(backbone, positions), latent, find_latent)
     attach_latent(backbone, injector, mask=getattr(process, "mask", None))
     return backbone
 
@@ -90,8 +91,8 @@ def new_student(
 ) -> nn.Module:
     """Give an untouched backbone, in place, a latent and the teacher's weights.
 
-    If the teacher is a student with a latent of the same kind and sizes, its injector carries over;
-    otherwise the injector starts as its class says.
+    If the teacher is a student with a latent of the same kind and sizes that enters the same
+    blocks, its injector carries over; otherwise the injector starts as its class says.
     """
     with_latent(backbone, latent, process, positions)
     fresh = {n: v for n, v in backbone.state_dict().items() if is_latent(n)}
@@ -104,10 +105,11 @@ def new_student(
 
 
 def same_latent(weights: Weights, latent: dict[str, Any], fresh: dict[str, Tensor]) -> bool:
-    """Whether the teacher's latent is of the student's kind and has weights of the same sizes."""
+    """Whether the teacher's latent is the student's: of its kind, for its blocks, of its sizes."""
     given = {n: v.shape for n, v in weights.tensors.items() if is_latent(n)}
-    kind = None if weights.latent is None else weights.latent["name"]
-    return kind == latent["name"] and given == {n: v.shape for n, v in fresh.items()}
+    theirs = weights.latent or {}
+    same = all(theirs.get(key) == latent.get(key) for key in ("name", "blocks"))
+    return same and given == {n: v.shape for n, v in fresh.items()}
 
 
 def is_latent(name: str) -> bool:

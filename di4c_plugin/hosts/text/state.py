@@ -10,6 +10,7 @@ from typing import Any
 
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.text.averages import names
+from di4c_plugin.models.latent import same_options
 
 FORMAT = 1
 PICKLED = ("hyper_parameters", "hparams_name", "hparams_type", "datamodule_hyper_parameters")
@@ -95,7 +96,7 @@ def restore_state(module: Any, checkpoint: Mapping[str, Any]) -> None:
             f"the run to resume distils another teacher ({notes['teacher']['source']}) than "
             f"{module.plan.weights.origin}"
         )
-    if notes["latent"] != module.latent:
+    if not same_options(notes["latent"], module.latent):
         raise UserError(f"the run to resume has the latent {notes['latent']}, not {module.latent}")
     if names(module) != notes["ema_names"]:
         raise UserError("the run to resume averages other weights than this one")

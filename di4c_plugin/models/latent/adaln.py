@@ -1,5 +1,6 @@
 """The latent as scale and shift of every normalised input: adaLN (Peebles & Xie 2023, 3.2)."""
 
+import torch
 from torch import Tensor, nn
 
 from di4c_plugin.models.latent.base import LatentInjector, Sizes, sinusoid
@@ -18,19 +19,24 @@ class AdaLNLatent(LatentInjector):
     ) -> None:
         super().__init__()
         self.latent_shape = (dim,)
-        self.features = features
-        self.num_norms = sizes.num_norms
+        self.features, self.hidden_size = features, sizes.hidden_size
         self.modulation = nn.Linear(features, sizes.num_norms * 2 * sizes.hidden_size)
         # The squares of sinusoidal features sum to features / 2.
         nn.init.normal_(self.modulation.weight, std=std / (features / 2) ** 0.5)
         nn.init.zeros_(self.modulation.bias)
 
     def encode(self, latent: Tensor) -> Tensor:
-        """See `LatentInjector.encode`: gamma and beta of every sub-layer, (B, num_norms, 2, H)."""
-        features = sinusoid(latent, self.features).to(self.modulation.weight.dtype)
-        return self.modulation(features).unflatten(-1, (self.num_norms, 2, -1))
+        """See `LatentInjector.encode`: 1 + gamma and beta of every sub-layer in turn.
+
+        Of shape (2 num_norms, B, 1, H), so that a sub-layer has no more to do than to take them.
+        """
+        # bf16 would round 1 + gamma to multiples of 2^-8.
+        with torch.autocast(latent.device.type, enabled=False):
+            features = sinusoid(latent, self.features).to(self.modulation.weight.dtype)
+            code: Tensor = self.modulation(features).unflatten(-1, (-1, 2, self.hidden_size))
+        gamma, beta = code.unbind(-2)
+        return torch.stack([1 + gamma, beta], -2).flatten(1, 2).transpose(0, 1).unsqueeze(2)
 
     def on_norm(self, h: Tensor, code: Tensor, layer: int) -> Tensor:
-        """Scale and shift."""
-        gamma, beta = code[:, layer].unsqueeze(2).unbind(1)
-        return h * (1 + gamma) + beta
+        """Scale and shift, in one pass over h."""
+        return torch.addcmul(code[2 * layer + 1], h, code[2 * layer])

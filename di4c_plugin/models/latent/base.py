@@ -3,10 +3,13 @@
 An injector is part of the student's network. The network calls each door, in this order, and an
 injector overrides those it uses: `on_embedding` (positions, before patches are formed),
 `on_sequence` (the residual stream), `on_norm` (each normalised input) and `on_output`.
+A latent that enters late sees the last blocks as if they were the whole network: the residual
+stream before them is their embedding. `di4c_plugin.models.latent.entry` calls the doors.
 Tests: tests/models/test_latent.py.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -36,32 +39,60 @@ class Sizes(Protocol):
         """D."""
 
     @property
+    def length(self) -> int:
+        """L, how many rows of the residual stream a sequence has: D without patches."""
+
+    @property
     def num_norms(self) -> int:
-        """How many normalised inputs `on_norm` is called for."""
+        """How many normalised inputs `on_norm` is called for: two a block, and the last."""
+
+
+@dataclass(frozen=True)
+class KnownSizes:
+    """Sizes as plain values."""
+
+    hidden_size: int
+    embedding_size: int
+    embedding_std: float
+    positions: int
+    length: int
+    num_norms: int
 
 
 class LatentInjector(nn.Module):
     """The identity at every door; base of all injectors, made as `Injector(sizes, **options)`.
 
     lambda ~ U[0, 1)^latent_shape whatever the injector makes of it.
+
+    Attributes:
+        latent_shape: of one lambda.
+        blocks: how many blocks, the last ones, the latent enters; None for all of them, and then
+            it may enter the embeddings. `new_injector` sets it and gives the sizes that go with it.
     """
 
     latent_shape: tuple[int, ...] = ()
+    blocks: int | None = None
 
     def encode(self, latent: Tensor) -> Tensor:
         """Map lambda (B, *latent_shape) to what the other doors receive; called once a forward."""
         return latent
 
     def on_embedding(self, e: Tensor, code: Tensor, active: Tensor) -> Tensor:
-        """Change the embeddings e (B, D, E) of positions; active (B, D) marks the unknown ones."""
+        """Change the embeddings e (B, D, E) of positions; active (B, D) marks the unknown ones.
+
+        With `blocks`, e is the residual stream (B, L, H) before the first of them.
+        """
         return e
 
     def on_sequence(self, h: Tensor, code: Tensor) -> Tensor:
-        """Change the residual stream h (B, L, H) before the first block."""
+        """Change the residual stream h (B, L, H) before the first block the latent enters."""
         return h
 
     def on_norm(self, h: Tensor, code: Tensor, layer: int) -> Tensor:
-        """Change the normalised input h (B, L, H) of sub-layer `layer` (two a block)."""
+        """Change the normalised input h (B, L, H) of sub-layer `layer` (two a block).
+
+        Counted from the first block the latent enters.
+        """
         return h
 
     def on_output(self, h: Tensor) -> Tensor:

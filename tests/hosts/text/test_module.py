@@ -30,9 +30,12 @@ def fit(folder: Path, *, rank: int = 0, steps: int = 2, seed: int = 1, **options
     module: Any = Ranked(stand_in.config(seed=seed), stand_in_parts.Tokenizer())
     module.calls = []
 
-    def remember(network: Any, args: tuple[Tensor, Tensor], kwargs: dict[str, Tensor]) -> None:
+    hidden = module.student.hidden
+
+    def remember(x_t: Tensor, t: Tensor, *, cond: None, latent: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            module.calls.append((*args, kwargs["latent"]))
+            module.calls.append((x_t, t, latent))
+        return hidden(x_t, t, cond=cond, latent=latent)
 
     def remember_dropped(layer: Any, args: tuple[Tensor], output: Tensor) -> None:
         if torch.is_grad_enabled():
@@ -40,7 +43,7 @@ def fit(folder: Path, *, rank: int = 0, steps: int = 2, seed: int = 1, **options
 
     module.dropped = []
     module.backbone.blocks[0].mlp[-1].register_forward_hook(remember_dropped)
-    module.student.register_forward_pre_hook(remember, with_kwargs=True)
+    module.student.hidden = remember
     module.before = {n: p.detach().clone() for n, p in module.named_parameters()}
     trainer = stand_in.trainer(folder, max_steps=steps, **options)
     validation = stand_in.loader(4, shuffle=False) if "val_check_interval" in options else None

@@ -76,8 +76,25 @@ def test_a_latent_of_the_same_kind_and_sizes_carries_over() -> None:
     assert all(torch.equal(v, teacher.tensors[n]) for n, v in injector(student).items())
 
 
+def test_blocks_that_are_not_said_are_all_blocks() -> None:
+    teacher = weights(latent=TOKEN)
+    student = new_student(untouched(), TOKEN | {"blocks": None}, teacher, PROCESS, 6)
+    assert all(torch.equal(v, teacher.tensors[n]) for n, v in injector(student).items())
+
+
+def test_a_late_latent_is_restored_late() -> None:
+    late, lam = TOKEN | {"blocks": 1}, torch.rand(3, 1)
+    student: Any = restore(untouched(), weights(latent=late), PROCESS, 6)
+    assert student.di4c_injector[0].blocks == 1
+    every = restore(untouched(), weights(latent=TOKEN), PROCESS, 6)
+    assert not torch.allclose(log_p(student, latent=lam), log_p(every, latent=lam))
+    with pytest.raises(UserError, match="latent.blocks is 3: this network has 1 to 2"):
+        with_latent(untouched(), TOKEN | {"blocks": 3}, PROCESS, 6)
+
+
 @pytest.mark.parametrize(
-    "latent", [TOKEN | {"features": 64}, {"name": "adaln"}, {"name": "mask_noise"}]
+    "latent",
+    [TOKEN | {"features": 64}, TOKEN | {"blocks": 1}, {"name": "adaln"}, {"name": "mask_noise"}],
 )
 def test_another_latent_starts_anew(latent: dict[str, Any]) -> None:
     teacher = weights(latent=TOKEN)

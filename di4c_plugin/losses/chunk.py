@@ -1,0 +1,93 @@
+"""One chunk of the losses of a large vocabulary: c positions, whose tokens are summed over at once.
+
+Tests: tests/losses/test_terms.py.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.diffusion.categorical import inverse_cdf
+from di4c_plugin.losses.mixture import log_mean_exp
+from di4c_plugin.losses.prediction import Prediction
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the student is to predict at P positions.
+
+    Attributes:
+        x_0: clean tokens (J, P), int64.
+        teacher: its prediction at the student's states, of one lambda or several.
+        target: what stands for the student after the teacher's step, one prediction for each of the
+            N samples of it; None: no consistency terms.
+        u: U[0, 1) (N, P), float64, by which x_s^j is drawn from `target`; None without one.
+        x_s: these samples (N, P), where they are drawn already.
+    """
+
+    x_0: Tensor
+    teacher: Prediction
+    target: Prediction | None = None
+    u: Tensor | None = None
+    x_s: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ChunkTargets:
+    """What `Targets` say of c positions: x_s is (N, c), q and q_s are log-marginals (c, S)."""
+
+    x_0: Tensor
+    q: Tensor
+    x_s: Tensor | None
+    q_s: Tensor | None
+
+
+def chunks(student: Prediction, targets: Targets, max_bytes: int) -> list[slice]:
+    """Cut the P positions into parts whose tensors of (N, c, S) fit the budget, at least one."""
+    most = max(p.count for p in (student, targets.teacher, targets.target) if p is not None)
+    return chunks_of(targets.x_0.shape[1], most, student.tokens, max_bytes)
+
+
+def chunks_of(positions: int, count: int, tokens: int, max_bytes: int) -> list[slice]:
+    """Cut P positions, at least into one part (of none, if P = 0)."""
+    # Of (N, c, S) three tensors in fp32 live at a time.
+    size = max(1, max_bytes // (12 * count * tokens))
+    return [slice(i, min(i + size, positions)) for i in range(0, max(positions, 1), size)]
+
+
+def chunk_targets(targets: Targets, part: slice) -> ChunkTargets:
+    """Form the targets of some positions."""
+    with torch.no_grad():
+        x_0, q = targets.x_0[:, part], log_mean_exp(targets.teacher.log_p(part))
+        if targets.target is None:
+            return ChunkTargets(x_0, q, None, None)
+        log_p_s = targets.target.log_p(part)
+        if targets.x_s is not None:
+            x_s = targets.x_s[:, part]
+        else:
+            assert targets.u is not None, "x_s is neither given nor can it be drawn"
+            x_s = inverse_cdf(log_p_s, targets.u[:, part])
+        return ChunkTargets(x_0, q, x_s, log_mean_exp(log_p_s))
+
+
+def chunk_terms(log_p: Tensor, active: Tensor, of: ChunkTargets) -> list[Tensor]:
+    """Return the fields of `PositionTerms` for log_p (N, c, S); inactive positions give 0."""
+    bar = log_mean_exp(log_p)
+    entropy = (of.q.exp() * of.q).sum(-1)
+    # One product instead of a tensor of (N, c, S); it wants equal dtypes.
+    cross = torch.einsum("cs,ncs->c", of.q.exp().to(log_p.dtype), log_p) / len(log_p)
+    terms = [pick(log_p, of.x_0), entropy - cross, kl(of.q, bar)]
+    if of.x_s is not None and of.q_s is not None:
+        terms += [pick(log_p, of.x_s), kl(of.q_s, bar)]
+    return [term.where(active, 0) for term in terms]
+
+
+def pick(log_p: Tensor, x: Tensor) -> Tensor:
+    """Return log_p[n, c, x[j, c]], shape (N, J, c), for log_p (N, c, S) and x (J, c)."""
+    return log_p.gather(-1, x.T.expand(len(log_p), -1, -1)).transpose(1, 2)
+
+
+def kl(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """Return KL(q || p) of each position, (c,), for log-probabilities (c, S)."""
+    return (log_q.exp() * (log_q - log_p)).sum(-1)

@@ -1,0 +1,125 @@
+r"""The terms of Di4C from predictions of student, teacher and target, by one of three paths.
+
+With \ell[n, j, p] = log p_n(x_j[p]) for the N lambda of the student, the marginals
+\bar p = mean_n p_n, and at each position p
+  distil       E_lambda KL(q || p_n),  q = mean over the teacher's lambda (a product model has one),
+  data_marg    KL(q || \bar p),
+  consis_marg  KL(mean_j p^target_j || \bar p),  x_s^j ~ p^target_j,
+only \ell couples positions: sums over a position's S tokens can be taken chunk by chunk.
+  naive        all positions at once, by autograd: the twin that the others are compared with
+  checkpoint   c positions at a time, each chunk computed again in the backward pass
+  chunked      the same with a backward pass by hand (`di4c_plugin.losses.chunked`)
+Tests: tests/losses/test_terms.py, test_chunked.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from di4c_plugin.errors import UserError
+from di4c_plugin.losses.chunk import Targets, chunk_targets, chunk_terms, chunks
+from di4c_plugin.losses.chunked import chunked
+from di4c_plugin.losses.mixture import log_mean_exp
+from di4c_plugin.losses.prediction import Prediction
+
+__all__ = ["IMPLEMENTATIONS", "PositionTerms", "Targets", "example_terms", "position_terms"]
+
+DEFAULT_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class PositionTerms:
+    """The terms at each position, in nats; the consistency ones are None without a target.
+
+    Attributes:
+        ell_data: log p_n(x_0), (N, J, P).
+        distil, data_marg, consis_marg: see the module, (P,).
+        ell_consis: log p_n(x_s^j), (N, N, P).
+    """
+
+    ell_data: Tensor
+    distil: Tensor
+    data_marg: Tensor
+    ell_consis: Tensor | None = None
+    consis_marg: Tensor | None = None
+
+
+def position_terms(
+    student: Prediction,
+    targets: Targets,
+    *,
+    implementation: str = "chunked",
+    max_bytes: int = DEFAULT_BYTES,
+) -> PositionTerms:
+    """Return the terms, differentiable in the student.
+
+    Args:
+        student: N predictions at P positions; P = 0 gives terms that are connected to it still.
+        targets: at the same positions; nothing is differentiated in them.
+        implementation: "naive", "checkpoint" or "chunked", see the module; "chunked" takes a
+            student of hidden states.
+        max_bytes: budget of "checkpoint" and "chunked" for what a chunk needs.
+
+    Raises:
+        UserError: for an unknown implementation.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise UserError(f"unknown loss {implementation!r}; there are {', '.join(IMPLEMENTATIONS)}")
+    return PositionTerms(*PATHS[implementation](student, targets, max_bytes))
+
+
+def example_terms(terms: PositionTerms, example: Tensor, count: int) -> dict[str, Tensor]:
+    """Return the terms of Di4C for each example, shape (count,), in nats.
+
+    `example` (P,) tells which of `count` examples a position is of.
+    """
+
+    def of_examples(values: Tensor) -> Tensor:
+        zeros = values.new_zeros(*values.shape[:-1], count)
+        return zeros.index_add(-1, example, values)
+
+    found = {
+        "distil": of_examples(terms.distil),
+        "data_corr": _correlation(terms.ell_data, of_examples),
+        "data_marg": of_examples(terms.data_marg),
+    }
+    if terms.ell_consis is not None and terms.consis_marg is not None:
+        found["consis_corr"] = _correlation(terms.ell_consis, of_examples)
+        found["consis_marg"] = of_examples(terms.consis_marg)
+    return found
+
+
+def _correlation(ell: Tensor, of_examples: Callable[[Tensor], Tensor]) -> Tensor:
+    r"""Return mean_j[-log p(x_j) + log \bar p(x_j)], see `correlation_loss`, of ell (N, J, P)."""
+    joint = log_mean_exp(of_examples(ell))
+    independent = of_examples(log_mean_exp(ell))
+    return (independent - joint).mean(0)
+
+
+def naive(student: Prediction, targets: Targets, max_bytes: int) -> list[Tensor]:
+    """All positions at once."""
+    everything = slice(None)
+    of = chunk_targets(targets, everything)
+    return chunk_terms(student.log_p(everything), student.active(everything), of)
+
+
+def checkpointed(student: Prediction, targets: Targets, max_bytes: int) -> list[Tensor]:
+    """Chunk by chunk; each is computed again in the backward pass."""
+
+    def terms(part: slice) -> list[Tensor]:
+        of = chunk_targets(targets, part)
+        return chunk_terms(student.log_p(part), student.active(part), of)
+
+    parts = [
+        checkpoint(terms, part, use_reentrant=False, preserve_rng_state=False)
+        for part in chunks(student, targets, max_bytes)
+    ]
+    return [torch.cat(column, -1) for column in zip(*parts, strict=True)]
+
+
+Path = Callable[[Prediction, Targets, int], list[Tensor]]
+PATHS: dict[str, Path] = {"naive": naive, "checkpoint": checkpointed, "chunked": chunked}
+IMPLEMENTATIONS = tuple(PATHS)
