@@ -3,7 +3,6 @@
 Tests: tests/algorithms/test_predicting.py.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, cast
@@ -203,8 +202,10 @@ def take_step(
     if isinstance(teacher, Formed) and isinstance(places, Everywhere):
         log_q = teacher.values.unflatten(1, (b, d))
         return _step(process, log_q, states.x[0], states.t, u, noise)
-    at: Callable[[Tensor], Tensor] = lambda v: places.take(v.expand(1, b, d)).squeeze(0)  # noqa: E731
-    x, t, late = at(states.x), at(states.t.unsqueeze(-1)), at(u.unsqueeze(-1))
+    x, t, late = (
+        places.take(value.expand(1, b, d)).squeeze(0)
+        for value in (states.x, states.t.unsqueeze(-1), u.unsqueeze(-1))
+    )
     chance = places.take(noise.flatten(0, 1)).unflatten(0, noise.shape[:2])
     drawn = [
         _step(

@@ -11,7 +11,17 @@ from typing import NoReturn, Protocol, cast
 from di4c_plugin.errors import UserError
 
 # Every module is imported to build the parser, so it imports torch and the like inside `run`.
-COMMANDS = ("demo", "run", "train", "train_teacher", "sample", "evaluate", "doctor", "plugins")
+COMMANDS = (
+    "demo",
+    "run",
+    "train",
+    "train_teacher",
+    "sample",
+    "evaluate",
+    "bench",
+    "doctor",
+    "plugins",
+)
 
 
 class Subparsers(Protocol):

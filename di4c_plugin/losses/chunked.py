@@ -24,7 +24,7 @@ from di4c_plugin.losses.prediction import Hidden, Prediction
 
 
 def chunked(student: Prediction, targets: Targets, max_bytes: int) -> list[Tensor]:
-    """Return the fields of `PositionTerms`; raises UserError without hidden states of the student."""
+    """Return the fields of `PositionTerms`; raises UserError if the student is not `Hidden`."""
     if not isinstance(student, Hidden):
         raise UserError("loss=chunked needs a student with hidden states and a head")
     parts = chunks(student, targets, max_bytes)

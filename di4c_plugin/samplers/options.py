@@ -10,7 +10,7 @@ from di4c_plugin.samplers.base import check_policy
 
 
 def check_options(draw: Callable[..., Tensor], name: str, options: Mapping[str, object]) -> None:
-    """Refuse options that the sampler does not take, missing ones that it needs, and wrong policies.
+    """Refuse options that the sampler does not take, missing ones it needs, and unknown policies.
 
     Raises:
         UserError: naming them.
