@@ -27,7 +27,7 @@ from di4c_plugin.losses.prediction import Prediction
 
 __all__ = ["IMPLEMENTATIONS", "PositionTerms", "Targets", "example_terms", "position_terms"]
 
-DEFAULT_BYTES = 256 << 20
+DEFAULT_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ def position_terms(
     """
     if implementation not in IMPLEMENTATIONS:
         raise UserError(f"unknown loss {implementation!r}; there are {', '.join(IMPLEMENTATIONS)}")
-    return PositionTerms(*PATHS[implementation](student, targets, max_bytes))
+    # Inside a host's bf16 autocast, products of log-probabilities would be bf16 too.
+    with torch.autocast(targets.x_0.device.type, enabled=False):
+        return PositionTerms(*PATHS[implementation](student, targets, max_bytes))
 
 
 def example_terms(terms: PositionTerms, example: Tensor, count: int) -> dict[str, Tensor]:

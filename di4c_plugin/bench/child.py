@@ -1,0 +1,83 @@
+"""Measures one case in a process of its own: a job as JSON on stdin, its result on stdout.
+
+The job: {"kind": "loss", "case": {…}, "reference": path or null, "write": bool}. The result: what
+the measurement returns, or {"error": …} for a mistake of the user, or {"out_of_memory": …}.
+Started by `di4c_plugin.bench.sweep`. Tests: tests/bench/test_child.py.
+"""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from di4c_plugin.bench.cases import CASES, Case, LossCase, SampleCase, StepCase
+from di4c_plugin.bench.loss import measure_loss, write_reference
+from di4c_plugin.bench.sample import measure_sample
+from di4c_plugin.bench.step import measure_step
+from di4c_plugin.errors import UserError
+
+SAID_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def answer(job: dict[str, Any]) -> dict[str, Any]:
+    """Do a job; see the module."""
+    try:
+        case = CASES[job["kind"]](**job["case"])
+        set_up(case)
+        return measure(case, job)
+    except UserError as error:
+        return {"error": str(error)}
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not is_of_memory(error):
+            raise
+        return {"out_of_memory": str(error)}
+
+
+def is_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch is about memory; on the CPU it has no class of its own."""
+    return any(text in str(error) for text in SAID_OF_MEMORY)
+
+
+def set_up(case: Case) -> None:
+    """Set threads and precision; raises UserError for a device that is not there."""
+    try:
+        torch.empty(0, device=case.device)
+        if case.device.startswith("cuda:"):
+            torch.cuda.set_device(case.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {case.device!r} cannot be used: {reason}") from error
+    torch.set_float32_matmul_precision(case.matmul)
+    if case.threads is not None:
+        torch.set_num_threads(case.threads)
+
+
+def measure(case: Case, job: dict[str, Any]) -> dict[str, Any]:
+    """Measure by the kind of case."""
+    if isinstance(case, LossCase):
+        reference = None if job["reference"] is None else Path(job["reference"])
+        if job["write"]:
+            return write_reference(case, cast(Path, reference))
+        return measure_loss(case, reference)
+    if isinstance(case, StepCase):
+        return measure_step(case)
+    return measure_sample(cast(SampleCase, case))
+
+
+def main() -> int:
+    """Answer stdin's job on stdout."""
+    # Where memory runs out, the system is to end this process, not the one that started it.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    sys.stdout.write(json.dumps(answer(json.load(sys.stdin))) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
