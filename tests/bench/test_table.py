@@ -32,7 +32,7 @@ def test_a_row_is_compared_with_the_naive_twin_of_its_sizes() -> None:
     ]
     assert len({len(line) for line in lines}) == 1
     assert table.heading() == (
-        "loss: vocab 50258, positions 256, hidden 256, budget_mb 256, 50% masked; "
+        "loss: vocab 50258, positions 256, hidden 256, budget_mb 128, 50% masked; "
         "float32 on cpu, threads 2"
     )
 
@@ -53,7 +53,7 @@ def test_an_update_is_told_in_tokens() -> None:
     table = Table([STEP])
     assert table.heading() == (
         "step: vocab 50258, positions 256, hidden 768, layers 12, heads 12, batch 1, blocks 2, "
-        "latents 16, budget_mb 256, latent token; float32 on cpu"
+        "latents 16, budget_mb 128, latent token; float32 on cpu"
     )
     values = {"tokens_per_second": 128.04, "seconds": 2.0, "peak_mb": 10.0, "total_mb": 30.0}
     row = table.row(result(STEP, values))
