@@ -7,7 +7,7 @@ from di4c_plugin.algorithms.base import Batch, Data, Networks
 from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.api import distill, sample
 from di4c_plugin.diffusion import Absorbing, DiscretisedGaussian, Process, Uniform
-from di4c_plugin.models import Model, TransformerConfig, new_model, student_of
+from di4c_plugin.models import DiTConfig, Model, TransformerConfig, new_model, student_of
 from di4c_plugin.training import TrainingConfig
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -49,6 +49,44 @@ def test_the_loss_is_made_where_the_networks_are(
         assert terms.total.device.type == device
         terms.total.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters())
+
+
+def text_networks(device: str) -> tuple[Networks, Di4C]:
+    """A student and a teacher with hidden states, on which the loss takes chunks."""
+    torch.manual_seed(0)
+    process = Absorbing(5, mask=4)
+    config = DiTConfig(5, 4, hidden_size=16, cond_dim=8, n_blocks=2, n_heads=2)
+    teacher = new_model(config, process)
+    student = student_of(teacher, {"name": "adaln"}).denoiser.to(device)
+    return Networks(student, teacher.denoiser.to(device)), Di4C(process, latents=3, prior_share=0.5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_loss_by_chunks_is_made_where_the_networks_are(device: str) -> None:
+    networks, algorithm = text_networks(device)
+    generator = torch.Generator(device).manual_seed(0)
+    batch = Batch(X_0.to(device) % 4)
+    terms = algorithm.losses(batch, networks, generator=generator, progress=0.5)
+    assert terms.total.device.type == device
+    terms.total.backward()
+    student = networks.student
+    assert isinstance(student, torch.nn.Module)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters())
+
+
+@pytest.mark.gpu
+def test_an_update_does_not_wait_for_the_gpu() -> None:
+    """But for the number of active positions, which is copied long before it is needed."""
+    networks, algorithm = text_networks("cuda")
+    batch = Batch(X_0.cuda() % 4)
+    for mode in ("default", "error"):  # at their first call libraries may wait
+        generator = torch.Generator("cuda").manual_seed(0)
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            terms = algorithm.losses(batch, networks, generator=generator, progress=0.5)
+            terms.total.backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -100,7 +100,7 @@ def has_heads(networks: Networks) -> bool:
 def terms_by(
     path: str, networks: Networks, draws: Draws, process: Process, max_bytes: int
 ) -> dict[str, Tensor]:
-    """Return distil, data_corr, data_marg; with `draws.u` also consis_corr and consis_marg; (B,)."""
+    """Return distil, data_corr, data_marg, and with `draws.u` consis_corr and consis_marg; (B,)."""
     active = process.active(draws.student.x[0])
     heads = path != "naive" and has_heads(networks)
     places = Active(active) if heads else Everywhere(active)

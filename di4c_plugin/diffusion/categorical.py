@@ -48,7 +48,7 @@ def sample_categorical(log_p: Tensor, *, generator: torch.Generator) -> Tensor:
 def inverse_cdf(log_p: Tensor, u: Tensor) -> Tensor:
     """Return the index whose share of [0, 1) holds u, for u (...) of U[0, 1) in float64.
 
-    `log_p` (..., S) as for `sample_categorical`; leading axes of size 1 serve all u along them.
+    `log_p` (..., S) as for `sample_categorical`; a first axis of size 1 serves all u along it.
     """
     if log_p.shape[-1] > BLOCK:
         return _two_levels(log_p, u)

@@ -45,15 +45,14 @@ class _Chunked(torch.autograd.Function):
         targets: Targets,
         parts: list[slice],
     ) -> tuple[Tensor, ...]:
-        columns: list[list[Tensor]] = []
-        drawn: list[Tensor] = []
+        terms, x_s = Filled(student.h.shape[1]), Filled(student.h.shape[1])
         for part in parts:
             of = chunk_targets(targets, part)
-            columns.append(chunk_terms(student.log_p(part), student.active(part), of))
-            drawn += [] if of.x_s is None else [of.x_s]
-        x_s = torch.cat(drawn, -1) if drawn else None
-        ctx.student, ctx.targets, ctx.parts = student, replace(targets, x_s=x_s), parts
-        return tuple(torch.cat(column, -1) for column in zip(*columns, strict=True))
+            x_s.put(part, [] if of.x_s is None else [of.x_s])
+            terms.put(part, chunk_terms(student.log_p(part), student.active(part), of))
+        drawn = x_s.whole[0] if x_s.whole else None
+        ctx.student, ctx.targets, ctx.parts = student, replace(targets, x_s=drawn), parts
+        return tuple(terms.whole)
 
     @staticmethod
     @once_differentiable
@@ -65,6 +64,25 @@ class _Chunked(torch.autograd.Function):
                 of = chunk_targets(ctx.targets, part)
                 of_head.add(part, logit_gradient(student, part, of, [g[..., part] for g in grads]))
         return of_head.h, of_head.weight, of_head.bias, None, None, None
+
+
+class Filled:
+    """Tensors (..., P) that are filled part by part.
+
+    Were the parts kept and joined in the end, they would lie between the memory of freed chunks,
+    which could then not be used again as a whole.
+    """
+
+    def __init__(self, positions: int) -> None:
+        self.positions = positions
+        self.whole: list[Tensor] = []
+
+    def put(self, part: slice, values: list[Tensor]) -> None:
+        """Write values (..., c)."""
+        if not self.whole:
+            self.whole = [v.new_empty(*v.shape[:-1], self.positions) for v in values]
+        for whole, value in zip(self.whole, values, strict=True):
+            whole[..., part] = value
 
 
 def logit_gradient(student: Hidden, part: slice, of: ChunkTargets, grads: list[Tensor]) -> Tensor:

@@ -187,6 +187,72 @@ def test_step_draws_from_the_posterior(process: Process, generator: torch.Genera
 
 
 @every_process
+def test_a_step_is_decided_by_its_noise(process: Process, generator: torch.Generator) -> None:
+    """Equal generators, equal steps; and n steps from one state are n steps one by one."""
+    x_t, log_p_0 = some_step(process, generator)
+    cpu = torch.device("cpu")
+    noise = process.step_noise((6, *x_t.shape), generator=generator, device=cpu)
+    assert noise.shape == (process.noises, 6, *x_t.shape)
+    assert noise.dtype == torch.float64
+    many = process.step_by(noise, log_p_0, x_t, T, S)
+    assert many.shape == (6, *x_t.shape)
+    for n, x_s in enumerate(many):
+        assert torch.equal(process.step_by(noise[:, n], log_p_0, x_t, T, S), x_s)
+    state = generator.get_state()
+    own = process.step_noise(x_t.shape, generator=generator, device=cpu)
+    generator.set_state(state)
+    assert torch.equal(
+        process.step(log_p_0, x_t, T, S, generator=generator),
+        process.step_by(own, log_p_0, x_t, T, S),
+    )
+
+
+@every_process
+def test_many_steps_from_one_state_draw_from_the_posterior(
+    process: Process, generator: torch.Generator
+) -> None:
+    x_t, log_p_0 = some_step(process, generator)
+    x_t, log_p_0 = x_t[:, :2], log_p_0[:, :2]
+    noise = process.step_noise((4000, *x_t.shape), generator=generator, device=x_t.device)
+    x_s = process.step_by(noise, log_p_0, x_t, T, S)
+    counts = torch.nn.functional.one_hot(x_s, process.num_states).sum(0)
+    posterior = process.log_posterior(log_p_0, x_t, T, S).exp()
+    assert (counts[posterior < 1e-12] == 0).all()
+    spread = (4000 * posterior * (1 - posterior)).sqrt()
+    usual = (posterior > 0.01) & (posterior < 0.99)
+    assert ((counts - 4000 * posterior) / spread)[usual].abs().max() < 4.5
+    # Independent of each other: the same state twice in a row as often as by chance.
+    again = (x_s[1:] == x_s[:-1]).double().mean(0)
+    chance = posterior.square().sum(-1)
+    # Neighbouring pairs share a draw: the variance of the mean is at most three times a coin's.
+    assert ((again - chance).abs() < 4.5 * (3 * 0.25 / 4000) ** 0.5).all()
+
+
+@every_process
+def test_carry_over_is_certain_where_nothing_is_open(
+    process: Process, generator: torch.Generator
+) -> None:
+    """Value and gradient; what is handed in stays as it was."""
+    x_t = torch.arange(process.num_states).repeat(2, 3)
+    active = process.active(x_t)
+    shape = (*x_t.shape, process.num_tokens)
+    log_p = torch.randn(shape, generator=generator, dtype=torch.float64).log_softmax(-1)
+    log_p.requires_grad_()
+    kept, pull = log_p.detach().clone(), torch.randn(shape, generator=generator).double()
+    found = process.carry_over(log_p * 1, x_t)
+    assert torch.equal(found[active], log_p[active])
+    for row, x in zip(found[~active], x_t[~active].tolist(), strict=True):
+        assert row.argmax() == x
+        assert row[x] == 0
+        assert (row < LOG_ZERO / 2).sum() == process.num_tokens - 1
+    assert found.isfinite().all()
+    (grad,) = torch.autograd.grad((found * pull).sum(), log_p)
+    assert torch.equal(grad, pull.where(active.unsqueeze(-1), 0))
+    process.carry_over(log_p, x_t)
+    assert torch.equal(log_p, kept)
+
+
+@every_process
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_posteriors_and_gradients_are_finite(process: Process, dtype: torch.dtype) -> None:
     """For every x_t, with predictions from vague to certain, at all times."""
@@ -233,9 +299,9 @@ def test_config_rebuilds_the_process(process: Process) -> None:
 
 
 def test_unknown_processes_and_schedules_are_named() -> None:
-    with pytest.raises(UserError, match="'poisson'; there are absorbing, gaussian, uniform"):
+    with pytest.raises(UserError, match="'poisson'; there are absorbing, gaussian, uniform, con"):
         build_process({"name": "poisson"})
     with pytest.raises(
-        UserError, match="'square'; there are arccos, cosine, duo_cosine, loglinear"
+        UserError, match="'cubic'; there are arccos, cosine, duo_cosine, loglinear, masked_square"
     ):
-        build_process({"name": "absorbing", "num_tokens": 2, "schedule": "square"})
+        build_process({"name": "absorbing", "num_tokens": 2, "schedule": "cubic"})

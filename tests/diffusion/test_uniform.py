@@ -51,6 +51,45 @@ def test_leave_one_out_is_duos_posterior() -> None:
     torch.testing.assert_close(found, numerator / (alpha_t * 4 * own + 1 - alpha_t))
 
 
+@pytest.mark.parametrize("schedule", [LogLinear(), Cosine(), Arccos()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_evidence_is_the_likelihood_of_ones_own_token(
+    schedule: Schedule, dtype: torch.dtype
+) -> None:
+    """softmax(logits) times q(x_t | x_0), normalised: by transition matrices."""
+    process = Uniform(5, schedule, leave_one_out=True)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 3, 5, generator=generator, dtype=torch.float64)
+    x_t = torch.randint(5, (4, 3), generator=generator)
+    t = torch.tensor([1.0, 0.8, 0.3, 0.01], dtype=torch.float64)
+    q = process.transition(torch.zeros_like(t), t)
+    likelihood = torch.stack([q[b, :, x_t[b]].T for b in range(4)])
+    want = logits.softmax(-1) * likelihood
+    given = logits.to(dtype)
+    found = process.with_evidence(given, x_t, t)
+    assert found.dtype == dtype
+    assert torch.equal(given, logits.to(dtype)), "it is the caller's"
+    close = 1e-5 if dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(
+        found.double().softmax(-1), want / want.sum(-1, keepdim=True), rtol=close, atol=close
+    )
+    plain = Uniform(5, schedule).with_evidence(given, x_t, t)
+    assert torch.equal(plain, given)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_evidence_at_time_0_is_certain_and_finite(dtype: torch.dtype) -> None:
+    logits = torch.zeros(2, 1, 5, dtype=dtype, requires_grad=True)
+    t = torch.tensor([0.0, 1e-18], dtype=torch.float64)
+    x_t = torch.tensor([[3], [1]])
+    found = Uniform(5, leave_one_out=True).with_evidence(logits, x_t, t).log_softmax(-1)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found.exp().argmax(-1), x_t)
+    found.exp().square().sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
 def test_leave_one_out_is_in_the_description() -> None:
     for process in (Uniform(4), Uniform(4, leave_one_out=True)):
         again = build_process(process.config)
