@@ -12,7 +12,7 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     """See `di4c_plugin.cli.main.Command`."""
     parser = subparsers.add_parser(
         "doctor",
-        help="look at the hosts: MDLM, SDTT, Duo",
+        help="look at the hosts: MDLM, SDTT, Duo, MaskGIT, Halton-MaskGIT, tauLDR",
         description="Tell which hosts are in a folder, at which commit, which stand-ins and "
         "remedies `di4c run` uses on this machine and why, and how to fetch what is missing.",
     )

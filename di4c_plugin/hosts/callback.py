@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.announce import announce_once
-from di4c_plugin.hosts.detect import HOSTS, Found, KnownHost, commit_of, host_of_configs
+from di4c_plugin.hosts.detect import HYDRA_HOSTS, Found, KnownHost, commit_of, host_of_configs
 from di4c_plugin.hosts.shims import remedies
 from di4c_plugin.hosts.text.errors import one_line
 
@@ -46,7 +46,7 @@ class Install(Callback):
         sources = {source.provider: source.path for source in config.hydra.runtime.config_sources}
         host = host_of_configs(sources.get("main", ""))
         if host is None:
-            names = ", ".join(host.name for host in HOSTS)
+            names = ", ".join(host.name for host in HYDRA_HOSTS)
             raise UserError(f"this is not the program of a host that we know ({names})")
         warn_of_commit(host, sources["main"])
         remedies.install(host.name)

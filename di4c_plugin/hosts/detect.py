@@ -14,28 +14,39 @@ from pathlib import Path, PurePosixPath
 class KnownHost:
     """A host that we run in, at the commit that we test with.
 
-    `marks`, `configs` (the folder of its Hydra configs) and `script` (the program that the user
-    starts) are relative to the root of its checkout.
+    `marks`, `script` (the program that the user starts), `configs` (the folder of its Hydra
+    configs; None where it has no Hydra) and `others` (programs outside the script's folder) are
+    relative to the root of its checkout.
     """
 
     name: str
     url: str
     commit: str
     marks: tuple[str, ...]
-    configs: str
     script: str
+    configs: str | None = None
+    others: tuple[str, ...] = ()
 
     def is_at(self, root: Path) -> bool:
         """Tell whether `root` bears this host's marks."""
         return all((root / mark).is_file() for mark in self.marks)
 
     def root_of_program(self, folder: Path) -> Path | None:
-        """Return the host's root if `folder` is the one with its script, else None."""
-        below = PurePosixPath(self.script).parent.parts
-        if below and folder.parts[-len(below) :] != below:
-            return None
-        root = folder.parents[len(below) - 1] if below else folder
-        return root if self.is_at(root) else None
+        """Return the host's root if `folder` is one with programs of it, else None."""
+        for program in (self.script, *self.others):
+            below = PurePosixPath(program).parent.parts
+            if below and folder.parts[-len(below) :] != below:
+                continue
+            root = folder.parents[len(below) - 1] if below else folder
+            if self.is_at(root):
+                return root
+        return None
+
+    def has_configs_at(self, folder: Path) -> bool:
+        """Tell whether `folder` is the one of its Hydra configs."""
+        if self.configs is None or folder.name != PurePosixPath(self.configs).name:
+            return False
+        return self.root_of_program(folder.parent) is not None
 
 
 @dataclass(frozen=True)
@@ -65,26 +76,49 @@ HOSTS = (
         url="https://github.com/kuleshov-group/mdlm.git",
         commit="c112c526d193436838c98d81455ee51f90309470",
         marks=("main.py", "diffusion.py", "noise_schedule.py", "models/dimamba.py"),
-        configs="configs",
         script="main.py",
+        configs="configs",
     ),
     KnownHost(
         name="sdtt",
         url="https://github.com/jdeschena/sdtt.git",
         commit="9172b86500126d4ca93bd5e204395c5062fdc7fd",
         marks=("src/sdtt/main.py", "src/sdtt/core/distill/multi_round_sdtt.py"),
-        configs="src/sdtt/configs",
         script="src/sdtt/main.py",
+        configs="src/sdtt/configs",
     ),
     KnownHost(
         name="duo",
         url="https://github.com/s-sahoo/duo.git",
         commit="7c9b498f5b717de064d6fad7e2509c866e6cb620",
         marks=("main.py", "algo.py", "trainer_base.py", "configs/algo/duo_base.yaml"),
+        script="main.py",
         configs="configs",
+    ),
+    KnownHost(
+        name="maskgit",  # the archived first generation: branch v1.0
+        url="https://github.com/valeoai/Maskgit-pytorch.git",
+        commit="674ef1d934963b7550ad9068015e705a525ceecb",
+        marks=("main.py", "Trainer/vit.py", "Network/Taming/models/vqgan.py"),
         script="main.py",
     ),
+    KnownHost(
+        name="halton_maskgit",
+        url="https://github.com/valeoai/Halton-MaskGIT.git",
+        commit="f61b0a1314717004dc7487531fd16a8bb71e1888",
+        marks=("main.py", "Trainer/cls_trainer.py", "Sampler/halton_sampler.py"),
+        script="main.py",
+    ),
+    KnownHost(
+        name="tauldr",
+        url="https://github.com/andrew-cr/tauLDR.git",
+        commit="5128d4a5cce07f707780ccb03e8de2b48950aafa",
+        marks=("train.py", "lib/models/models.py", "lib/sampling/sampling.py"),
+        script="train.py",
+        others=("scripts/sample.py",),
+    ),
 )
+HYDRA_HOSTS = tuple(host for host in HOSTS if host.configs)
 
 
 def host_named(name: str) -> KnownHost:
@@ -99,10 +133,7 @@ def host_of_configs(path: str) -> KnownHost | None:
         path: a folder, plain or as `file://…`; other schemes are no host's.
     """
     folder = Path(path.removeprefix("file://"))
-    for host in HOSTS:
-        if folder.name == PurePosixPath(host.configs).name and host.root_of_program(folder.parent):
-            return host
-    return None
+    return next((host for host in HOSTS if host.has_configs_at(folder)), None)
 
 
 def host_of_script(script: str | Path) -> KnownHost | None:

@@ -34,14 +34,16 @@ def lab(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Lab:
 
 @pytest.fixture
 def make_host(tmp_path: Path) -> MakeHost:
-    """Make an empty checkout that bears a host's marks; its config is one Hydra can compose."""
+    """Make an empty checkout that bears a host's marks; Hydra can compose its config, if any."""
 
     def make(name: str) -> Path:
         host, root = host_named(name), tmp_path / name
-        for mark in (*host.marks, f"{host.configs}/config.yaml"):
-            (root / mark).parent.mkdir(parents=True, exist_ok=True)
-            (root / mark).touch()
-        (root / host.configs / "config.yaml").write_text("seed: 1\n")
+        config = f"{host.configs}/config.yaml" if host.configs else host.script
+        for path in (*host.marks, *host.others, config):
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).touch()
+        if host.configs:
+            (root / config).write_text("seed: 1\n")
         return root
 
     return make

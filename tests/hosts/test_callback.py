@@ -14,10 +14,10 @@ from omegaconf import OmegaConf, open_dict
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts import callback
 from di4c_plugin.hosts.callback import Install, plain
-from di4c_plugin.hosts.detect import HOSTS, host_named
+from di4c_plugin.hosts.detect import HYDRA_HOSTS, host_named
 from tests.hosts.conftest import MakeHost
 
-NAMES = [host.name for host in HOSTS]
+NAMES = [host.name for host in HYDRA_HOSTS]
 
 
 def job(folder: Path, *overrides: str, scheme: str = "file://") -> Any:
@@ -57,7 +57,7 @@ def test_the_adapter_of_the_running_host_is_called(
     make_host: MakeHost,
     installed: list[tuple[str, dict[str, Any]]],
 ) -> None:
-    configs = make_host(name) / host_named(name).configs
+    configs = make_host(name) / str(host_named(name).configs)
     if name == "duo":
         (configs / "algo/duo_base.yaml").write_text("name: duo_base")
         (configs / "config.yaml").write_text("defaults: [_self_, {/algo: duo_base}]")

@@ -3,9 +3,11 @@ from pathlib import Path
 import pytest
 
 from di4c_plugin.hosts.checkup import checkup, default_folder
-from di4c_plugin.hosts.detect import host_named
+from di4c_plugin.hosts.detect import HOSTS, host_named
 from di4c_plugin.hosts.shims import packages
 from tests.hosts.conftest import MakeHost
+
+NAMES = [host.name for host in HOSTS]
 
 
 def rows(folder: Path, kind: str, *, gpu: bool = False) -> dict[str, list[str]]:
@@ -20,9 +22,7 @@ def test_a_submodule_is_fetched_as_one(tmp_path: Path, repository: Path) -> None
     (tmp_path / ".gitmodules").write_text((repository / ".gitmodules").read_text())
     (tmp_path / "external/mdlm").mkdir(parents=True)
     command = f"git -C {tmp_path} submodule update --init external/"
-    assert rows(tmp_path / "external", "missing") == {
-        name: [command + name] for name in ("mdlm", "sdtt", "duo")
-    }
+    assert rows(tmp_path / "external", "missing") == {name: [command + name] for name in NAMES}
 
 
 def test_a_present_host_and_one_folder_that_is_something_else(
@@ -35,12 +35,13 @@ def test_a_present_host_and_one_folder_that_is_something_else(
     assert rows(tmp_path, "present") == {"mdlm": [f"{title}, in {root}"]}
     assert rows(tmp_path, "warning") == {"mdlm": [f"{title}; {tested}"]}
     assert list(rows(tmp_path, "unknown")) == ["duo"]
-    assert list(rows(tmp_path, "missing")) == ["sdtt"]
+    assert list(rows(tmp_path, "missing")) == ["sdtt", "maskgit", "halton_maskgit", "tauldr"]
 
 
-def test_the_folder_may_be_one_host(make_host: MakeHost) -> None:
-    root = make_host("sdtt")
-    assert {host for host, _, _ in checkup(root, gpu=True)} == {"sdtt"}
+@pytest.mark.parametrize("name", NAMES)
+def test_the_folder_may_be_one_host(name: str, make_host: MakeHost) -> None:
+    root = make_host(name)
+    assert {host for host, _, _ in checkup(root, gpu=True)} == {name}
 
 
 def test_what_is_missing_is_told_with_a_remedy(
@@ -50,6 +51,22 @@ def test_what_is_missing_is_told_with_a_remedy(
     monkeypatch.setattr(packages, "is_missing", lambda name: name in {"flash_attn", "mauve"})
     assert rows(root, "stand-in") == {"sdtt": ["flash_attn: not installed"]}
     assert rows(root, "install") == {"sdtt": ["mauve: not installed; pip install mauve-text"]}
+
+
+def test_maskgit_and_tauldr_may_lack_small_packages_and_large_ones(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = {"torchvision", "webdataset", "clip", "torch_fidelity", "ml_collections", "tkinter"}
+    monkeypatch.setattr(packages, "is_missing", lacking.__contains__)
+    stand_ins = [rows(make_host(name), "stand-in")[name] for name in NAMES[3:]]
+    assert [[line.partition(":")[0] for line in lines] for lines in stand_ins] == [
+        ["clip", "torchvision", "webdataset"],
+        ["torch_fidelity", "torchvision", "webdataset"],
+        ["tkinter", "torchvision"],
+    ]
+    line = "ml_collections: not installed; pip install ml-collections"
+    assert rows(make_host("tauldr"), "install") == {"tauldr": [line]}
+    assert not rows(make_host("maskgit"), "install")
 
 
 def test_a_gpu_needs_fewer_remedies(make_host: MakeHost) -> None:
@@ -68,7 +85,7 @@ def test_by_default_it_looks_beside_us(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("host_checkout", ["mdlm", "sdtt", "duo"], indirect=True)
+@pytest.mark.parametrize("host_checkout", NAMES, indirect=True)
 def test_the_real_hosts_are_as_tested(host_checkout: Path) -> None:
     host = host_named(host_checkout.name)
     (line,) = rows(host_checkout, "present")[host.name]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from di4c_plugin.hosts import detect
-from di4c_plugin.hosts.detect import HOSTS, Found, KnownHost
+from di4c_plugin.hosts.detect import HOSTS, HYDRA_HOSTS, Found, KnownHost
 from tests.hosts.conftest import MakeHost
 
 EVERY = pytest.mark.parametrize("host", HOSTS, ids=[host.name for host in HOSTS])
@@ -21,23 +21,48 @@ def test_a_host_is_known_by_its_marks_and_not_by_its_name(
     host: KnownHost, make_host: MakeHost
 ) -> None:
     root = make_host(host.name).rename(make_host(host.name).with_name("any_other"))
-    assert detect.host_of_configs(str(root / host.configs)) == host
-    assert detect.host_of_configs(f"file://{root / host.configs}") == host
-    assert detect.host_of_script(root / host.script) == host
+    for program in (host.script, *host.others):
+        assert detect.find(root / program) == Found(host, root, None)
     for mark in host.marks:
         text = (root / mark).read_text()
         (root / mark).unlink()
-        assert detect.host_of_configs(str(root / host.configs)) is None
-        assert detect.host_of_script(root / host.script) is None
+        assert all(detect.host_of_script(root / p) is None for p in (host.script, *host.others))
+        (root / mark).write_text(text)
+
+
+@pytest.mark.parametrize("host", HYDRA_HOSTS, ids=[host.name for host in HYDRA_HOSTS])
+def test_its_configs_are_known_by_its_marks_too(host: KnownHost, make_host: MakeHost) -> None:
+    root = make_host(host.name)
+    configs = root / str(host.configs)
+    assert detect.host_of_configs(str(configs)) == host
+    assert detect.host_of_configs(f"file://{configs}") == host
+    for mark in host.marks:
+        text = (root / mark).read_text()
+        (root / mark).unlink()
+        assert detect.host_of_configs(str(configs)) is None
         (root / mark).write_text(text)
 
 
 @EVERY
 def test_other_folders_of_a_host_are_not_its_configs(host: KnownHost, make_host: MakeHost) -> None:
     root = make_host(host.name)
-    for folder in (root, root / "models", root / host.configs / "algo"):
+    for folder in (root, root / "models", root / "None", root / str(host.configs) / "algo"):
         assert detect.host_of_configs(str(folder)) is None
-    assert detect.host_of_script(root / "scripts" / "main.py") is None
+    assert detect.host_of_script(root / "tools" / "main.py") is None
+
+
+def test_hosts_without_hydra_have_no_configs(make_host: MakeHost) -> None:
+    without = [host for host in HOSTS if host not in HYDRA_HOSTS]
+    assert [host.name for host in without] == ["maskgit", "halton_maskgit", "tauldr"]
+    for host in without:
+        root = make_host(host.name)
+        assert not any(detect.host_of_configs(str(root / name)) for name in (".", "configs"))
+
+
+def test_the_two_generations_of_maskgit_are_told_apart(make_host: MakeHost) -> None:
+    for name in ("maskgit", "halton_maskgit"):
+        found = detect.host_of_script(make_host(name) / "main.py")
+        assert found == detect.host_named(name)
 
 
 @pytest.mark.parametrize("path", ["", "/", ".", "pkg://hydra.conf", "structured://", "configs"])
@@ -93,4 +118,6 @@ def test_the_submodules_are_the_known_hosts(repository: Path) -> None:
 def test_the_real_hosts(host_checkout: Path, host: KnownHost) -> None:
     found = detect.find(host_checkout / host.script)
     assert found == Found(host, host_checkout, host.commit)
-    assert detect.host_of_configs(str(host_checkout / host.configs)) == host
+    if host.configs:
+        assert detect.host_of_configs(str(host_checkout / host.configs)) == host
+    assert all((host_checkout / program).is_file() for program in host.others)

@@ -72,7 +72,8 @@ def test_processes_started_by_lightning_run_the_same_program_in_silence(
         ("mdlm", "no such program: mdlm"),
         (
             "other.py",
-            "other.py is not a program of a known host (mdlm, sdtt, duo); see di4c doctor",
+            "other.py is not a program of a known host (mdlm, sdtt, duo, maskgit, halton_maskgit, "
+            "tauldr); see di4c doctor",
         ),
     ],
 )

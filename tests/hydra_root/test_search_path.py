@@ -11,15 +11,16 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from di4c_plugin.files import configs_dir
-from di4c_plugin.hosts.detect import HOSTS, host_named
+from di4c_plugin.hosts.detect import HYDRA_HOSTS, host_named
 
-NAMES = [host.name for host in HOSTS]
+NAMES = [host.name for host in HYDRA_HOSTS]
 
 
 @pytest.fixture
 def configs(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The config folder of a host with its marks, and with an algo group if it is Duo."""
     host = host_named(request.param)
+    assert host.configs
     folder = tmp_path / host.configs
     for path in [*host.marks, f"{host.configs}/config.yaml"]:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,8 @@
 
 Some have a stand-in: they are hard to install (flash-attn is compiled for one GPU and one torch) or
 the host imports them for a part that few runs use. A stand-in is a real folder behind everything
-else on sys.path: it never shadows the real package, and the processes that multiprocessing starts
-find it too. The rest is one line that says what to install.
+else on sys.path: it never shadows a real package that works, and the processes that multiprocessing
+starts find it too. The rest is one line that says what to install.
 Tests: tests/hosts/shims/test_packages.py.
 """
 
@@ -17,7 +17,7 @@ from di4c_plugin.errors import UserError
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 
-# Modules that a host's program imports when it starts, beside torch, lightning, hydra and numpy.
+# Modules that a host's programs import when they start, beside torch, lightning, hydra and numpy.
 NEEDS = {
     "mdlm": "causal_conv1d datasets einops flash_attn fsspec huggingface_hub mamba_ssm requests "
     "rich timm tokenizers torchmetrics transformers",
@@ -25,16 +25,38 @@ NEEDS = {
     "safetensors timm torchdata tqdm transformers",
     "duo": "datasets einops flash_attn fsspec huggingface_hub requests rich scipy timm tokenizers "
     "torchmetrics torchvision tqdm transformers",
+    "maskgit": "PIL clip einops requests scipy sklearn tensorboard torchmetrics torchvision tqdm "
+    "webdataset",
+    "halton_maskgit": "PIL cleanfid einops matplotlib scipy sklearn tensorboard torch_fidelity "
+    "torchmetrics torchvision tqdm webdataset",
+    "tauldr": "PIL matplotlib ml_collections scipy tensorboard tkinter torchvision tqdm",
 }
-DISTRIBUTIONS = {"mauve": "mauve-text"}  # where pip knows a module by another name
+DISTRIBUTIONS = {  # where pip knows a module by another name
+    "PIL": "pillow",
+    "cleanfid": "clean-fid",
+    "mauve": "mauve-text",
+    "ml_collections": "ml-collections",
+    "sklearn": "scikit-learn",
+    "torch_fidelity": "torch-fidelity",
+}
+PARTS = {"tkinter": "_tkinter"}  # what a package that is there may lack: Python built without Tk
+SEEN_BY_OTHERS = {"torch_fidelity", "torchvision"}  # torchmetrics and transformers look for them
 
 
 def is_missing(package: str) -> bool:
-    """Tell whether the real `package` cannot be found; a stand-in does not count."""
+    """Tell whether the real `package` cannot be imported; a stand-in does not count."""
+    return not _is_there(package) or _is_broken(package)
+
+
+def _is_there(package: str) -> bool:
     spec = find_spec(package)
     if spec is None:
-        return True
-    return spec.origin is not None and STAND_INS in Path(spec.origin).parents
+        return False
+    return spec.origin is None or STAND_INS not in Path(spec.origin).parents
+
+
+def _is_broken(package: str) -> bool:
+    return package in PARTS and find_spec(PARTS[package]) is None
 
 
 def has_stand_in(package: str) -> bool:
@@ -68,16 +90,19 @@ def provide(host: str) -> list[str]:
 
 
 def add(package: str) -> None:
-    """Put the stand-in for `package` behind everything else on sys.path."""
-    if package == "torchvision":
+    """Put the stand-in for `package` behind everything else on sys.path.
+
+    Only one that is there but cannot be imported gets it before itself.
+    """
+    if package in SEEN_BY_OTHERS:
         _let_others_look_first()
     folder = str(STAND_INS / package)
     if folder not in sys.path:
-        sys.path.append(folder)
+        sys.path.insert(0 if _is_there(package) else len(sys.path), folder)
 
 
 def _let_others_look_first() -> None:
-    # Both would take the stand-in for torchvision and import from it; they remember what they saw.
+    # Both would take the stand-ins and import more from them; they remember what they saw.
     with contextlib.suppress(ImportError):
         importlib.import_module("torchmetrics")
     with contextlib.suppress(ImportError):

@@ -18,3 +18,14 @@ def refuses(package: str, name: str, pip: str) -> Callable[..., NoReturn]:
         raise refusal(package, name, pip)
 
     return refuse
+
+
+def refused_class(package: str, name: str, pip: str) -> type:
+    """Return a class that stands for `name`: one may derive from it, making one is a UserError."""
+
+    class Refused:
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            raise refusal(package, name, pip)
+
+    Refused.__name__ = Refused.__qualname__ = name.rpartition(".")[2]
+    return Refused

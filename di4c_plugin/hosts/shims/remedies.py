@@ -5,6 +5,7 @@ Standard library only at module level: this runs before torch. Faults by number 
 notes/hosts.md. Tests: tests/hosts/shims/test_remedies.py.
 """
 
+import contextlib
 import functools
 import os
 import pickle
@@ -16,6 +17,7 @@ from typing import Any
 from unittest import mock
 
 from di4c_plugin.hosts.announce import announce_once
+from di4c_plugin.hosts.detect import HOSTS
 from di4c_plugin.hosts.shims.after_import import Patch, after_import
 
 
@@ -114,12 +116,46 @@ def perplexity_on_its_device(metrics: ModuleType) -> None:
     metrics.Metrics.record_generative_perplexity = record_generative_perplexity
 
 
+def metrics_without_gpu(metrics: ModuleType) -> None:
+    """Let MaskGIT's metrics run without a GPU: they send a network and features to "cuda"."""
+    kind = metrics.MultiInceptionMetrics
+    for name in ("__init__", "compute"):
+        setattr(kind, name, _without_gpu(getattr(kind, name)))
+
+
+def _without_gpu(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        if torch.cuda.is_available():
+            return method(*args, **kwargs)
+        announce_once("no GPU: the metrics run on the CPU")
+        with contextlib.ExitStack() as stack:
+            for kind in (torch.Tensor, torch.nn.Module):
+                stack.enter_context(mock.patch.object(kind, "to", _not_to_cuda(kind.to)))
+            return method(*args, **kwargs)
+
+    return run
+
+
+def _not_to_cuda(to: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, *args, **kwargs: x if args == ("cuda",) else to(x, *args, **kwargs)
+
+
+def numpy_float(numpy: ModuleType) -> None:
+    """Let MaskGIT's metrics find `numpy.float_`, which numpy 2 has no more."""
+    if not hasattr(numpy, "float_"):
+        numpy.float_ = numpy.float64  # type: ignore[attr-defined]
+
+
 REMEDIES = (
     Remedy(
-        hosts=("mdlm", "sdtt", "duo"),
+        hosts=tuple(host.name for host in HOSTS),
         module="torch",
         patch=old_checkpoints,
-        when="a checkpoint holds objects that torch refuses by default (MDLM and Duo write such)",
+        when="a checkpoint holds objects that torch refuses by default (MDLM, Duo, the VQGAN and "
+        "tauLDR's own)",
         what="torch.load leaves them out",
     ),
     Remedy(
@@ -137,5 +173,20 @@ REMEDIES = (
         when="no GPU",
         what="record_generative_perplexity gets the device, which main.py passes as retokenize",
         only_without_gpu=True,
+    ),
+    Remedy(
+        hosts=("maskgit",),
+        module="Metrics.inception_metrics",
+        patch=metrics_without_gpu,
+        when="no GPU",
+        what="--test-only computes its metrics on the CPU",
+        only_without_gpu=True,
+    ),
+    Remedy(
+        hosts=("maskgit",),
+        module="numpy",
+        patch=numpy_float,
+        when="numpy 2",
+        what="numpy.float_, which the metrics use, is numpy.float64",
     ),
 )

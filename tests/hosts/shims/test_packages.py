@@ -43,7 +43,7 @@ def find(path: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_every_stand_in_is_needed_by_a_host() -> None:
     needed = {name for host in HOSTS for name in packages.NEEDS[host.name].split()}
     assert needed.issuperset(STAND_INS)
-    assert len(STAND_INS) == 5
+    assert len(STAND_INS) == 10
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,13 @@ def test_every_stand_in_is_needed_by_a_host() -> None:
         "mamba_ssm.ops.selective_scan_interface.selective_scan_fn",
         "mamba_ssm.ops.triton.selective_state_update.selective_state_update",
         "timm.scheduler.CosineLRScheduler",
+        "torchvision.datasets.cifar.CIFAR10",
+        "torchvision.datasets.coco.CocoCaptions",
+        "torchvision.datasets.mnist.MNIST",
+        "torchvision.datasets.stl10.STL10",
+        "clip.tokenize",
+        "cleanfid.resize.make_resizer",
+        "torch_fidelity.feature_extractor_inceptionv3.FeatureExtractorInceptionV3",
     ],
 )
 def test_what_only_lets_a_host_be_imported_refuses_to_work(
@@ -67,11 +74,50 @@ def test_what_only_lets_a_host_be_imported_refuses_to_work(
 
 def test_torchvision_refuses_what_it_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     transforms = find("torchvision.transforms", monkeypatch)
-    with pytest.raises(UserError, match="transforms.Compose needs torchvision, which is not"):
-        _ = transforms.Compose
+    torchvision = sys.modules["torchvision"]
+    with pytest.raises(UserError, match="transforms.ColorJitter needs torchvision, which is not"):
+        _ = transforms.ColorJitter
+    for module, name in (("utils", "draw_keypoints"), ("datasets", "SVHN")):
+        with pytest.raises(UserError, match=f"torchvision.{module}.{name} .* pip install torch"):
+            getattr(getattr(torchvision, module), name)
     with pytest.raises(UserError, match="pip install torchvision"):
-        _ = sys.modules["torchvision"].datasets
+        _ = torchvision.models
     assert not hasattr(transforms, "__path__")
+
+
+def test_one_may_derive_from_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(find("torchvision.datasets.CIFAR10", monkeypatch)):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(root="x", train=True)
+
+    with pytest.raises(UserError, match="torchvision.datasets.CIFAR10 needs torchvision"):
+        Own()
+
+
+def test_webdataset_and_tkinter_can_be_imported_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    use("webdataset", monkeypatch)
+    with pytest.raises(UserError, match="webdataset.WebDataset needs webdataset"):
+        _ = import_module("webdataset").WebDataset
+
+
+def test_a_python_without_tk_gets_its_stand_in_before_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tkinter").mkdir()
+    (tmp_path / "tkinter/__init__.py").write_text("import _tkinter")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(packages.PARTS, "tkinter", "di4c_no_such_module")
+    invalidate_caches()
+    for name in [name for name in sys.modules if name.split(".")[0] == "tkinter"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert packages.is_missing("tkinter")
+    for _ in range(2):
+        packages.add("tkinter")
+    assert sys.path.count(str(packages.STAND_INS / "tkinter")) == 1
+    with pytest.raises(UserError, match="^tkinter.Image needs Tk, which this Python was built"):
+        import_module("tkinter").Image()
+    assert packages.is_missing("tkinter")
+    monkeypatch.delitem(sys.modules, "tkinter")
 
 
 def test_flash_attn_has_the_names_that_hosts_use(monkeypatch: pytest.MonkeyPatch) -> None:

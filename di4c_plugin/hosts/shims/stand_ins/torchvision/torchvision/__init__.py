@@ -1,8 +1,10 @@
-"""Stand-in for torchvision: Duo imports it for its picture data."""
+"""Stand-in for torchvision: what the hosts' picture data and their logs need, and no more."""
 
 from di4c_plugin.hosts.shims.refuse import refusal
 
+from . import datasets as datasets
 from . import transforms as transforms
+from . import utils as utils
 
 __version__ = "0.0"
 
