@@ -28,12 +28,20 @@ def di4c_algorithms() -> Mapping[str, object]:
 @hookimpl
 def di4c_samplers() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
-    from di4c_plugin.samplers.ancestral import ancestral
-    from di4c_plugin.samplers.hybrid import hybrid
+    from di4c_plugin.samplers import ancestral, halton, hybrid, maskgit, steered, tau_leaping
 
     # Di4C's sampler is ancestral sampling with a new λ at every step; the analytic sampler of SEDD
     # and MDLM has, for masked diffusion, the law of the ancestral one.
-    return {"ancestral": ancestral, "analytic": ancestral, "di4c": ancestral, "hybrid": hybrid}
+    step_by_step = steered(ancestral)
+    return {
+        "ancestral": step_by_step,
+        "analytic": step_by_step,
+        "di4c": step_by_step,
+        "halton": halton,
+        "hybrid": steered(hybrid),
+        "maskgit": maskgit,
+        "tau_leaping": tau_leaping,
+    }
 
 
 @hookimpl

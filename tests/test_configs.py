@@ -18,11 +18,12 @@ from di4c_plugin.hosts import Host, detect
 from di4c_plugin.hosts.text.sampling import sampler_settings
 from di4c_plugin.hosts.text.settings import distillation
 from di4c_plugin.models import Model
+from di4c_plugin.plugins import lookup
 from di4c_plugin.training import TrainingConfig, make, make_algorithm
 from di4c_plugin.training.compose import compose_config, compose_run, training_config
 
 GROUPS = ("algo", "algo_host", "experiment", "host", "latent", "process", "sampler", "training")
-HOSTS = [host.name for host in detect.HOSTS]
+HOSTS = [host.name for host in detect.HYDRA_HOSTS]
 # github.com/sony/di4c, sdtt/: what the released students of OpenWebText were trained with.
 RELEASED: dict[str, Any] = {
     "latents": 16,
@@ -56,6 +57,7 @@ def teacher(config: dict[str, Any]) -> Model:
 def in_host(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
     """The config of a job in a program that bears the marks of a host."""
     host = detect.host_named(name)
+    assert host.configs
     for path in (*host.marks, f"{host.configs}/config.yaml"):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text("")
@@ -117,6 +119,15 @@ def test_every_sampler_in_every_host(host: str, name: str, tmp_path: Path) -> No
     if teacher:
         with pytest.raises(UserError, match="add sampler.teacher=SOURCE"):
             sampler_settings(config["sampler"] | {"teacher": None})
+
+
+@pytest.mark.parametrize("name", options("sampler"))
+def test_the_default_options_of_a_sampler_are_its_own(name: str, tmp_path: Path) -> None:
+    config = in_host(tmp_path, HOSTS[0], f"sampler={name}")["sampler"]
+    taken = inspect.signature(lookup("sampler", name)).parameters
+    hosts_own = {"name", "steps", "prefix", "known", "teacher", "teacher_steps"}
+    for key in config.keys() - hosts_own:
+        assert config[key] == taken[key].default
 
 
 def test_the_default_di4c_of_the_builtin_host_is_that_of_the_class() -> None:

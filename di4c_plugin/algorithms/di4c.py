@@ -139,6 +139,9 @@ class Di4C(Algorithm):
             raise UserError(f"unknown loss {loss!r}; there are auto, {', '.join(PATHS)}")
         if partial and loss not in ("auto", "naive"):
             raise UserError(f"partial=true goes with loss=naive (or auto), not {loss}")
+        if partial and not process.factorised:
+            name = process.config["name"]
+            raise UserError(f"partial=true needs a step with a posterior: not process={name}")
         if loss_mb < 1:
             raise UserError(f"loss_mb must be at least 1, not {loss_mb}")
         correlation_weight(alpha, torch.ones(()))
@@ -157,7 +160,7 @@ class Di4C(Algorithm):
         """See `Algorithm.losses`."""
         assert networks.teacher is not None, "Di4C distils a teacher"
         noised = self._noise(batch, generator)
-        path = choose_path("naive" if self.partial else self.loss, networks)
+        path = choose_path("naive" if self.partial else self.loss, networks, self.process)
         draws = self._draws(networks, noised, generator, progress)
         found = terms_by(path, networks, draws, self.process, self.max_bytes)
         near = noised.t < self.delta

@@ -77,17 +77,21 @@ class Draws:
         return States(x_u, self.u, self.student.cond, self.latent)
 
 
-def choose_path(loss: str, networks: Networks) -> str:
+def choose_path(loss: str, networks: Networks, process: Process) -> str:
     """Return the path that `loss` asks for.
 
     Raises:
-        UserError: if it needs hidden states and a network has none.
+        UserError: if it goes by chunks and a network has no hidden states, or a step of the process
+            looks at all positions.
     """
     heads = has_heads(networks)
     if loss == "auto":
-        return "chunked" if heads else "naive"
+        return "chunked" if heads and process.factorised else "naive"
     if loss in ("checkpoint", "chunked") and not heads:
         raise UserError(f"loss={loss} needs networks with hidden states and a head: use two_pass")
+    if loss in ("checkpoint", "chunked") and not process.factorised:
+        name = process.config["name"]
+        raise UserError(f"loss={loss} cuts positions apart, which process={name} ranks: use naive")
     return loss
 
 
@@ -102,7 +106,7 @@ def terms_by(
 ) -> dict[str, Tensor]:
     """Return distil, data_corr, data_marg, and with `draws.u` consis_corr and consis_marg; (B,)."""
     active = process.active(draws.student.x[0])
-    heads = path != "naive" and has_heads(networks)
+    heads = path != "naive" and has_heads(networks) and process.factorised
     places = Active(active) if heads else Everywhere(active)
     work = Work(networks, draws, process, places, heads, max_bytes)
     if path == "two_pass" and not heads:

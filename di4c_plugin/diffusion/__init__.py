@@ -1,10 +1,13 @@
 """Forward processes q and their exact posteriors."""
 
+from collections.abc import Callable
 from typing import Any
 
 from di4c_plugin.diffusion.absorbing import Absorbing
 from di4c_plugin.diffusion.categorical import sample_categorical
+from di4c_plugin.diffusion.confidence import Confidence, Ordered
 from di4c_plugin.diffusion.gaussian import DiscretisedGaussian
+from di4c_plugin.diffusion.halton import Halton
 from di4c_plugin.diffusion.process import LOG_ZERO, MatrixProcess, Process
 from di4c_plugin.diffusion.schedule import (
     SCHEDULES,
@@ -12,7 +15,10 @@ from di4c_plugin.diffusion.schedule import (
     Cosine,
     DuoCosine,
     LogLinear,
+    MaskedSquare,
+    Root,
     Schedule,
+    Square,
     time_grid,
 )
 from di4c_plugin.diffusion.uniform import Uniform
@@ -23,13 +29,19 @@ __all__ = [
     "SCHEDULES",
     "Absorbing",
     "Arccos",
+    "Confidence",
     "Cosine",
     "DiscretisedGaussian",
     "DuoCosine",
+    "Halton",
     "LogLinear",
+    "MaskedSquare",
     "MatrixProcess",
+    "Ordered",
     "Process",
+    "Root",
     "Schedule",
+    "Square",
     "Uniform",
     "build_process",
     "sample_categorical",
@@ -47,13 +59,22 @@ def build_process(config: dict[str, Any]) -> Process:
     name = options.pop("name")
     if name == "gaussian":
         return DiscretisedGaussian(**options)
-    if name not in ("absorbing", "uniform"):
-        raise UserError(f"unknown process {name!r}; there are absorbing, gaussian, uniform")
-    num_tokens, schedule = options.pop("num_tokens"), options.pop("schedule", "loglinear")
+    if name not in SCHEDULED:
+        raise UserError(f"unknown process {name!r}; there are {PROCESSES}")
+    kind, default, own = SCHEDULED[name]
+    chosen = {key: options.pop(key) for key in own if key in options}
+    num_tokens, schedule = options.pop("num_tokens"), options.pop("schedule", default)
     if schedule not in SCHEDULES:
         raise UserError(f"unknown schedule {schedule!r}; there are {', '.join(sorted(SCHEDULES))}")
-    if name == "uniform":
-        out = options.pop("leave_one_out", False)
-        return Uniform(num_tokens, SCHEDULES[schedule](**options), leave_one_out=out)
-    mask = options.pop("mask", None)
-    return Absorbing(num_tokens, SCHEDULES[schedule](**options), mask=mask)
+    # What is left are parameters of the schedule.
+    return kind(num_tokens, SCHEDULES[schedule](**options), **chosen)
+
+
+PROCESSES = "absorbing, gaussian, uniform, confidence, halton"
+# By name: the class, its schedule by default, its options besides the tokens and the schedule.
+SCHEDULED: dict[str, tuple[Callable[..., Process], str, tuple[str, ...]]] = {
+    "absorbing": (Absorbing, "loglinear", ("mask",)),
+    "confidence": (Confidence, "arccos", ("mask", "temperature")),
+    "halton": (Halton, "arccos", ("mask", "grid", "randomize")),
+    "uniform": (Uniform, "loglinear", ("leave_one_out",)),
+}

@@ -34,9 +34,12 @@ class Process(ABC):
 
     Attributes:
         noises: how many uniform numbers decide a position's step.
+        factorised: whether a step draws position by position, so that `log_posterior` exists and
+            some positions can be stepped without the others.
     """
 
     noises = 1
+    factorised: bool = True
 
     def __init__(self, num_tokens: int, num_states: int) -> None:
         self.num_tokens = num_tokens

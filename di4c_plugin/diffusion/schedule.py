@@ -69,11 +69,44 @@ class Arccos:
         return 1 - torch.arccos(1 - t.double()) * (2 / math.pi)
 
 
-SCHEDULES: dict[str, type[LogLinear] | type[Cosine] | type[DuoCosine] | type[Arccos]] = {
+@dataclass(frozen=True)
+class Root:
+    r"""\alpha_t = \sqrt{1 - t}: MaskGIT's "root", a share 1 - \sqrt{r} masked at r = 1 - t."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """See `Schedule.alpha`."""
+        return (1 - t.double()).sqrt()
+
+
+@dataclass(frozen=True)
+class Square:
+    r"""\alpha_t = (1 - t)^2: MaskGIT's "square" sampler, a share 1 - r^2 masked at r = 1 - t."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """See `Schedule.alpha`."""
+        return (1 - t.double()) ** 2
+
+
+@dataclass(frozen=True)
+class MaskedSquare:
+    r"""\alpha_t = 1 - t^2: a share t^2 is masked, as v1 of Maskgit-pytorch trains by "square"."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """See `Schedule.alpha`."""
+        return 1 - t.double() ** 2
+
+
+AnySchedule = LogLinear | Cosine | DuoCosine | Arccos | Root | Square | MaskedSquare
+
+# MaskGIT's "linear" is "loglinear" here, its "cosine" is "duo_cosine".
+SCHEDULES: dict[str, type[AnySchedule]] = {
     "loglinear": LogLinear,
     "cosine": Cosine,
     "duo_cosine": DuoCosine,
     "arccos": Arccos,
+    "root": Root,
+    "square": Square,
+    "masked_square": MaskedSquare,
 }
 
 

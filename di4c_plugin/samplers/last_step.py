@@ -69,3 +69,26 @@ def denoise(
     draw = LatentSource(denoiser, latents, x.shape[0], generator)
     with inference(denoiser):
         return likeliest(denoiser, x, t, draw, last_latents, generator, cond, mode)
+
+
+def ending_at(times: Tensor, min_time: float) -> Tensor:
+    """Return the grid (steps + 1,) that ends at 0 with its last step starting at `min_time`.
+
+    The other times are spread alike: an even grid of n steps becomes the n even times 1 ...
+    min_time and 0, as tauLDR's (one step starts at 1). With min_time = 0 it stays as it is.
+
+    Raises:
+        UserError: if `min_time` is not in [0, times[0]), or the grid does not end at 0.
+    """
+    if min_time == 0:
+        return times
+    first, last = times[0], times[-2]
+    if not 0 <= min_time < first or times[-1] != 0:
+        raise UserError(
+            f"min_time must be in [0, 1), of a grid that ends at 0, not {min_time} of a grid from "
+            f"{first:g} to {times[-1]:g}"
+        )
+    if len(times) == 2:
+        return times
+    share = (times[:-1] - last) / (first - last)
+    return torch.cat([min_time + (first - min_time) * share, times[-1:]])

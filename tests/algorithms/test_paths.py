@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from di4c_plugin.algorithms.base import Batch, LossTerms, Networks
 from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.algorithms.paths import PATHS, choose_path, has_heads
-from di4c_plugin.diffusion import Process, Uniform
+from di4c_plugin.diffusion import Confidence, LogLinear, Process, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.models.denoiser import NetworkDenoiser
 from tests.algorithms import tiny
@@ -359,14 +359,18 @@ def test_the_path_is_chosen_by_what_the_networks_can() -> None:
     heads = tiny.networks(tiny.masked(), LATENTS["adaln"])
     logits = tiny.networks(tiny.masked(), LATENTS["adaln"], config=tiny.TRANSFORMER)
     mixed = replace(heads, teacher=logits.teacher)
-    assert choose_path("auto", heads) == "chunked"
-    assert choose_path("auto", logits) == choose_path("auto", mixed) == "naive"
-    assert [choose_path(loss, heads) for loss in PATHS] == list(PATHS)
+    assert choose_path("auto", heads, tiny.masked()) == "chunked"
+    assert (
+        choose_path("auto", logits, tiny.masked())
+        == choose_path("auto", mixed, tiny.masked())
+        == "naive"
+    )
+    assert [choose_path(loss, heads, tiny.masked()) for loss in PATHS] == list(PATHS)
     for networks in (logits, mixed, replace(heads, target=logits.student)):
         for loss in ("checkpoint", "chunked"):
             with pytest.raises(UserError, match=f"loss={loss} needs networks with hidden states"):
-                choose_path(loss, networks)
-        assert [choose_path(loss, networks) for loss in ("naive", "two_pass")] == [
+                choose_path(loss, networks, tiny.masked())
+        assert [choose_path(loss, networks, tiny.masked()) for loss in ("naive", "two_pass")] == [
             "naive",
             "two_pass",
         ]
@@ -407,3 +411,22 @@ def test_partial_steps_take_the_naive_path() -> None:
     compare(found, update(networks, "naive", tiny.batch(4), partial=True))
     whole = update(networks, "naive", tiny.batch(4))
     assert found.losses.terms["consis_corr"] != whole.losses.terms["consis_corr"]
+
+
+def test_a_process_that_ranks_positions_is_never_cut() -> None:
+    process = Confidence(tiny.TOKENS, LogLinear(), mask=tiny.MASK)
+    networks = tiny.networks(tiny.masked(), LATENTS["adaln"])
+    assert choose_path("auto", networks, process) == "naive"
+    for loss in ("chunked", "checkpoint"):
+        with pytest.raises(UserError, match=f"^loss={loss} .* process=confidence ranks: use naive"):
+            choose_path(loss, networks, process)
+    with pytest.raises(UserError, match="^partial=true needs .*: not process=confidence$"):
+        Di4C(process, partial=True)
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    naive, two_pass = (
+        Di4C(process, latents=N, loss=loss)
+        .losses(tiny.batch(3), networks, generator=generator, progress=0.0)
+        .total
+        for loss, generator in zip(("naive", "two_pass"), generators, strict=True)
+    )
+    torch.testing.assert_close(naive, two_pass)

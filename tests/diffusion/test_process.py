@@ -299,7 +299,9 @@ def test_config_rebuilds_the_process(process: Process) -> None:
 
 
 def test_unknown_processes_and_schedules_are_named() -> None:
-    with pytest.raises(UserError, match="'poisson'; there are absorbing, gaussian, uniform, con"):
+    with pytest.raises(
+        UserError, match="'poisson'; there are absorbing, gaussian, uniform, confidence, halton"
+    ):
         build_process({"name": "poisson"})
     with pytest.raises(
         UserError, match="'cubic'; there are arccos, cosine, duo_cosine, loglinear, masked_square"

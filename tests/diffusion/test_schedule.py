@@ -1,13 +1,25 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from di4c_plugin.diffusion import Arccos, Cosine, DuoCosine, LogLinear, Schedule, time_grid
+from di4c_plugin.diffusion import (
+    Arccos,
+    Cosine,
+    DuoCosine,
+    LogLinear,
+    MaskedSquare,
+    Root,
+    Schedule,
+    Square,
+    time_grid,
+)
 from di4c_plugin.diffusion.schedule import SCHEDULES
 from di4c_plugin.errors import UserError
 
-every_schedule = pytest.mark.parametrize("schedule", [LogLinear(), Cosine(), DuoCosine(), Arccos()])
+ALL = [LogLinear(), Cosine(), DuoCosine(), Arccos(), Root(), Square(), MaskedSquare()]
+every_schedule = pytest.mark.parametrize("schedule", ALL)
 
 
 def exactly(*values: float) -> torch.Tensor:
@@ -26,7 +38,7 @@ def test_alpha_decreases_strictly(schedule: Schedule) -> None:
 
 
 def test_all_schedules_are_registered() -> None:
-    assert {LogLinear, Cosine, DuoCosine, Arccos} == set(SCHEDULES.values())
+    assert {type(schedule) for schedule in ALL} == set(SCHEDULES.values())
 
 
 def test_log_linear_is_a_line_that_ends_at_eps() -> None:
@@ -56,6 +68,29 @@ def test_duos_cosine_ends_a_little_above_0() -> None:
 def test_arccos_masks_the_share_that_maskgit_does(revealed: float) -> None:
     masked = 1 - Arccos().alpha(exactly(1 - revealed)).item()
     assert masked == pytest.approx(2 / math.pi * math.acos(revealed), abs=1e-8)
+
+
+# Halton-MaskGIT, get_mask_code: the share masked where a share r is revealed.
+REVEALED: list[tuple[Schedule, Callable[[float], float]]] = [
+    (Root(), lambda r: 1 - r**0.5),
+    (LogLinear(), lambda r: 1 - r),
+    (Square(), lambda r: 1 - r**2),
+    (DuoCosine(), lambda r: math.cos(r * math.pi * 0.5)),
+    (Arccos(), lambda r: math.acos(r) / (math.pi * 0.5)),
+]
+
+
+@pytest.mark.parametrize(("schedule", "share"), REVEALED)
+def test_maskgits_schedules_by_its_formulas(
+    schedule: Schedule, share: Callable[[float], float]
+) -> None:
+    for r in (0.0, 0.03, 0.25, 0.7, 0.99, 1.0):
+        masked = 1 - schedule.alpha(exactly(1 - r)).item()
+        assert masked == pytest.approx(share(r), abs=1e-8)
+
+
+def test_the_square_of_maskgit_v1s_training_masks_the_square_of_t() -> None:
+    assert 1 - MaskedSquare().alpha(exactly(0.3)).item() == pytest.approx(0.09)
 
 
 @every_schedule

@@ -1,0 +1,161 @@
+r"""Tau-leaping with correctors for ordinal states: tauLDR's samplers.
+
+Campbell et al. 2022 (arXiv 2205.14987), sections 4.3 and 4.4. The reverse of a Markov chain with
+rates R_t is one with rates
+
+    \hat R_t(x, y) = R_t(y, x) \sum_{x_0} q_{t|0}(y | x_0) / q_{t|0}(x | x_0) p_{0|t}(x_0 | x_t)
+
+at each position. A leap holds them for a while, draws how often each jump happens (Poisson), adds
+all jumps up, and clamps the sum to the states there are. R_t + \hat R_t leaves q_t as it is: the
+corrector. Tests: tests/samplers/test_tau_leaping.py.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.diffusion import Process
+from di4c_plugin.diffusion.process import columns
+from di4c_plugin.errors import UserError
+from di4c_plugin.models.denoiser import Denoiser
+from di4c_plugin.samplers.base import (
+    Callback,
+    LatentSource,
+    Step,
+    batch_time,
+    inference,
+    intervals,
+)
+from di4c_plugin.samplers.guidance import guide
+from di4c_plugin.samplers.last_step import ending_at, likeliest
+
+# What q_{t|0} rules out and a network does not must not make infinite rates. tauLDR adds its
+# eps_ratio of this size to all; a floor leaves the others exact.
+RATIO_FLOOR = 1e-9
+
+
+@runtime_checkable
+class OrdinalRates(Protocol):
+    r"""A process on ordered states with rates R_t = \beta(t) R."""
+
+    rate: Tensor
+
+    def transition(self, s: Tensor, t: Tensor) -> Tensor:
+        """See `Process.transition`."""
+        ...
+
+    def elapsed(self, t: Tensor) -> Tensor:
+        r"""Return \int_0^t \beta."""
+        ...
+
+
+def tau_leaping(
+    denoiser: Denoiser,
+    x: Tensor,
+    times: Tensor,
+    *,
+    process: Process,
+    generator: torch.Generator,
+    cond: Tensor | None = None,
+    latents: str = "fresh",
+    min_time: float = 0.01,
+    last: str = "argmax",
+    last_latents: int = 1,
+    corrector_steps: int = 0,
+    corrector_size: float = 1.5,
+    corrector_entry: float = 0.1,
+    guidance: float = 0.0,
+    guidance_ramp: str = "linear",
+    guidance_teacher: Denoiser | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    r"""Carry x, shape (B, D), from times[0] to times[-1] by leaps; a step to 0 is no leap.
+
+    Args:
+        denoiser: teacher or student.
+        x: states at times[0].
+        times: decreasing, (steps + 1,).
+        process: `DiscretisedGaussian`, or another with `OrdinalRates`.
+        generator: on the device of x.
+        cond: class labels (B,), or None.
+        latents: how a student's lambda is drawn, see `LatentSource`; each call has its own.
+        min_time: where the step to 0 starts, see `ending_at`.
+        last: the step to 0: the "argmax" of p_{0|t}, as tauLDR, or a "draw" from it.
+        last_latents: of so many lambdas the step to 0 keeps the likeliest x_0.
+        corrector_steps: corrector leaps, with one network call each, after each leap.
+        corrector_size: their length, in lengths of the leap.
+        corrector_entry: correctors follow the leaps that start at or below this time.
+        guidance: weight of classifier-free guidance, see `Guided`.
+        guidance_ramp: "linear" or "constant" over the steps.
+        guidance_teacher: the model that predicts without a class; None: the denoiser itself.
+        callback: called after each step, its correctors included.
+
+    Returns:
+        x at times[-1], shape (B, D), int64.
+
+    Raises:
+        UserError: for a process without rates, values out of range, and unknown choices.
+    """
+    rates = _with_rates(process)
+    if corrector_steps < 0 or corrector_size <= 0:
+        raise UserError(
+            f"corrector_steps must be at least 0 and corrector_size positive, "
+            f"not {corrector_steps} and {corrector_size}"
+        )
+    times = ending_at(times, min_time if times[-1] == 0 else 0)
+    denoiser = guide(denoiser, times, guidance, guidance_ramp, guidance_teacher)
+    draw = LatentSource(denoiser, latents, x.shape[0], generator)
+
+    def prediction(time: Tensor) -> Tensor:
+        return denoiser(x, time, cond=cond, latent=draw())
+
+    with inference(denoiser):
+        for index, t, s in intervals(times):
+            now, then = batch_time(t, x), batch_time(s, x)
+            if s == 0:
+                x = likeliest(denoiser, x, now, draw, last_latents, generator, cond, last)
+            else:
+                length = rates.elapsed(now) - rates.elapsed(then)
+                x = leap(x, length, reverse_rates(rates, prediction(now), x, now), generator)
+                for _ in range(corrector_steps if t <= corrector_entry else 0):
+                    both = reverse_rates(rates, prediction(then), x, then) + forward_rates(rates, x)
+                    x = leap(x, corrector_size * length, both, generator)
+            if callback is not None:
+                callback(Step(index, t, s, x))
+    return x
+
+
+def reverse_rates(process: OrdinalRates, log_p_0: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    r"""Return \hat R_t(x, y) / \beta(t) for every y, (B, D, S), float64; 0 at y = x.
+
+    Args:
+        process: gives R and q.
+        log_p_0: log p_{0|t}, (B, D, S).
+        x: states x_t, (B, D).
+        t: times (B,).
+    """
+    q = process.transition(torch.zeros_like(t), t)
+    weight = log_p_0.double().exp() / columns(q, x).clamp(min=RATIO_FLOOR)
+    backwards = columns(process.rate.to(x.device).expand(len(x), -1, -1), x)
+    return (backwards * (weight @ q)).scatter(-1, x.unsqueeze(-1), 0)
+
+
+def forward_rates(process: OrdinalRates, x: Tensor) -> Tensor:
+    r"""Return R_t(x, y) / \beta(t) for every y, (B, D, S), float64; 0 at y = x."""
+    return process.rate.to(x.device)[x].scatter(-1, x.unsqueeze(-1), 0)
+
+
+def leap(x: Tensor, length: Tensor, rates: Tensor, generator: torch.Generator) -> Tensor:
+    """Return x after Poisson numbers of all jumps at `rates` (B, D, S) for `length` (B,)."""
+    jumps = torch.poisson(rates * length.view(-1, 1, 1), generator=generator)
+    target = torch.arange(rates.shape[-1], device=x.device, dtype=jumps.dtype)
+    moved = x + (jumps * (target - x.unsqueeze(-1))).sum(-1)
+    return moved.clamp(0, rates.shape[-1] - 1).long()
+
+
+def _with_rates(process: Process) -> OrdinalRates:
+    if not isinstance(process, OrdinalRates):
+        name = process.config["name"]
+        raise UserError(f"tau_leaping is for a process with rates, such as gaussian, not {name!r}")
+    return process
