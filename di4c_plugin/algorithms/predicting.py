@@ -9,9 +9,9 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from di4c_plugin.diffusion import Process
+from di4c_plugin.losses.again import again
 from di4c_plugin.losses.chunk import chunks_of
 from di4c_plugin.losses.prediction import Formed, Hidden, Prediction
 from di4c_plugin.models.denoiser import Denoiser, HiddenDenoiser, repeated
@@ -138,7 +138,7 @@ def predict_one_by_one(denoiser: Denoiser, states: States, places: Places) -> Pr
         x, t, options = one.rows
         return network.hidden(x, t, **options)
 
-    h = [checkpoint(hidden, one, use_reentrant=False) for one in split(states)]
+    h = [again(hidden, one) for one in split(states)]
     return _of_hidden(network, torch.cat(h), states, places, False)
 
 

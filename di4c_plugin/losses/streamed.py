@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
 
+from di4c_plugin.losses.again import again
 from di4c_plugin.losses.chunk import ChunkTargets, kl, pick
 
 Predict = Callable[[], Tensor]
@@ -31,9 +31,7 @@ def streamed(students: Iterable[Predict], active: Tensor, of: ChunkTargets) -> l
         of: the targets at all P positions.
     """
     bar = LogMean()
-    shares = [
-        checkpoint(_lambda_terms, predict, bar, of, use_reentrant=False) for predict in students
-    ]
+    shares = [again(_lambda_terms, predict, bar, of) for predict in students]
     bar.closed = True
     columns = list(zip(*shares, strict=True))
     cross = torch.stack(columns[1]).mean(0)

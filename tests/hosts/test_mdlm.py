@@ -173,3 +173,18 @@ def test_without_di4c_run(lab: Lab, tmp_path: Path) -> None:
     )
     assert "di4c: no GPU: the data loaders divide the batch by trainer.devices" in done.err
     assert checkpoint(tmp_path / "out/checkpoints/last.ckpt")["di4c"]["run"]["micro_step"] == 2
+
+
+def test_every_path_of_the_loss_makes_the_same_updates(lab: Lab, tmp_path: Path) -> None:
+    """Also where the latent enters the last block only; the host's networks hold TorchScript."""
+    common = ["algo=di4c", f"teacher={lab.teacher('mdlm')}", "trainer.max_steps=3"]
+    common += ["model.dropout=0", "latent=adaln", "latent.blocks=1"]
+    found = {}
+    for loss in ("naive", "chunked", "two_pass"):
+        out = tmp_path / loss
+        lab.run("mdlm", *common, f"algo.loss={loss}", traced(out), out=out)
+        found[loss] = trace.read(out / "trace")
+    for loss in ("chunked", "two_pass"):
+        for key in ("loss", "norm"):
+            lines = [[line[key] for line in found[name]] for name in ("naive", loss)]
+            assert lines[0] == pytest.approx(lines[1], rel=1e-3), (loss, key)
