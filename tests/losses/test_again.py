@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from di4c_plugin.losses.again import again
 
 
-@torch.jit.script  # type: ignore[untyped-decorator]
+@torch.jit.script
 def scripted(x: Tensor, scale: Tensor) -> Tensor:
     """As the hosts' modulation: TorchScript, with gradients of both arguments."""
     return x * (1 + scale) + scale
