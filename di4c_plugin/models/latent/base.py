@@ -135,7 +135,10 @@ def sinusoid(latent: Tensor, size: int, *, scale: float = 1000.0) -> Tensor:
     half = size // (2 * latent.shape[-1])
     if not half:
         raise UserError(f"{size} features are too few for {latent.shape[-1]} coordinates of lambda")
-    exponent = torch.arange(half, device=latent.device) / max(half - 1, 1)
-    angle = latent.float().unsqueeze(-1) * scale * torch.exp(-math.log(10_000) * exponent)
+    # In this order of operations: at 1000 rad another one is off by 6e-5 from what the released
+    # students were trained with.
+    steps = torch.arange(half, device=latent.device)
+    frequency = torch.exp(steps * (-math.log(10_000) / max(half - 1, 1)))
+    angle = (latent.float() * scale).unsqueeze(-1) * frequency
     features = torch.cat([angle.sin(), angle.cos()], -1).flatten(1)
     return nn.functional.pad(features, (0, size - features.shape[1]))

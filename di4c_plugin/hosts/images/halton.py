@@ -1,0 +1,166 @@
+"""Halton-MaskGIT (Besnier et al. 2025): its DiT-like `Transformer` as teacher and student.
+
+A sequence of D codes and registers; the class scales and shifts (adaLN) every normalised input.
+A latent by `token` is appended behind the registers; by `adaln` it scales and shifts what is
+normalised before the class does. It may enter late. Tests: tests/hosts/images/test_halton.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from di4c_plugin.diffusion import Process
+from di4c_plugin.errors import UserError
+from di4c_plugin.hosts.images.files import read_checkpoint
+from di4c_plugin.hosts.images.grid import GridDenoiser
+from di4c_plugin.hosts.images.importing import host_module
+from di4c_plugin.hosts.images.latent import Doors, let_in
+from di4c_plugin.hosts.images.networks import ImageNetworks
+from di4c_plugin.hosts.images.sizing import check_heads, known_heads
+from di4c_plugin.hosts.sources import find_latent
+from di4c_plugin.hosts.weights import Weights
+from di4c_plugin.models.attach import Head
+from di4c_plugin.models.latent import KnownSizes, new_injector
+
+# By width and depth, the heads of the host's --vit-size tiny ... xlarge: no weight tells them.
+HEADS = {(384, 6): 6, (512, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16}
+
+
+@dataclass(frozen=True)
+class HaltonSizes:
+    """What makes a `Transformer`: `side` is h = w, `codes` is K, `mlp` the width inside MLPs."""
+
+    hidden: int
+    codes: int
+    side: int
+    depth: int
+    heads: int
+    mlp: int
+    classes: int = 1000
+    registers: int = 1
+    dropout: float = 0.0
+
+
+class HaltonDenoiser(GridDenoiser):
+    """See `GridDenoiser`; a `HiddenDenoiser` too, with `carry_over` and K + 1 tokens."""
+
+    def logits(self, x_t: Tensor, cond: Tensor | None, latent: Tensor | None) -> Tensor:
+        """See `GridDenoiser.logits`."""
+        options = {} if latent is None else {"latent": latent}
+        return self.network(*self.arguments(x_t, cond), **options)
+
+    @property
+    def head(self) -> Head | None:
+        """See `HiddenDenoiser.head`: one that gives logits as `forward` has them, or None.
+
+        Losses by hidden states count revealed tokens as certain.
+        """
+        network: Any = self.network
+        same = self.carry_over and self.process.num_tokens == self.codes + 1
+        return network.head if same else None
+
+    def hidden(
+        self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
+    ) -> Tensor:
+        """See `HiddenDenoiser.hidden`."""
+        assert self.head is not None, "hidden states go with carry_over, and the mask as a token"
+        with self.head.skipping():
+            return self.logits(x_t, cond, latent)
+
+
+class HaltonNetworks(ImageNetworks[HaltonSizes, HaltonDenoiser]):
+    """See `ImageNetworks`. The option of the sizes is `heads`."""
+
+    host = "halton_maskgit"
+
+    def read(self, path: str | Path) -> Weights:
+        """See `ImageNetworks.read`."""
+        return read_checkpoint(path, self.host)
+
+    def sizes(self, weights: Weights, **options: Any) -> HaltonSizes:
+        """See `ImageNetworks.sizes`."""
+        tensors, origin = weights.tensors, weights.origin
+        if "in_proj.weight" in tensors:  # its forward pass is an error of einops
+            raise UserError(f"{origin} has proj=2, with which Halton-MaskGIT itself does not run")
+        rows, hidden = tensors["tok_emb.weight"].shape
+        depth = sum(name.endswith(".ln1.weight") for name in tensors)
+        return HaltonSizes(
+            hidden=hidden,
+            codes=rows - 1,
+            side=isqrt(len(tensors["pos_emb.weight"])),
+            depth=depth,
+            heads=options.get("heads") or known_heads(HEADS, hidden, depth, origin),
+            mlp=len(tensors["transformer.layers.0.ff.w1.weight"]),
+            classes=len(tensors["cls_emb.weight"]) - 1,
+            registers=len(tensors.get("reg_tokens.weight", ())),
+        )
+
+    def build(self, sizes: HaltonSizes, root: str | Path | None = None) -> nn.Module:
+        """See `ImageNetworks.build`."""
+        check_heads(sizes.heads, sizes.hidden, divide=False)
+        kind = host_module(self.host, "Network.transformer", root).Transformer
+        network = kind(
+            input_size=sizes.side,
+            hidden_dim=sizes.hidden,
+            codebook_size=sizes.codes,
+            depth=sizes.depth,
+            heads=sizes.heads,
+            mlp_dim=sizes.mlp * 3 // 2,  # the host takes two thirds, up to a multiple of 256
+            dropout=sizes.dropout,
+            nclass=sizes.classes,
+            register=sizes.registers,
+            proj=1,
+        )
+        network.head = Head(network.head)  # the same weights; in fp32 even under autocast
+        built: nn.Module = network
+        return built
+
+    def let_latent_in(
+        self, network: nn.Module, latent: Mapping[str, Any], sizes: HaltonSizes
+    ) -> None:
+        """See `ImageNetworks.let_latent_in`."""
+        doors = doors_of(network)
+        known = KnownSizes(
+            hidden_size=sizes.hidden,
+            embedding_size=sizes.hidden,
+            embedding_std=0.02,
+            positions=sizes.side**2,
+            length=sizes.side**2 + sizes.registers,
+            num_norms=len(doors.norms),
+        )
+        let_in(network, new_injector(known, latent, find_latent), doors, sizes.codes)
+
+    def default_process(self, sizes: HaltonSizes) -> dict[str, Any]:
+        """See `ImageNetworks.default_process`."""
+        return {"name": "confidence", "num_tokens": sizes.codes + 1, "mask": sizes.codes}
+
+    def wrap(
+        self, network: nn.Module, sizes: HaltonSizes, process: Process, **options: Any
+    ) -> HaltonDenoiser:
+        """See `ImageNetworks.wrap`; the option `carry_over` is that of `GridDenoiser`."""
+        return HaltonDenoiser(
+            network,
+            process,
+            side=sizes.side,
+            codes=sizes.codes,
+            classes=sizes.classes,
+            **options,
+        )
+
+
+def doors_of(network: Any) -> Doors:
+    """Return where a latent enters a `Transformer`."""
+    blocks = tuple(network.transformer.layers)
+    norms = [norm for block in blocks for norm in (block.ln1, block.ln2)]
+    return Doors(
+        embedding=network.tok_emb,
+        sequence=network.transformer,
+        output=network.transformer,
+        norms=(*norms, network.last_norm.norm_final),
+        blocks=blocks,
+        last=network.last_norm,
+    )
