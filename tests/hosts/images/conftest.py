@@ -30,12 +30,22 @@ def root(
     def find(host: str) -> Path:
         if request.param == "stand-in":
             return stand_in(make_host(host), host)
-        real = repository / "external" / host
-        if not host_named(host).is_at(real):
-            pytest.skip(f"external/{host} is empty: git submodule update --init")
-        return real
+        return real(repository, host)
 
     return find
+
+
+@pytest.fixture
+def real_root(repository: Path) -> Root:
+    """The root of the real host by name, for tests marked `host`."""
+    return lambda host: real(repository, host)
+
+
+def real(repository: Path, host: str) -> Path:
+    place = repository / "external" / host
+    if not host_named(host).is_at(place):
+        pytest.skip(f"external/{host} is empty: git submodule update --init")
+    return place
 
 
 def stand_in(folder: Path, host: str) -> Path:

@@ -195,9 +195,9 @@ def test_sizes_of_weights(root: Root, tmp_path: Path) -> None:
 
 
 @pytest.mark.host
-def test_without_registers() -> None:
+def test_without_registers(real_root: Root) -> None:
     sizes = replace(SIZES, registers=0)
-    student = NETS.denoiser(sizes, {"name": "token"})
+    student = NETS.denoiser(sizes, {"name": "token"}, root=real_root("halton_maskgit"))
     assert NETS.sizes(as_weights(student.network), heads=2) == sizes
     assert student(X, T, latent=torch.rand(4, 1)).shape == (4, D, K + 1)
 

@@ -278,9 +278,9 @@ def test_hosts_model(models: Any, fix: bool) -> None:
 
 
 @pytest.mark.host
-def test_released_size() -> None:
+def test_released_size(real_root: Root) -> None:
     with torch.device("meta"):
-        network = NETS.build(TauLDRSizes(RELEASED))
+        network = NETS.build(TauLDRSizes(RELEASED), real_root("tauldr"))
     NETS.let_latent_in(network, UNET, TauLDRSizes(RELEASED))
     assert layout_of(network.state_dict()) == RELEASED
     assert len(network.state_dict()) == 384
