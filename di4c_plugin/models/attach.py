@@ -81,16 +81,26 @@ def attach_latent(network: nn.Module, injector: LatentInjector, *, mask: int | N
         UserError: if the network has another layout, or has a latent already, or the injector has
             weights outside its sub-modules.
     """
+    backbone_sizes(network, 0)
+    own_injector(network, injector)
+    LatentHooks(injector, mask).register(network)
+
+
+def own_injector(network: nn.Module, injector: LatentInjector) -> None:
+    """Make the parts of an injector the network's own, and have `latent_shape` know it.
+
+    Raises:
+        UserError: if the network has a latent already, or the injector has weights outside its
+            sub-modules.
+    """
     if latent_shape(network) is not None:
         raise UserError("this network has a latent already")
-    backbone_sizes(network, 0)
     if any(True for _ in injector.parameters(recurse=False)):
         raise UserError(f"{type(injector).__name__} must hold its weights in sub-modules")
     for name, part in injector.named_children():
         network.add_module(name, part)
     # In a tuple the injector is no second owner of its parts.
     network.di4c_injector = (injector,)  # type: ignore[assignment]
-    LatentHooks(injector, mask).register(network)
 
 
 def latent_shape(network: nn.Module) -> tuple[int, ...] | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.models.attach import latent_shape
+from di4c_plugin.models.attach import own_injector
 from di4c_plugin.models.latent import Entry, LatentInjector
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -146,15 +146,8 @@ def let_in(network: nn.Module, injector: LatentInjector, doors: Doors, mask: int
         UserError: if the network has a latent already, the injector has weights outside its
             sub-modules, or enters late where no block can be hooked.
     """
-    if latent_shape(network) is not None:
-        raise UserError("this network has a latent already")
-    if any(True for _ in injector.parameters(recurse=False)):
-        raise UserError(f"{type(injector).__name__} must hold its weights in sub-modules")
-    num_blocks = (len(doors.norms) - 1) // 2
     if injector.blocks is not None and not doors.blocks:
         raise UserError("a latent cannot enter the blocks of this network late: latent.blocks=null")
-    for name, part in injector.named_children():
-        network.add_module(name, part)
-    # In a tuple the injector is no second owner of its parts.
-    network.di4c_injector = (injector,)  # type: ignore[assignment]
+    own_injector(network, injector)
+    num_blocks = (len(doors.norms) - 1) // 2
     GridHooks(injector, mask, num_blocks).register(network, doors)
