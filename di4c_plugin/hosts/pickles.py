@@ -1,4 +1,4 @@
-"""Reads torch checkpoints of other programs without running a line that the file names.
+"""Reads torch checkpoints and pickles of other programs without running a line that the file names.
 
 Lightning files of MDLM, SDTT and Duo hold an OmegaConf config and a tokenizer beside the weights,
 so that `weights_only` refuses them; and full unpickling imports classes that may be gone, or
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import torch
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.stubs import REPLACED, Inert, inert_class
+from di4c_plugin.hosts.stubs import REPLACED, Inert, inert_class, plain
 
 # What weights, optimisers and Lightning's loops are made of. Nothing here runs code of the file:
 # no eval, getattr or import, no torch.storage._load_from_bytes (it unpickles without any care).
@@ -134,9 +134,25 @@ def _check_kind(path: Path) -> None:
         raise UserError(f"{path} is not a torch checkpoint")
 
 
+def read_plain(path: str | Path) -> Any:
+    """Return what a pickle (not one of `torch.save`) holds: plain values and arrays of numbers.
+
+    Strings of Python 2 are read as latin-1, which loses nothing; the rest is as `stubs.plain` says.
+
+    Raises:
+        UserError: if the file cannot be read or is no pickle.
+    """
+    path = Path(path)
+    try:
+        return plain(_load(io.BytesIO(path.read_bytes()), encoding="latin1"))
+    except Exception as error:  # a damaged pickle may raise anything
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise UserError(f"{path} is not a readable pickle: {reason}") from error
+
+
 def loads_inert(data: bytes) -> Any:
     """Return what a plain pickle holds, foreign objects as stubs; for tests and small files."""
     return _load(io.BytesIO(data))
 
 
-__all__ = ["Inert", "InertUnpickler", "load_inert", "loads_inert"]
+__all__ = ["Inert", "InertUnpickler", "load_inert", "loads_inert", "read_plain"]

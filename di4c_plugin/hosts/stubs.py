@@ -101,7 +101,7 @@ def _plain_stub(stub: Inert) -> Any:
             return plain(stub.state[name])
     if stub.path.startswith("pathlib."):
         return "/".join(map(str, stub.args)).replace("//", "/")
-    if stub.path.endswith("multiarray._reconstruct") and stub.state:
+    if stub.path.endswith(("multiarray._reconstruct", "numeric._frombuffer")):
         return array(stub)
     if len(stub.args) == 1 and isinstance(stub.args[0], int | str) and stub.state is None:
         return stub.args[0]  # an enum, a torch version
@@ -131,13 +131,18 @@ def scalar(dtype: Any, data: Any = b"") -> Any:
 
 
 def array(stub: Inert) -> Any:
-    """Return the array of numbers whose state (version, shape, dtype, fortran, bytes) was kept."""
+    """Return the array of numbers that a stub records, or a string if it does not fit together."""
     try:
-        _, shape, dtype, fortran, data = stub.state
+        if stub.path.endswith("_frombuffer"):  # pickle protocol 5
+            data, dtype, shape, order = stub.args
+        else:
+            _, shape, dtype, fortran, data = stub.state
+            order = "F" if fortran else "C"
+        data = data.encode("latin1") if isinstance(data, str) else data  # of Python 2
         kind = dtype_of(dtype)
-        if kind is None or not isinstance(data, bytes):
+        if kind is None or not isinstance(data, bytes | bytearray):
             return str(stub)
-        return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C").copy()
+        return np.frombuffer(data, kind).reshape(shape, order=order).copy()
     except (TypeError, ValueError):
         return str(stub)
 

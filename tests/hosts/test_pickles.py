@@ -17,7 +17,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.pickles import Inert, load_inert, loads_inert
+from di4c_plugin.hosts.pickles import Inert, load_inert, loads_inert, read_plain
 from di4c_plugin.hosts.stubs import plain
 from di4c_plugin.hosts.weights import mask_index
 
@@ -223,3 +223,41 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
     for name in ("script.pt", "text", "empty", "cut", "tensor", "object", "nowhere"):
         with pytest.raises(UserError, match=f"^[^\n]*{name}[^\n]*$"):
             load_inert(tmp_path / name)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4, 5])
+def test_plain_pickles_with_arrays(protocol: int, tmp_path: Path) -> None:
+    arrays = {
+        "codes": np.arange(6, dtype=np.uint16).reshape(2, 3),
+        "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "big": np.arange(3, dtype=">i4"),
+        "empty": np.zeros((0, 2)),
+    }
+    (tmp_path / "x").write_bytes(pickle.dumps(arrays | {"y": 3, b"k": np.int64(4)}, protocol))
+    again = read_plain(tmp_path / "x")
+    for name, array in arrays.items():
+        assert np.array_equal(again[name], array)
+        assert again[name].dtype == array.dtype
+    assert (again["y"], again[b"k"]) == (3, 4)
+
+
+def test_arrays_of_objects_are_not_read(tmp_path: Path) -> None:
+    for protocol in (2, 5):
+        evil = {"x": np.array([Gone()], dtype=object)}
+        (tmp_path / "x").write_bytes(pickle.dumps(evil, protocol))
+        assert read_plain(tmp_path / "x")["x"].startswith("<numpy")
+
+
+def test_plain_pickles_run_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(pickle.dumps({"a": Bomb(os.mkdir, str(tmp_path / "evil"))}))
+    assert read_plain(tmp_path / "x") == {"a": str(tmp_path / "evil")}
+    assert not (tmp_path / "evil").exists()
+
+
+def test_what_is_no_pickle(tmp_path: Path) -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    for content in (b"", b"text", pickle.dumps({"a": 1})[:-3], pickle.dumps(loop)):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(UserError, match="^[^\n]*x is not a readable pickle: [^\n]+$"):
+            read_plain(tmp_path / "x")
