@@ -68,7 +68,7 @@ class BatchStream(IterableDataset[MicroBatch]):
         """Return this process's batch of micro-step `step`."""
         index = self.indices(step)
         labels = self.data.labels
-        return Batch(self.data.x_0[index], None if labels is None else labels[index])
+        return Batch(self.data.x_0[index].long(), None if labels is None else labels[index])
 
     def indices(self, step: int) -> Tensor:
         """Return which examples make the batch, shape (batch_size,)."""

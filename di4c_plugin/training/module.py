@@ -19,8 +19,9 @@ from di4c_plugin.models import NetworkDenoiser
 from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.data import BatchStream, MicroBatch
 from di4c_plugin.training.ema import EMA
-from di4c_plugin.training.rng import step_generator
+from di4c_plugin.training.rng import seeded_dropout, step_generator
 from di4c_plugin.training.schedule import lr_factor
+from di4c_plugin.training.settled import settled
 from di4c_plugin.training.terms import RunningMeans
 
 
@@ -140,14 +141,14 @@ class TrainingModule(LightningModule):
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
         """Return the loss of a micro-step."""
-        losses = self.algorithm.losses(
-            batch.batch,
-            self.networks(),
-            generator=step_generator(
-                self.config.seed, self.global_rank, batch.step, device=self.device
-            ),
-            progress=self.update / self.config.steps,
-        )
+        key = (self.config.seed, self.global_rank, batch.step)
+        with seeded_dropout(*key, device=self.device):
+            losses = self.algorithm.losses(
+                batch.batch,
+                self.networks(),
+                generator=step_generator(*key, device=self.device),
+                progress=self.update / self.config.steps,
+            )
         self.means.add({"loss": losses.total, **losses.terms})
         return losses.total
 
@@ -157,7 +158,7 @@ class TrainingModule(LightningModule):
             student=self._as_denoiser(self.student),
             teacher=self._as_denoiser(self._frozen[0]),
             target=self._as_denoiser(
-                self.ema.network if self.config.target == "ema" else self.student
+                self.ema.network if self.config.target == "ema" else settled(self.student)
             ),
             auxiliary=self._as_denoiser(self.auxiliary),
         )

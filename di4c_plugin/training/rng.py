@@ -4,10 +4,13 @@ No generator state is carried from step to step: whoever knows seed, rank and st
 Tests: tests/training/test_rng.py.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
-STEP, EPOCH = 0, 1
+STEP, EPOCH, DROPOUT = 0, 1, 2
 
 
 def keyed_generator(seed: int, *key: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -29,6 +32,18 @@ def step_generator(
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     """Return the source of the order in which pass `epoch` over the data visits the examples."""
     return keyed_generator(seed, EPOCH, epoch)
+
+
+@contextmanager
+def seeded_dropout(seed: int, rank: int, step: int, device: torch.device) -> Iterator[None]:
+    """Have a host's dropout, drawn from torch's own generators, be a function of the micro-step.
+
+    Afterwards these generators are what they were.
+    """
+    state = np.random.SeedSequence(seed, spawn_key=(DROPOUT, rank, step)).generate_state(1)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(int(state[0]))
+        yield
 
 
 def seed_globals(seed: int, *key: int) -> None:

@@ -66,7 +66,9 @@ def train(
         Interrupted: on SIGINT and SIGTERM, once the update is finished and saved.
     """
     config = config or TrainingConfig()
-    _check(algorithm, teacher, data)
+    if algorithm.needs_teacher and teacher is None:
+        raise UserError(f"{type(algorithm).__name__} needs a teacher")
+    check_data(data, student)
     description = {**(info or {}), "student": anatomy(student), "training": asdict(config)}
     folder = _open(out, description, resume=resume, overwrite=overwrite)
     module = TrainingModule(
@@ -128,11 +130,32 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages}
 
 
-def _check(algorithm: Algorithm, teacher: Model | None, data: Data) -> None:
-    if algorithm.needs_teacher and teacher is None:
-        raise UserError(f"{type(algorithm).__name__} needs a teacher")
-    if len(data.x_0) == 0:
+def check_data(data: Data, model: Model) -> None:
+    """Refuse data that the model is not for.
+
+    Raises:
+        UserError: for no data, examples of another length, tokens that it has not, its mask among
+            them, and labels that it has not.
+    """
+    x_0, process, labels = data.x_0, model.process, data.labels
+    if len(x_0) == 0:
         raise UserError("there are no data to train on")
+    if x_0.shape[1:] != (model.network.positions,):
+        raise UserError(
+            f"an example has {tuple(x_0.shape[1:])} tokens, and this model {model.network.positions}"
+        )
+    mask = getattr(process, "mask", None)
+    last = process.num_tokens - 1 - (mask == process.num_tokens - 1)
+    if x_0.min() < 0 or x_0.max() > last:
+        raise UserError(
+            f"tokens are 0 ... {last} here, and the data have {x_0.min()} ... {x_0.max()}"
+        )
+    classes = model.network.num_classes
+    if labels is not None and classes and (labels.min() < 0 or labels.max() >= classes):
+        raise UserError(
+            f"class labels are 0 ... {classes - 1} here, and the data have "
+            f"{labels.min()} ... {labels.max()}"
+        )
 
 
 def _open(

@@ -5,7 +5,8 @@ import pytest
 from di4c_plugin.algorithms.denoising import Denoising
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
-from di4c_plugin.training import make, make_algorithm
+from di4c_plugin.plugins import make
+from di4c_plugin.training import make_algorithm
 
 
 def test_options_reach_the_algorithm() -> None:

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from di4c_plugin.training.rng import epoch_generator, seed_globals, step_generator
+from di4c_plugin.training.rng import (
+    epoch_generator,
+    seed_globals,
+    seeded_dropout,
+    step_generator,
+)
 
 
 def draw(generator: torch.Generator) -> tuple[float, ...]:
@@ -40,3 +45,16 @@ def test_the_global_generators_are_a_function_of_seed_and_key() -> None:
     assert draws(1, 2) == draws(1, 2)
     assert draws(1, 2)[0] != draws(1, 3)[0]
     assert draws(1, 2)[1] != draws(1, 3)[1]
+
+
+def test_dropout_is_a_function_of_the_micro_step() -> None:
+    def draws(*key: int) -> tuple[float, ...]:
+        with seeded_dropout(*key, device=torch.device("cpu")):
+            return tuple(torch.rand(3).tolist())
+
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    assert len({draws(*key) for key in keys}) == 4
+    assert draws(0, 0, 1) == draws(0, 0, 1)
+    assert torch.equal(torch.get_rng_state(), state)
