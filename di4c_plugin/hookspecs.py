@@ -42,7 +42,10 @@ def di4c_teacher_sources() -> Mapping[str, object]:
 
 @hookspec
 def di4c_metrics() -> Mapping[str, object]:
-    """Functions that compare samples with data; lower is better."""
+    """Functions (samples, data) -> float on tokens, lower is better; or metrics of pictures.
+
+    Those are subclasses of `di4c_plugin.evaluation.picture_metric.PictureMetric`.
+    """
 
 
 @hookspec

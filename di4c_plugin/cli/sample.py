@@ -1,15 +1,29 @@
-"""`di4c sample`: draws samples from a teacher or a student."""
+"""`di4c sample`: draws samples from a teacher or a student.
+
+Tests: tests/cli/test_sample.py, test_sample_pictures.py.
+"""
 
 import argparse
-import inspect
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from di4c_plugin.errors import UserError
+from di4c_plugin.cli.sampling import (
+    add_sampling,
+    cycled,
+    host_of,
+    labels,
+    load,
+    picture_batches,
+    picture_size,
+    sampling_options,
+)
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from di4c_plugin.cli.main import Subparsers
+    from di4c_plugin.evaluation.animation import Recorder
+    from di4c_plugin.hosts import Host
 
 
 def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
@@ -17,83 +31,80 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "sample",
         help="draw samples from a teacher or a student",
-        description="Draw samples and write them as a picture, or as tokens where --out ends in "
-        ".npy. For example: di4c sample runs/a/student.safetensors --steps 2",
+        description="Draw samples and write them as a picture. For example: di4c sample "
+        "runs/a/student.safetensors --steps 2 --animate digits.gif",
     )
     add_sampling(parser)
     parser.add_argument("--steps", type=int, default=4, help="network calls a sample; default 4")
     parser.add_argument("--n", type=int, default=64, help="how many; default 64")
-    parser.add_argument("--label", type=int, help="class label, for models that take one")
-    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="default samples.png")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--label", type=int, help="class label, for models that take one")
+    which.add_argument("--labels", type=labels, metavar="K,K,…", help="class labels, in turn")
+    parser.add_argument(
+        "--out",
+        default="samples.png",
+        help="a grid as PNG; with / at the end a folder of single pictures; tokens where it ends "
+        "in .npy; default samples.png",
+    )
+    parser.add_argument(
+        "--animate", type=Path, metavar="FILE", help="the states after each step, as GIF or WebP"
+    )
     return parser
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """Add what `di4c sample` and `di4c evaluate` share."""
-    parser.add_argument("model", help="path of a model file, or SOURCE:NAME as builtin:digits")
-    parser.add_argument("--host", default="builtin", help="default builtin")
-    parser.add_argument("--sampler", default="ancestral", help="default ancestral")
-    parser.add_argument("--teacher", help="the teacher of --sampler hybrid, as for the model")
-    parser.add_argument("--teacher-steps", type=int, help="its share of the steps, the last ones")
-    parser.add_argument(
-        "--option",
-        type=option,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a further option of the sampler, such as latents=fixed or last_latents=4",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="default 0")
-    parser.add_argument("--batch-size", type=int, default=250, help="samples at once; default 250")
-    parser.add_argument("--device", default="cpu", help="default cpu")
-
-
-def option(text: str) -> tuple[str, Any]:
-    """Read NAME=VALUE; the value is JSON where it can be, else text. Raises UserError."""
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise UserError(f"--option takes NAME=VALUE, not {text!r}")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
-def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the keyword arguments of `di4c_plugin.sample` that `add_sampling` has read."""
-    from di4c_plugin.api import load_teacher, sample
-
-    options = {name: getattr(args, name) for name in ("sampler", "seed", "batch_size", "device")}
-    taken = {*inspect.signature(sample).parameters, "teacher", "teacher_steps"}
-    for name, value in args.option:
-        if name in taken:
-            raise UserError(f"--option is for options of the sampler, and {name!r} is none")
-        options[name] = value
-    if args.teacher is not None:
-        options["teacher"] = load_teacher(args.teacher)
-    if args.teacher_steps is not None:
-        options["teacher_steps"] = args.teacher_steps
-    return options
-
-
 def run(args: argparse.Namespace) -> int:
-    """Sample, and print the path of the file."""
-    import numpy as np
-    import torch
+    """Sample, and print the paths of the files."""
+    from di4c_plugin.api import sample
+    from di4c_plugin.evaluation.animation import Recorder, check_animation
+    from di4c_plugin.evaluation.pictures import check_empty
 
-    from di4c_plugin.api import load_teacher, sample
-    from di4c_plugin.files import atomic_write
-    from di4c_plugin.plugins import lookup
-
-    host = lookup("host", args.host)()
-    # Where n is below 1, `sample` says so.
-    cond = None if args.label is None else torch.full((max(args.n, 0),), args.label)
+    single = args.out.endswith("/")
+    if single:
+        check_empty(Path(args.out))
+    if args.animate is not None:
+        check_animation(args.animate)
+    model = load(args, args.model)
+    host = host_of(args, model)
     options = sampling_options(args)
-    x = sample(load_teacher(args.model), args.n, steps=args.steps, cond=cond, **options)
-    if args.out.suffix == ".npy":
-        with atomic_write(args.out) as temporary:
+    if single or args.animate is not None:
+        picture_size(host, model)
+    recorder = Recorder()
+    if args.animate is not None:
+        options |= {"on_step": recorder.on_step, "on_batch": recorder.on_batch}
+    x = sample(model, args.n, steps=args.steps, cond=_cond(args), **options)
+    _write(args, host, x)
+    if args.animate is not None:
+        _animate(host, recorder, args.animate)
+    return 0
+
+
+def _cond(args: argparse.Namespace) -> "Tensor | None":
+    wanted = args.labels if args.label is None else [args.label]
+    return None if wanted is None else cycled(wanted, args.n)
+
+
+def _write(args: argparse.Namespace, host: "Host", x: "Tensor") -> None:
+    import numpy as np
+
+    from di4c_plugin.evaluation.pictures import write_pictures
+    from di4c_plugin.files import atomic_write
+
+    path = Path(args.out)
+    if args.out.endswith("/"):
+        write_pictures(picture_batches(host, x), path)
+    elif path.suffix == ".npy":
+        with atomic_write(path) as temporary:
             np.save(temporary, x.numpy())
     else:
-        host.picture(x, args.out)
+        host.picture(x, path)
     print(args.out)
-    return 0
+
+
+def _animate(host: "Host", recorder: "Recorder", path: Path) -> None:
+    import torch
+
+    from di4c_plugin.evaluation.animation import write_animation
+
+    states = recorder.states()
+    write_animation([torch.cat([*picture_batches(host, x)]) for x in states], path)
+    print(path)

@@ -24,8 +24,15 @@ def frechet_distance(x: Tensor, reference: Tensor) -> float:
             f"not {tuple(x.shape)} and {tuple(reference.shape)}"
         )
     x, reference = x.double(), reference.double()
-    shift = (x.mean(0) - reference.mean(0)).square().sum()
-    c_1, c_2 = torch.cov(x.T), torch.cov(reference.T)
+    return gaussian_distance(
+        (x.mean(0), torch.cov(x.T)), (reference.mean(0), torch.cov(reference.T))
+    )
+
+
+def gaussian_distance(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
+    """Return the Frechet distance of two Gaussians, each a mean (F,) and a covariance (F, F)."""
+    (mu_1, c_1), (mu_2, c_2) = one, other
+    shift = (mu_1 - mu_2).square().sum()
     # tr (C_1 C_2)^{1/2} = tr (R C_2 R)^{1/2} with R = C_1^{1/2}: symmetric, so real eigenvalues.
     root = symmetric_sqrt(c_1)
     cross = torch.linalg.eigvalsh(root @ c_2 @ root).clamp(min=0).sqrt().sum()

@@ -1,10 +1,11 @@
 """Pictures of samples and of quality against steps, as PNG files.
 
-matplotlib's object interface is used, so that no display is needed and no global state is touched.
+matplotlib's object interface is used, so that no display is needed and no global state is touched;
+pictures that are bytes already are written by Pillow, pixel by pixel.
 Tests: tests/evaluation/test_pictures.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -20,26 +22,51 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.sweep import Cell
 from di4c_plugin.files import atomic_write
 
+# Small pictures are enlarged, by a whole number, up to SIDE pixels; few of the WIDE go in a row.
+SIDE, WIDE, WHITE = 64, 128, 255
+
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically; raises UserError for a path that does not end in .png."""
-    if path.suffix.lower() != ".png":
-        raise UserError(f"pictures are PNG files: {path} must end in .png")
+    check_png(path)
     FigureCanvasAgg(figure)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
 
 
-def tile(images: Tensor, columns: int) -> NDArray[Any]:
-    """Lay images (n, H, W) out in rows of `columns`; zeros fill what is left of the last row."""
+def check_png(path: Path) -> None:
+    """Refuse a path that does not end in .png; raises UserError."""
+    if path.suffix.lower() != ".png":
+        raise UserError(f"pictures are PNG files: {path} must end in .png")
+
+
+def tile(images: Tensor, columns: int, blank: int = 0) -> NDArray[Any]:
+    """Lay images (n, H, W) or (n, H, W, C) out in rows of `columns`; `blank` fills the last row."""
     columns = min(columns, len(images))
-    blank = images.new_zeros(-len(images) % columns, *images.shape[1:])
-    grid = torch.cat([images, blank]).unflatten(0, (-1, columns)).permute(0, 2, 1, 3)
-    return grid.flatten(2).flatten(0, 1).numpy()
+    rest = images.new_full((-len(images) % columns, *images.shape[1:]), blank)
+    grid = torch.cat([images, rest]).unflatten(0, (-1, columns)).transpose(1, 2)
+    return grid.flatten(2, 3).flatten(0, 1).numpy()
 
 
-def image_grid(images: Tensor, path: Path, *, levels: int, columns: int = 16) -> None:
-    """Draw images (n, H, W) of grey levels 0 ... levels - 1, dark on light."""
+def image_grid(
+    images: Tensor, path: Path, *, levels: int = 256, columns: int | None = None
+) -> None:
+    """Draw images in rows of `columns`, by default 16, or 8 of wide ones.
+
+    Args:
+        images: grey levels 0 ... levels - 1, (n, H, W), drawn dark on light; or pictures
+            (n, C, H, W), uint8, C = 1 or 3, drawn as they are.
+        path: a PNG file.
+        levels: of the grey levels.
+        columns: how many side by side.
+
+    Raises:
+        UserError: for a path that does not end in .png, and when the system refuses.
+    """
+    columns = columns or usual_columns(images)
+    if images.ndim == 4:
+        save_picture(sheet(images, columns), path)
+        return
     grid = tile(images, columns)
     figure = Figure(
         figsize=(grid.shape[1] / images.shape[2] / 2, grid.shape[0] / images.shape[1] / 2)
@@ -48,6 +75,56 @@ def image_grid(images: Tensor, path: Path, *, levels: int, columns: int = 16) ->
     axes.imshow(grid, cmap="gray_r", vmin=0, vmax=levels - 1)
     axes.set_axis_off()
     save(figure, path)
+
+
+def usual_columns(images: Tensor) -> int:
+    """Return how many images (n, ..., H, W) stand side by side."""
+    return 16 if images.shape[-1] < WIDE else 8
+
+
+def sheet(images: Tensor, columns: int) -> Image.Image:
+    """Return pictures (n, C, H, W), uint8, C = 1 or 3, as one, with white lines between them.
+
+    Small ones are enlarged.
+    """
+    factor = max(1, SIDE // max(images.shape[-2:]))
+    big = images.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    framed = pad(big, (1, 1, 1, 1), value=WHITE)
+    return _picture(tile(framed.movedim(1, -1), columns, blank=WHITE))
+
+
+def _picture(pixels: NDArray[Any]) -> Image.Image:
+    """Return bytes (H, W, C), C = 1 or 3, as a picture."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture as PNG, atomically; raises UserError for a path without .png."""
+    check_png(path)
+    with atomic_write(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def check_empty(folder: Path) -> None:
+    """Refuse a folder that holds something already; raises UserError."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: pictures go to a folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty: the pictures would mix with what is there")
+
+
+def write_pictures(batches: Iterable[Tensor], folder: Path) -> None:
+    """Write pictures (B, C, H, W), uint8, C = 1 or 3, as 0.png, 1.png, ..., as they are.
+
+    Raises:
+        UserError: if the folder is not empty, and when the system refuses.
+    """
+    check_empty(folder)
+    done = 0
+    for images in batches:
+        for image in images.movedim(1, -1).numpy():
+            save_picture(_picture(image), folder / f"{done}.png")
+            done += 1
 
 
 def sample_sheet(

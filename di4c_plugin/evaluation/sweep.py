@@ -38,7 +38,12 @@ def measure(
     name: str, steps: int, draw: Draw, reference: Tensor, metric: Metric = frechet_distance
 ) -> Cell:
     """Sample once, with the clock running, and compare with the reference data (m, D)."""
+    samples, seconds = timed(draw, steps)
+    return Cell(name, steps, metric(samples, reference), seconds, samples)
+
+
+def timed(draw: Draw, steps: int) -> tuple[Tensor, float]:
+    """Return samples (n, D) and the wall seconds that one of them took."""
     start = time.perf_counter()
     samples = draw(steps=steps)
-    seconds = (time.perf_counter() - start) / len(samples)
-    return Cell(name, steps, metric(samples, reference), seconds, samples)
+    return samples, (time.perf_counter() - start) / len(samples)

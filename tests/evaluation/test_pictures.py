@@ -6,10 +6,17 @@ import pytest
 import torch
 from matplotlib.image import imread
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.evaluation.pictures import image_grid, quality_plot, sample_sheet, tile
+from di4c_plugin.evaluation.pictures import (
+    image_grid,
+    quality_plot,
+    sample_sheet,
+    tile,
+    write_pictures,
+)
 from di4c_plugin.evaluation.sweep import Cell
 
 Pixels = NDArray[np.float32]
@@ -19,6 +26,11 @@ LEVELS = 17
 def images(n: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(LEVELS, (n, 8, 8), generator=generator)
+
+
+def colours(n: int, seed: int = 0, channels: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (n, channels, 8, 8), generator=generator, dtype=torch.uint8)
 
 
 def cells(seed: int = 0) -> list[Cell]:
@@ -31,6 +43,7 @@ def cells(seed: int = 0) -> list[Cell]:
 
 PICTURES: dict[str, Callable[[int, Path], None]] = {
     "grid": lambda seed, path: image_grid(images(20, seed), path, levels=LEVELS),
+    "colours": lambda seed, path: image_grid(colours(20, seed), path),
     "sheet": lambda seed, path: sample_sheet(cells(seed), (8, 8), path, levels=LEVELS),
     "plot": lambda seed, path: quality_plot(cells(seed), path, metric="distance"),
 }
@@ -58,6 +71,12 @@ def test_tiles_are_laid_out_row_by_row() -> None:
 )
 def test_every_image_is_shown_also_where_they_fill_no_row(n: int, grid: list[list[int]]) -> None:
     assert tile(torch.arange(1, n + 1).view(n, 1, 1), 3).tolist() == grid
+
+
+def test_tiles_keep_their_channels_and_may_be_filled_up() -> None:
+    images = torch.arange(9).view(3, 1, 1, 3)
+    grid = tile(images, 2, blank=7)
+    assert grid.tolist() == [[[0, 1, 2], [3, 4, 5]], [[6, 7, 8], [7, 7, 7]]]
 
 
 @every_picture
@@ -96,3 +115,54 @@ def test_only_png_files_are_written(draw: Callable[[int, Path], None], tmp_path:
     with pytest.raises(UserError, match=r"a\.pdf must end in \.png$"):
         draw(0, tmp_path / "a.pdf")
     assert list(tmp_path.iterdir()) == []
+
+
+def bytes_of(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as file:
+        assert file.format == "PNG"
+        return np.array(file)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("side", "factor", "columns"), [(8, 8, 16), (32, 2, 16), (40, 1, 16), (200, 1, 8)]
+)
+def test_pictures_are_drawn_pixel_by_pixel(
+    channels: int, side: int, factor: int, columns: int, tmp_path: Path
+) -> None:
+    x = torch.arange(20 * channels * side**2).mul(7).remainder(251).to(torch.uint8)
+    x = x.view(20, channels, side, side)
+    image_grid(x, tmp_path / "grid.png")
+    grid, cell = bytes_of(tmp_path / "grid.png"), side * factor + 2
+    rows = -(-20 // columns)
+    assert grid.shape[:2] == (rows * cell, columns * cell)
+    for k in (0, 1, 19):
+        top, left = k // columns * cell + 1, k % columns * cell + 1
+        shown = grid[top : top + cell - 2 : factor, left : left + cell - 2 : factor]
+        assert np.array_equal(shown.reshape(side, side, -1), x[k].movedim(0, -1).numpy())
+    assert (grid[:, 0] == 255).all()
+    assert (grid[-1, -1] == 255).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_single_pictures_are_numbered_over_all_batches(channels: int, tmp_path: Path) -> None:
+    x = colours(5, channels=channels)
+    write_pictures(x.split(2), tmp_path / "new")
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {f"{k}.png" for k in range(5)}
+    for k in range(5):
+        read = bytes_of(tmp_path / "new" / f"{k}.png")
+        assert np.array_equal(read.reshape(8, 8, channels), x[k].movedim(0, -1).numpy())
+
+
+def test_pictures_of_one_pixel_are_written_too(tmp_path: Path) -> None:
+    write_pictures([torch.full((1, 1, 1, 1), 9, dtype=torch.uint8)], tmp_path / "new")
+    assert bytes_of(tmp_path / "new" / "0.png").tolist() == [[9]]
+
+
+def test_single_pictures_do_not_mix_with_others(tmp_path: Path) -> None:
+    (tmp_path / "7.png").touch()
+    with pytest.raises(UserError, match="is not empty: the pictures would mix with what is there$"):
+        write_pictures([colours(2)], tmp_path)
+    with pytest.raises(UserError, match=r"7\.png is a file: pictures go to a folder$"):
+        write_pictures([colours(2)], tmp_path / "7.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["7.png"]

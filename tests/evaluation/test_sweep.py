@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.evaluation.frechet import frechet_distance
-from di4c_plugin.evaluation.sweep import measure
+from di4c_plugin.evaluation.sweep import measure, timed
 
 REFERENCE = torch.arange(12).view(6, 2)
 
@@ -39,3 +39,6 @@ def test_the_clock_runs_while_sampling_only_and_is_shared_by_the_samples(
 
     cell = measure("teacher", 1, slow, REFERENCE, metric)
     assert (cell.seconds, cell.value) == (2.0, 1.5)
+    samples, seconds = timed(slow, 1)
+    assert torch.equal(samples, draw(steps=1))
+    assert seconds == 2.0

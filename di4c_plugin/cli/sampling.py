@@ -1,0 +1,128 @@
+"""What `di4c sample` and `di4c evaluate` share: which model, which sampler, whose pictures.
+
+Tests: tests/cli/test_sample.py, test_evaluate.py.
+"""
+
+import argparse
+import inspect
+import json
+from typing import TYPE_CHECKING, Any
+
+from di4c_plugin.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from di4c_plugin.api import LoadedModel
+    from di4c_plugin.hosts import Host
+
+# What samplers are given beside their options: `--option` is not for these.
+GIVEN = {"denoiser", "x", "times", "process", "generator", "callback"}
+FLAGS = {"teacher", "teacher_steps", "guidance_teacher"}
+DRAWN_AT_ONCE = 64
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Add the shared options."""
+    parser.add_argument("model", help="path of a model file, or SOURCE:NAME as builtin:digits")
+    parser.add_argument("--host", help="whose model, data and pictures; default: the model tells")
+    _add_pairs(parser, "--host-option", "an option of the host, such as data=codes.npz")
+    parser.add_argument("--sampler", default="ancestral", help="default ancestral")
+    parser.add_argument("--teacher", help="the teacher of --sampler hybrid, as for the model")
+    parser.add_argument("--teacher-steps", type=int, help="its share of the steps, the last ones")
+    parser.add_argument(
+        "--guidance-teacher",
+        metavar="MODEL",
+        help="who predicts without a class, as for the model, where --option guidance=WEIGHT",
+    )
+    _add_pairs(
+        parser, "--option", "a further option of the sampler, such as guidance=2 or last_latents=4"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default 0")
+    parser.add_argument("--batch-size", type=int, default=250, help="samples at once; default 250")
+    parser.add_argument("--device", default="cpu", help="default cpu")
+
+
+def _add_pairs(parser: argparse.ArgumentParser, flag: str, meaning: str) -> None:
+    def pair(text: str) -> tuple[str, Any]:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise UserError(f"{flag} takes NAME=VALUE, not {text!r}")
+        try:
+            return name, json.loads(value)
+        except ValueError:
+            return name, value
+
+    parser.add_argument(
+        flag, type=pair, action="append", default=[], metavar="NAME=VALUE", help=meaning
+    )
+
+
+def load(args: argparse.Namespace, source: str) -> "LoadedModel":
+    """Return the model that `source` names, read by --host where that is given."""
+    from di4c_plugin.api import load_teacher
+
+    host = None if args.host is None else {"name": args.host} | dict(args.host_option)
+    return load_teacher(source, host=host)
+
+
+def host_of(args: argparse.Namespace, model: "LoadedModel") -> "Host":
+    """Return the host of the model."""
+    from di4c_plugin.hosts import host_for
+
+    return host_for(model, args.host, **dict(args.host_option))
+
+
+def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keyword arguments of `di4c_plugin.sample` that `add_sampling` has read."""
+    from di4c_plugin.api import sample
+
+    options = {name: getattr(args, name) for name in ("sampler", "seed", "batch_size", "device")}
+    taken = {*inspect.signature(sample).parameters, *GIVEN, *FLAGS}
+    for name, value in args.option:
+        if name in taken:
+            raise UserError(f"--option is for options of the sampler, and {name!r} is none")
+        options[name] = value
+    if args.guidance_teacher is not None and not options.get("guidance"):
+        raise UserError("--guidance-teacher is for guidance: add --option guidance=WEIGHT")
+    for name in ("teacher", "guidance_teacher"):
+        if getattr(args, name) is not None:
+            options[name] = load(args, getattr(args, name))
+    if args.teacher_steps is not None:
+        options["teacher_steps"] = args.teacher_steps
+    return options
+
+
+def labels(text: str) -> list[int]:
+    """Read class labels separated by commas, -1 for none; raises UserError."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"labels are numbers separated by commas, not {text!r}") from None
+
+
+def cycled(wanted: list[int], n: int) -> "Tensor":
+    """Return n labels, those wanted over and over; none where n is below 1: `sample` says so."""
+    import torch
+
+    return torch.tensor(wanted).repeat(max(n, 0) // len(wanted) + 1)[: max(n, 0)]
+
+
+def picture_batches(host: "Host", x: "Tensor") -> "Iterator[Tensor]":
+    """Yield pictures (B, C, H, W), uint8, of samples x (n, D) of any integer type."""
+    return (host.images(part.long()) for part in x.split(DRAWN_AT_ONCE))
+
+
+def picture_size(host: "Host", model: "LoadedModel") -> tuple[int, int, int]:
+    """Return (C, H, W) of the pictures of a model's samples.
+
+    Raises:
+        UserError: if they are no pictures; so before anything is drawn.
+    """
+    import torch
+
+    shape = host.images(torch.zeros(1, model.network.positions, dtype=torch.long)).shape
+    channels, height, width = shape[1:]
+    return channels, height, width

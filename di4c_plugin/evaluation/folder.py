@@ -1,0 +1,65 @@
+"""A folder of pictures as the reference of a metric: any depth, any size, cut to one size.
+
+Tests: tests/evaluation/test_folder.py.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from di4c_plugin.errors import UserError
+from di4c_plugin.evaluation.picture_metric import Reference
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+BATCH = 64
+
+
+def folder_reference(folder: Path, size: tuple[int, int, int]) -> Reference:
+    """Return the pictures in a folder and the folders in it, at size (C, H, W).
+
+    The folder itself is looked at only when the pictures are read, which raises UserError if it is
+    missing, holds none, or one is damaged.
+    """
+    height, width = size[1:]
+    return Reference(
+        f"pictures in {folder}",
+        f"centre crop, bicubic to {height}x{width}",
+        size,
+        partial(_batches, folder, size),
+    )
+
+
+def _batches(folder: Path, size: tuple[int, int, int]) -> Iterator[Tensor]:
+    paths = _pictures(folder)
+    for start in range(0, len(paths), BATCH):
+        yield torch.stack([read_picture(path, size) for path in paths[start : start + BATCH]])
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"no such folder of pictures: {folder}")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise UserError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))})")
+    return paths
+
+
+def read_picture(path: Path, size: tuple[int, int, int]) -> Tensor:
+    """Return one picture, uint8, at size (C, H, W), C = 1 (grey) or 3.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    channels, height, width = size
+    try:
+        with Image.open(path) as file:
+            picture = file.convert("L" if channels == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not a readable picture: {error}") from error
+    picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(picture)).view(height, width, channels).movedim(-1, 0)

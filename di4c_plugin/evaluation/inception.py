@@ -1,0 +1,116 @@
+"""The Inception network of FID and IS, as torch-fidelity has it, with weights from a file.
+
+torch-fidelity (the optional extra `fid`) has the network of the original FID converted to PyTorch,
+with its TensorFlow resizing to 299x299. It would unpickle a file of weights, whatever is in it;
+here the file is read as tensors only. Tests: tests/evaluation/test_inception.py.
+"""
+
+import hashlib
+import io
+import pickle
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from di4c_plugin.errors import UserError
+
+MODULE = "torch_fidelity.feature_extractor_inceptionv3"
+FEATURES = ("2048", "logits_unbiased")
+RESIZING = "299x299 (torch-fidelity: bilinear, as in TensorFlow 1)"
+BATCH = 64
+
+
+class Inception:
+    """Features of pictures.
+
+    Attributes:
+        fingerprint: SHA-256 of the file of weights, hexadecimal.
+    """
+
+    def __init__(self, weights: Path | None = None, device: str | torch.device = "cpu") -> None:
+        """Load the network.
+
+        Args:
+            weights: a file of a state dict; None: the one that torch-fidelity has downloaded.
+            device: where to compute.
+
+        Raises:
+            UserError: if torch-fidelity or the weights are missing, or they are no such weights.
+        """
+        library = _library()
+        path = weights or _kept(library)
+        if not path.is_file():
+            raise UserError(
+                f"the weights of Inception are missing: there is no {path}; they are at "
+                f"{library.URL_INCEPTION_V3} (--inception names the file)"
+            )
+        self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+        self._network = _network(library, path).to(device)
+        self._device = device
+
+    def features(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Return pooled features (B, 2048) and logits without bias (B, 1008) of (B, C, H, W).
+
+        Pictures are uint8; grey ones (C = 1) count as colour with three equal channels.
+        """
+        parts = [self._part(part) for part in pictures.split(BATCH)]
+        pooled, logits = (torch.cat(part) for part in zip(*parts, strict=True))
+        return pooled, logits
+
+    def _part(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        colour = pictures.expand(-1, 3, -1, -1).to(self._device)
+        with torch.no_grad():
+            pooled, logits = self._network(colour)
+        return pooled.cpu(), logits.cpu()
+
+    def all_features(self, batches: Iterable[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
+        """Yield `features` of each batch."""
+        return (self.features(pictures) for pictures in batches)
+
+
+def _library() -> Any:
+    try:
+        return import_module(MODULE)
+    except UserError:
+        raise
+    except Exception as error:  # a torchvision that does not go with torch raises anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            "FID and IS need torch-fidelity and torchvision: pip install 'di4c_plugin[fid]' "
+            f"({reason})"
+        ) from error
+
+
+def _kept(library: Any) -> Path:
+    """Return where torch-fidelity keeps the file that it downloads."""
+    name = str(library.URL_INCEPTION_V3).rpartition("/")[2]
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
+
+
+def _network(library: Any, path: Path) -> nn.Module:
+    """Return the network in eval mode, its weights read from `path`, and nothing executed."""
+    buffer = io.BytesIO()
+    torch.save(_state_dict(path), buffer)
+    buffer.seek(0)
+    try:
+        network: nn.Module = library.FeatureExtractorInceptionV3(
+            "inception-v3-compat", list(FEATURES), feature_extractor_weights_path=buffer
+        )
+    except RuntimeError as error:
+        problem = " ".join(str(error).split())[:200]
+        raise UserError(f"the weights in {path} are not of Inception: {problem}") from error
+    return network.eval()
+
+
+def _state_dict(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise UserError(f"{path} is damaged, or holds more than weights") from error
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise UserError(f"{path} holds no weights by name")
+    return content
