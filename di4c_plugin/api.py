@@ -14,10 +14,11 @@ from torch import Tensor
 from di4c_plugin.algorithms.base import Data
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts import Host, load_source
+from di4c_plugin.hosts import Host, host_for, load_source
 from di4c_plugin.models import Model
 from di4c_plugin.models.folder import save_folder
-from di4c_plugin.plugins import lookup
+from di4c_plugin.plugins import lookup, make
+from di4c_plugin.samplers.base import Step
 from di4c_plugin.samplers.checks import check_labels, check_partners, usable
 from di4c_plugin.samplers.given import Given, conditioned, given_tokens
 from di4c_plugin.samplers.options import check_options
@@ -40,23 +41,36 @@ class LoadedModel(Model):
         return sample(self, n, steps=steps, **options)
 
 
-def load_teacher(source: str | Path = "builtin:digits", *, ema: bool = True) -> LoadedModel:
+def load_teacher(
+    source: str | Path = "builtin:digits",
+    *,
+    ema: bool = True,
+    host: Mapping[str, Any] | None = None,
+) -> LoadedModel:
     """Return the teacher that `source` names, in eval mode.
 
     Args:
-        source: "builtin:digits"; the path of a model file of ours, of a Lightning checkpoint of
-            MDLM, SDTT or Duo, of safetensors or of a state dict; a folder with model.safetensors;
-            or a hub id such as "kuleshov-group/mdlm-owt" or "owner/name@revision". Nothing in a
-            checkpoint is executed. A student may be a teacher too (Di4C applied twice).
+        source: "builtin:digits"; the path of a model file of ours, of a checkpoint of MDLM, SDTT,
+            Duo, MaskGIT, Halton-MaskGIT or tauLDR, of safetensors or of a state dict; a folder with
+            model.safetensors; or a hub id such as "kuleshov-group/mdlm-owt" or
+            "owner/name@revision". Nothing in a checkpoint is executed. A student may be a teacher
+            too (Di4C applied twice).
         ema: take the moving averages where a checkpoint has some.
+        host: {"name": "maskgit", "heads": 4, ...} (configs/host), where a checkpoint of an image
+            host does not say everything.
 
     Raises:
         UserError: if there is no such teacher, or it is damaged, or no discrete diffusion model.
     """
-    return LoadedModel.of(load_source(source, ema=ema))
+    if host is None:
+        return LoadedModel.of(load_source(source, ema=ema))
+    adapter: Host = make("host", host)
+    return LoadedModel.of(adapter.load_teacher(source, ema=ema))
 
 
-def load_student(source: str | Path, *, ema: bool = True) -> LoadedModel:
+def load_student(
+    source: str | Path, *, ema: bool = True, host: Mapping[str, Any] | None = None
+) -> LoadedModel:
     """Return a student: what `save_student` or `di4c train` wrote, a checkpoint of `algo=di4c`.
 
     Also the released students of Di4C. Arguments as for `load_teacher`.
@@ -64,7 +78,7 @@ def load_student(source: str | Path, *, ema: bool = True) -> LoadedModel:
     Raises:
         UserError: as for `load_teacher`, or if the source holds a teacher.
     """
-    model = load_teacher(source, ema=ema)
+    model = load_teacher(source, ema=ema, host=host)
     if not model.is_student:
         raise UserError(f"{source} is a teacher, not a student: it has no latent")
     return model
@@ -91,7 +105,7 @@ def distill(
     algo: Mapping[str, Any] | None = None,
     latent: Mapping[str, Any] | None = None,
     training: "TrainingConfig | None" = None,
-    host: str = "builtin",
+    host: str | Mapping[str, Any] | Host | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -105,7 +119,8 @@ def distill(
         algo: name and options of a registered algorithm; by default {"name": "di4c"}.
         latent: name and options of the latent injector; by default {"name": "adaln"}.
         training: length, learning rate and the like.
-        host: whose networks and data these are.
+        host: whose networks and data these are: a name, {"name": ..., **options} as in
+            configs/host, or a host; by default that of the teacher.
         out: folder for checkpoints, logs and the student; None: nothing is written.
         resume: go on from the last checkpoint in `out`.
         overwrite: replace the run that `out` holds.
@@ -118,7 +133,7 @@ def distill(
     # Lightning takes longer to import than a few samples take to draw.
     from di4c_plugin.training import TrainingConfig, make_algorithm, train
 
-    adapter: Host = lookup("host", host)()
+    adapter = as_host(host, teacher)
     algo, training = {"name": "di4c"} | dict(algo or {}), training or TrainingConfig()
     method = make_algorithm(algo, teacher.process)
     if method.makes_mixture:
@@ -135,12 +150,21 @@ def distill(
         data or adapter.data(),
         training,
         None if out is None else Path(out),
-        info={"algo": algo, "latent": latent},
+        info={"algo": algo, "latent": latent} | adapter.described(),
         resume=resume,
         overwrite=overwrite,
         progress=progress,
     )
     return LoadedModel.of(trained)
+
+
+def as_host(host: str | Mapping[str, Any] | Host | None, teacher: Model) -> Host:
+    """Return the host that `distill` was given, knowing the teacher; raises UserError."""
+    if isinstance(host, Host):
+        host.adopt(teacher)
+        return host
+    options = {"name": host} if host is None or isinstance(host, str) else dict(host)
+    return host_for(teacher, **options)
 
 
 def new_student(adapter: Host, teacher: Model, latent: dict[str, Any], seed: int) -> Model:
@@ -163,6 +187,7 @@ def sample(
     batch_size: int = 250,
     device: str | torch.device = "cpu",
     on_batch: Callable[[int], None] | None = None,
+    on_step: Callable[[Step], None] | None = None,
     **options: Any,
 ) -> Tensor:
     """Draw n samples, shape (n, D), int64, on the CPU.
@@ -179,6 +204,7 @@ def sample(
         batch_size: samples drawn at once.
         device: where to compute.
         on_batch: called with the number of samples done after each batch.
+        on_step: called after each step of each batch, with the states that the step led to.
         options: passed to the sampler, such as teacher=..., teacher_steps=... for "hybrid".
 
     Raises:
@@ -192,6 +218,8 @@ def sample(
         raise UserError(f"seed must be in [0, 2^63), not {seed}")
     draw, times = lookup("sampler", sampler), time_grid(steps)
     check_labels(model, cond, n)
+    if on_step is not None:
+        options = options | {"callback": on_step}
     check_options(draw, sampler, options)
     check_partners(model, options)
     given = given_tokens(prefix, known, n, model.network.positions, model.process)

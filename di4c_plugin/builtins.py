@@ -12,8 +12,16 @@ from di4c_plugin.hookspecs import hookimpl
 def di4c_hosts() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
     from di4c_plugin.hosts.builtin import BuiltinHost
+    from di4c_plugin.hosts.images.grid_host import HaltonHost, MaskGITHost
+    from di4c_plugin.hosts.images.tauldr_host import TauLDRHost
 
-    return {"builtin": BuiltinHost}
+    return {
+        "builtin": BuiltinHost,
+        "halton": HaltonHost,  # as users call it
+        "halton_maskgit": HaltonHost,
+        "maskgit": MaskGITHost,
+        "tauldr": TauLDRHost,
+    }
 
 
 @hookimpl
@@ -64,6 +72,7 @@ def di4c_teacher_sources() -> Mapping[str, object]:
 @hookimpl
 def di4c_metrics() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
+    from di4c_plugin.evaluation.fid import FID
     from di4c_plugin.evaluation.frechet import frechet_distance
 
-    return {"fd": frechet_distance}
+    return {"fd": frechet_distance, "fid": FID}

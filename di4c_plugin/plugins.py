@@ -6,6 +6,7 @@ DI4C_DISABLE_PLUGINS (names separated by commas) switches plugins off; they are 
 
 import difflib
 import functools
+import inspect
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -158,6 +159,27 @@ def get_manager() -> PluginManager:
 def lookup(kind: str, name: str) -> Any:
     """Return what is registered as `name` under `kind`; see `PluginManager.lookup`."""
     return get_manager().lookup(kind, name)
+
+
+def make(kind: str, config: Mapping[str, Any], *args: object) -> Any:
+    """Call what is registered under `kind` as config["name"] with `args` and the other options.
+
+    Raises:
+        UserError: for an unknown name, and for options that it does not take or that are missing;
+            the message lists those that it takes.
+    """
+    options = dict(config)
+    name = options.pop("name", None)
+    if name is None:
+        raise UserError(f"the {kind} has no name")
+    factory = lookup(kind, name)
+    signature = inspect.signature(factory)
+    try:
+        signature.bind(*args, **options)
+    except TypeError as error:
+        accepted = ", ".join(list(signature.parameters)[len(args) :]) or "no options"
+        raise UserError(f"{kind} {name!r}: {error}; it takes {accepted}") from error
+    return factory(*args, **options)
 
 
 def _check_disabled(disabled: Collection[str], installed: Collection[str]) -> None:

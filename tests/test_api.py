@@ -13,6 +13,7 @@ from di4c_plugin.api import LoadedModel, distill, load_student, load_teacher, sa
 from di4c_plugin.diffusion import Absorbing, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.models import Model, TransformerConfig, new_model, student_of
+from di4c_plugin.samplers import Step
 from di4c_plugin.training import TrainingConfig
 
 TINY = TransformerConfig(
@@ -179,6 +180,19 @@ def test_batches_are_drawn_one_after_the_other(teacher: Model) -> None:
     assert done == [50, 100, 120]
     assert x[:50].equal(sample(teacher, 50, steps=1))
     assert not x[:50].equal(x[50:100])
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "hybrid", "maskgit", "halton"])
+def test_whoever_watches_sees_every_step_of_every_batch(teacher: Model, sampler: str) -> None:
+    seen: list[Step] = []
+    options: dict[str, Any] = {"steps": 3, "batch_size": 2, "sampler": sampler}
+    if sampler == "hybrid":
+        options |= {"teacher": teacher, "teacher_steps": 1}
+    x = sample(teacher, 5, on_step=seen.append, **options)
+    assert [step.index for step in seen] == [0, 1, 2] * 3
+    assert [len(step.x) for step in seen] == [2] * 6 + [1] * 3
+    assert torch.cat([step.x for step in seen[2::3]]).equal(x)
+    assert x.equal(sample(teacher, 5, **options))
 
 
 def test_a_network_call_a_step(teacher: Model) -> None:

@@ -15,7 +15,7 @@ from di4c_plugin.models.denoiser import Denoiser
 
 @dataclass(frozen=True)
 class Data:
-    """A data set in memory: x_0 (M, D), int64; labels (M,), int64, or None."""
+    """A data set in memory: x_0 (M, D), whole numbers of any type; labels (M,), int64, or None."""
 
     x_0: Tensor
     labels: Tensor | None = None

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,10 +33,11 @@ def run(args: argparse.Namespace) -> int:
     """Distil, and print the path of the student."""
     from di4c_plugin.api import new_student
     from di4c_plugin.errors import UserError
-    from di4c_plugin.training import make, make_algorithm
+    from di4c_plugin.plugins import make
+    from di4c_plugin.training import make_algorithm
     from di4c_plugin.training.compose import compose_run
 
-    config = compose_run("train", args.overrides)
+    config = compose_run("train", [*host_latent(args.overrides), *args.overrides])
     host = make("host", config.info["host"])
     teacher = host.load_teacher(config.info["teacher"])
     algorithm = make_algorithm(config.info["algo"], teacher.process)
@@ -43,9 +45,20 @@ def run(args: argparse.Namespace) -> int:
         if any(override.startswith("latent") for override in args.overrides):
             raise UserError("this algo makes no mixture: leave out latent")
         config.info["latent"] = None
+    host.adopt(teacher)
     latent, seed = config.info["latent"], config.training.seed
     student = teacher if latent is None else new_student(host, teacher, latent, seed)
     return train(config, algorithm, student, teacher, host.data())
+
+
+def host_latent(overrides: Sequence[str]) -> list[str]:
+    """Return "latent=…" where the host asked for has one of its own and nobody chose another."""
+    from di4c_plugin.plugins import lookup
+
+    asked = dict(override.split("=", 1) for override in overrides if "=" in override)
+    if "host" not in asked or "latent" in asked or "experiment" in asked:
+        return []
+    return [f"latent={lookup('host', asked['host']).latent}"]
 
 
 def train(

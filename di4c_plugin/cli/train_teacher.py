@@ -26,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from di4c_plugin.errors import UserError
-    from di4c_plugin.training import make, make_algorithm
+    from di4c_plugin.plugins import make
+    from di4c_plugin.training import make_algorithm
     from di4c_plugin.training.compose import compose_run
 
     config = compose_run("train_teacher", args.overrides)

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from di4c_plugin.hosts.base import Host
+    from di4c_plugin.hosts.choose import host_for
     from di4c_plugin.hosts.sources import find_latent, load_source
 
-__all__ = ["Host", "find_latent", "load_source"]
+# By name: the module that it is in.
+MODULES = {"Host": "base", "find_latent": "sources", "host_for": "choose", "load_source": "sources"}
+
+__all__ = ["Host", "find_latent", "host_for", "load_source"]
 
 
 def __getattr__(name: str) -> Any:
     """Load an exported name."""
-    if name not in __all__:
+    if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "base" if name == "Host" else "sources"
-    return getattr(importlib.import_module(f"di4c_plugin.hosts.{module}"), name)
+    return getattr(importlib.import_module(f"di4c_plugin.hosts.{MODULES[name]}"), name)

@@ -6,34 +6,60 @@ methods where they live. Tests: tests/hosts/.
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Data
+from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.sources import find_latent, load_source
 from di4c_plugin.models import Model, student_of
 
 
 class Host(ABC):
-    """One kind of data and network."""
+    """One kind of data and network.
+
+    `latent` is how a student takes lambda where nothing else is asked for: a file of
+    configs/latent/.
+    """
+
+    latent: ClassVar[str] = "adaln"
+
+    def adopt(self, model: Model) -> None:  # noqa: B027
+        """Take note of the model whose data and pictures will be asked for; raises UserError."""
+
+    def described(self) -> dict[str, Any]:
+        """Return {"host": {"name": ..., **options}}, to be kept with models; or {}."""
+        return {}
 
     @abstractmethod
     def data(self) -> Data:
-        """Return the training data."""
+        """Return the training data; raises UserError."""
 
     @abstractmethod
     def new_teacher(self, process: dict[str, Any], **sizes: Any) -> Model:
         """Return an untrained product model for the process described; raises UserError."""
 
-    def load_teacher(self, source: str) -> Model:
+    def load_teacher(self, source: str | Path, *, ema: bool = True) -> Model:
         """Return the teacher that `source` names; raises UserError."""
-        return load_source(source)
+        return load_source(source, ema=ema)
 
     def build_student(self, teacher: Model, latent: dict[str, Any]) -> Model:
         """Return a mixture that starts from the teacher's weights; raises UserError."""
         return student_of(teacher, latent, find_latent=find_latent)
 
-    @abstractmethod
+    def images(self, x: Tensor) -> Tensor:
+        """Return samples x (n, D) as pictures (n, C, H, W), uint8; C is 1 (grey) or 3.
+
+        Positions that are still unknown are mid-grey.
+
+        Raises:
+            UserError: where samples are no pictures.
+        """
+        raise UserError(f"samples of {type(self).__name__} are no pictures")
+
     def picture(self, x: Tensor, path: Path) -> None:
-        """Draw samples x (n, D) to an image file, whatever that means for this data."""
+        """Draw samples x (n, D) to a PNG file: by default a grid of `images`; raises UserError."""
+        from di4c_plugin.evaluation.pictures import image_grid
+
+        image_grid(self.images(x), path)

@@ -5,10 +5,10 @@ or a hub id. Tests: tests/hosts/test_sources.py, test_hub.py.
 """
 
 from pathlib import Path
-
-from safetensors import SafetensorError, safe_open
+from typing import Any
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.hosts.ours import our_kind
 from di4c_plugin.hosts.places import locate
 from di4c_plugin.hosts.rebuild import model_of
 from di4c_plugin.hosts.weights import read_located
@@ -16,14 +16,18 @@ from di4c_plugin.models import Model, load_model
 from di4c_plugin.models.latent import LatentInjector
 from di4c_plugin.plugins import lookup
 
+# Of the files that image hosts write.
+SUFFIXES = (".pt", ".pth")
+
 
 def load_source(source: str | Path, *, ema: bool = True) -> Model:
     """Return the model that `source` names, in eval mode, on the CPU.
 
     Args:
         source: "builtin:digits", "file:PATH", or what a plugin registered; a path: a model file of
-            ours, a Lightning checkpoint of MDLM, SDTT or Duo, safetensors, a state dict, or a
-            folder with model.safetensors or pytorch_model.bin; or a hub id with optional @revision.
+            ours, a checkpoint of MDLM, SDTT, Duo, MaskGIT, Halton-MaskGIT or tauLDR, safetensors,
+            a state dict, or a folder with model.safetensors or pytorch_model.bin; or a hub id with
+            optional @revision.
         ema: take the moving averages where a checkpoint has some.
 
     Raises:
@@ -53,18 +57,20 @@ def load_any(source: str | Path, *, ema: bool = True) -> Model:
         UserError: as `load_source`.
     """
     found = locate(source)
-    if is_ours(found.path):
+    host = image_host(found.path)
+    if host is not None:
+        return host.load_teacher(found.path, ema=ema)
+    if our_kind(found.path) is not None:
         return load_model(found.path, find_latent=find_latent)
     return model_of(read_located(found, ema=ema), find_latent=find_latent)
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a file was written by `save_model`."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return "di4c" in (file.metadata() or {})
-    except (SafetensorError, OSError):
-        return False
+def image_host(path: Path) -> Any:
+    """Return the image host whose network a file holds, with its default options, or None."""
+    from di4c_plugin.hosts.images.files import KINDS, kind_of
+
+    kind = our_kind(path) or (kind_of(path) if path.suffix in SUFFIXES else None)
+    return lookup("host", kind)() if kind in KINDS else None
 
 
 def find_latent(name: str) -> type[LatentInjector]:

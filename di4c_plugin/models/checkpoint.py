@@ -18,9 +18,11 @@ from di4c_plugin.models.dit import DiT, DiTConfig
 from di4c_plugin.models.latent import LATENTS, LatentInjector, new_injector, same_options
 from di4c_plugin.models.latent import FindLatent as FindLatent
 from di4c_plugin.models.model_file import FORMAT, read_file, write_file
+from di4c_plugin.models.sizes import NetworkConfig
 from di4c_plugin.models.transformer import Transformer, TransformerConfig
 
-NetworkConfig = TransformerConfig | DiTConfig
+# The networks of this package.
+OwnConfig = TransformerConfig | DiTConfig
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Model:
 
     Attributes:
         denoiser: teacher (product model) or student (mixture).
-        network: sizes of the network, and by their class which one it is.
+        network: sizes of the network; their `kind` says which one it is.
         latent: name and options of the latent injector; None for a teacher.
         info: free JSON values: what made the model, from which teacher.
     """
@@ -66,7 +68,7 @@ def builtin_latent(name: str) -> type[LatentInjector]:
 
 
 def new_model(
-    network: NetworkConfig,
+    network: OwnConfig,
     process: Process,
     latent: dict[str, Any] | None = None,
     *,
@@ -83,9 +85,7 @@ def new_model(
     return Model(denoiser, network, latent, info or {})
 
 
-def make_network(
-    config: NetworkConfig, process: Process, injector: LatentInjector | None
-) -> nn.Module:
+def make_network(config: OwnConfig, process: Process, injector: LatentInjector | None) -> nn.Module:
     """Return a network with random weights and, where given, a latent.
 
     Raises:
@@ -108,8 +108,12 @@ def student_of(
 
     If the teacher is itself a student with the same latent (Di4C twice over), its injector carries
     over too; otherwise the injector starts as its class says.
+
+    Raises:
+        UserError: as `new_model`, and for networks of a host.
     """
-    student = new_model(teacher.network, teacher.process, latent, find_latent=find_latent)
+    network = own_config(teacher)
+    student = new_model(network, teacher.process, latent, find_latent=find_latent)
     weights = teacher.denoiser.state_dict()
     if not same_options(teacher.latent, latent):
         body, own = latent_names(teacher.denoiser), latent_names(student.denoiser)
@@ -117,6 +121,14 @@ def student_of(
         weights |= {k: v for k, v in student.denoiser.state_dict().items() if k in own}
     load_weights(student.denoiser, weights, "the teacher")
     return student
+
+
+def own_config(model: Model) -> OwnConfig:
+    """Return the sizes of a network of this package; raises UserError for one of a host."""
+    if isinstance(model.network, TransformerConfig | DiTConfig):
+        return model.network
+    kind = model.network.kind
+    raise UserError(f"this is a network of host {kind!r}: use host={kind}")
 
 
 def latent_names(denoiser: NetworkDenoiser) -> set[str]:
@@ -137,7 +149,7 @@ def describe(model: Model) -> dict[str, Any]:
     """Return the plain values that, with the weights, rebuild the model."""
     return {
         "format": FORMAT,
-        "kind": "dit" if isinstance(model.network, DiTConfig) else "transformer",
+        "kind": model.network.kind,
         "network": asdict(model.network),
         "process": model.process.config,
         "latent": model.latent,
@@ -146,7 +158,7 @@ def describe(model: Model) -> dict[str, Any]:
 
 
 def bare_names(model: Model) -> dict[str, Tensor]:
-    """Return the weights as a file names them: those of a DiT as its hosts do."""
+    """Return the weights as a file names them: those of a host's network as it does."""
     weights = model.denoiser.state_dict()
     if isinstance(model.network, TransformerConfig):
         return weights
@@ -178,7 +190,7 @@ def load_model(path: str | Path, *, find_latent: FindLatent = builtin_latent) ->
     return model
 
 
-def network_config(description: Mapping[str, Any]) -> NetworkConfig:
+def network_config(description: Mapping[str, Any]) -> OwnConfig:
     """Return the sizes in a description, {"kind": ..., "network": {...}}.
 
     Raises:

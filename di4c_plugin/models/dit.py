@@ -10,6 +10,7 @@ Tests: tests/models/test_dit.py, against an independent evaluation and, under `h
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,8 @@ class DiTConfig:
     n_blocks: int = 12
     n_heads: int = 12
     time_conditioning: bool = False
+
+    kind: ClassVar[str] = "dit"
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""

@@ -23,7 +23,13 @@ def write_file(
     path: str | Path, description: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> None:
     """Write weights and description to `path`, atomically."""
-    whole = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    whole: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in weights.items():
+        tensor = value.detach().cpu().contiguous()
+        # Tied weights are written under each of their names: the format knows no sharing.
+        whole[name] = tensor.clone() if tensor.data_ptr() in places else tensor
+        places.add(tensor.data_ptr())
     with atomic_write(path) as temporary:
         # `save_file` would make a file that only its owner can read.
         temporary.write_bytes(save(whole, metadata={"di4c": json.dumps(description)}))

@@ -6,6 +6,7 @@ Xie 2023, section 3.2). Tests: tests/models/test_transformer.py.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,8 @@ class TransformerConfig:
     num_classes: int = 0
     time_conditioned: bool = False
     mask: int | None = None
+
+    kind: ClassVar[str] = "transformer"
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""

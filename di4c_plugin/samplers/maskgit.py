@@ -6,8 +6,8 @@ order, and there are the three ways in which the hosts count what is open after 
 of n, with D positions and \gamma = 1 - \alpha, the masked share:
   schedule    D (1 - \gamma((n-1-i)/n)): Halton-MaskGIT's HaltonSampler, Chang et al. 2022
   shifted     D (1 - \gamma(1 - i/(n-1))), the first step opens one: its ConfidenceSampler
-  increments  step i itself opens D \gamma(i/(n-1)) / sum, the first one: Maskgit-pytorch v1, and so
-              the official Di4C
+  increments  step i itself opens D \gamma(i/(n-1)) / sum, the first one: Maskgit-pytorch v1; the
+              official Di4C's copy of it counts as "schedule"
 A step opens at least one token as long as there are masks; one step opens all.
 Tests: tests/samplers/test_maskgit.py.
 """

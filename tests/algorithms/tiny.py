@@ -8,7 +8,7 @@ from torch import Tensor
 from di4c_plugin.algorithms.base import Batch, Networks
 from di4c_plugin.diffusion import Absorbing, Process
 from di4c_plugin.models import DiTConfig, TransformerConfig, new_model
-from di4c_plugin.models.checkpoint import NetworkConfig
+from di4c_plugin.models.checkpoint import OwnConfig
 from di4c_plugin.models.denoiser import NetworkDenoiser
 
 TOKENS, LENGTH = 7, 6
@@ -35,7 +35,7 @@ def denoiser(
     process: Process,
     latent: dict[str, Any] | None = None,
     *,
-    config: NetworkConfig = DIT,
+    config: OwnConfig = DIT,
     seed: int = 0,
 ) -> NetworkDenoiser:
     """A network in float64, in training mode; new layers that start at zero do not here."""
@@ -52,7 +52,7 @@ def networks(
     latent: dict[str, Any],
     *,
     teacher: dict[str, Any] | None = None,
-    config: NetworkConfig = DIT,
+    config: OwnConfig = DIT,
     target: bool = False,
 ) -> Networks:
     """Student and teacher, and a target of its own if asked for; the latter two frozen."""

@@ -50,6 +50,13 @@ class BuiltinHost(Host):
         except TypeError as error:
             raise UserError(f"host 'builtin' cannot make this teacher: {error}") from error
 
+    def images(self, x: Tensor) -> Tensor:
+        """See `Host.images`: (n, 1, 8, 8), dark on light."""
+        if x.shape[1] != SIDE * SIDE:
+            raise UserError(f"host 'builtin' draws {SIDE}x{SIDE} images, not {x.shape[1]} tokens")
+        grey = (255 - x.clamp(max=LEVELS - 1) * 255 / (LEVELS - 1)).round()
+        return grey.where(x < LEVELS, 128).byte().view(-1, 1, SIDE, SIDE)
+
     def picture(self, x: Tensor, path: Path) -> None:
         """See `Host.picture`: a PNG grid of digits."""
         from di4c_plugin.evaluation.pictures import image_grid

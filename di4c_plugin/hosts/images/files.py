@@ -53,6 +53,17 @@ def weights_of(state: Any, origin: str, host: str) -> Weights:
     return Weights(tensors, None, {}, None, origin, fingerprint(tensors))
 
 
+def kind_of(path: str | Path) -> str | None:
+    """Return the host whose network a checkpoint holds; None for none of these."""
+    try:
+        content = load_inert(path)
+    except UserError:
+        return None  # who reads it as something else says what is wrong
+    state = content.get("model_state_dict", content.get("model", content))
+    names = {bare(str(name)).removeprefix("net.") for name in state} if state else set()
+    return next((host for host, (mark, _) in KINDS.items() if mark in names), None)
+
+
 def bare(name: str) -> str:
     """Return a weight's name without what wrappers have put into it."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)

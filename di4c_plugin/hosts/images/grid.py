@@ -6,16 +6,59 @@ Tests: tests/hosts/images/test_maskgit.py, test_halton.py.
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from di4c_plugin.diffusion import Absorbing, Process
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.images.networks import ImageDenoiser
-from di4c_plugin.models.attach import latent_shape
+from di4c_plugin.hosts.images.networks import ImageDenoiser, ImageNetworks
 from di4c_plugin.models.denoiser import normalise, repeated
 from di4c_plugin.samplers.guidance import NO_LABEL
+
+
+@dataclass(frozen=True)
+class GridSizes:
+    """What makes a transformer over a square of codes.
+
+    Attributes:
+        hidden: width.
+        codes: K.
+        side: h = w; D = side^2.
+        depth, heads: of the blocks.
+        mlp: width inside MLPs.
+        classes: labels are 0 ... classes - 1.
+        dropout: while training.
+        carry_over: see `GridDenoiser`.
+    """
+
+    hidden: int
+    codes: int
+    side: int
+    depth: int
+    heads: int
+    mlp: int
+    classes: int = 1000
+    dropout: float = 0.0
+    carry_over: bool = False
+
+    kind: ClassVar[str]
+
+    @property
+    def positions(self) -> int:
+        """D."""
+        return self.side**2
+
+    @property
+    def num_classes(self) -> int:
+        """The number of labels."""
+        return self.classes
+
+
+Sizes = TypeVar("Sizes", bound=GridSizes)
 
 
 class GridDenoiser(ImageDenoiser):
@@ -47,20 +90,14 @@ class GridDenoiser(ImageDenoiser):
         classes: int,
         carry_over: bool = False,
     ) -> None:
-        super().__init__()
         masked = isinstance(process, Absorbing) and process.mask == codes
         if not masked or process.num_states != codes + 1:
             raise UserError(
                 f"this network has {codes} codes and the mask {codes}, not as {process.config}"
             )
-        self.network, self.process = network, process
+        super().__init__(network, process)
         self.side, self.codes, self.classes = side, codes, classes
         self.carry_over = carry_over
-
-    @property
-    def latent_shape(self) -> tuple[int, ...] | None:
-        """The shape of one lambda; None for a product model."""
-        return latent_shape(self.network)
 
     def forward(
         self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
@@ -98,6 +135,37 @@ class GridDenoiser(ImageDenoiser):
         check_range(x_t, 0, self.codes, "codes (the mask is the last)")
         if cond is not None:
             check_range(cond, NO_LABEL, self.classes - 1, "labels (-1 is none)")
+
+
+class GridNetworks(ImageNetworks[Sizes, GridDenoiser], Generic[Sizes]):
+    """See `ImageNetworks`; options of the sizes: `heads`, `classes`, `dropout`, `carry_over`."""
+
+    made: ClassVar[type[GridDenoiser]]
+    made_of: ClassVar[type[GridSizes]]
+
+    def default_process(self, sizes: Sizes) -> dict[str, Any]:
+        """See `ImageNetworks.default_process`."""
+        return {"name": "confidence", "num_tokens": sizes.codes + 1, "mask": sizes.codes}
+
+    def sizes_of(self, values: Mapping[str, Any]) -> Sizes:
+        """See `ImageNetworks.sizes_of`."""
+        return self.made_of(**values)  # type: ignore[return-value]
+
+    def wrap(self, network: nn.Module, sizes: Sizes, process: Process) -> GridDenoiser:
+        """See `ImageNetworks.wrap`."""
+        return self.made(
+            network,
+            process,
+            side=sizes.side,
+            codes=sizes.codes,
+            classes=sizes.classes,
+            carry_over=sizes.carry_over,
+        )
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def check_range(values: Tensor, low: int, high: int, what: str) -> None:

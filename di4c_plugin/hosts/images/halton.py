@@ -9,17 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.images.files import read_checkpoint
-from di4c_plugin.hosts.images.grid import GridDenoiser
+from di4c_plugin.hosts.images.grid import GridDenoiser, GridNetworks, GridSizes, given
 from di4c_plugin.hosts.images.importing import host_module
 from di4c_plugin.hosts.images.latent import Doors, let_in
-from di4c_plugin.hosts.images.networks import ImageNetworks
 from di4c_plugin.hosts.images.sizing import check_heads, known_heads
 from di4c_plugin.hosts.sources import find_latent
 from di4c_plugin.hosts.weights import Weights
@@ -31,18 +29,12 @@ HEADS = {(384, 6): 6, (512, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 1
 
 
 @dataclass(frozen=True)
-class HaltonSizes:
-    """What makes a `Transformer`: `side` is h = w, `codes` is K, `mlp` the width inside MLPs."""
+class HaltonSizes(GridSizes):
+    """What makes a `Transformer`; `registers` are tokens that belong to no position."""
 
-    hidden: int
-    codes: int
-    side: int
-    depth: int
-    heads: int
-    mlp: int
-    classes: int = 1000
     registers: int = 1
-    dropout: float = 0.0
+
+    kind: ClassVar[str] = "halton_maskgit"
 
 
 class HaltonDenoiser(GridDenoiser):
@@ -72,10 +64,10 @@ class HaltonDenoiser(GridDenoiser):
             return self.logits(x_t, cond, latent)
 
 
-class HaltonNetworks(ImageNetworks[HaltonSizes, HaltonDenoiser]):
-    """See `ImageNetworks`. The option of the sizes is `heads`."""
+class HaltonNetworks(GridNetworks[HaltonSizes]):
+    """See `GridNetworks`."""
 
-    host = "halton_maskgit"
+    host, made, made_of = "halton_maskgit", HaltonDenoiser, HaltonSizes
 
     def read(self, path: str | Path) -> Weights:
         """See `ImageNetworks.read`."""
@@ -97,6 +89,7 @@ class HaltonNetworks(ImageNetworks[HaltonSizes, HaltonDenoiser]):
             mlp=len(tensors["transformer.layers.0.ff.w1.weight"]),
             classes=len(tensors["cls_emb.weight"]) - 1,
             registers=len(tensors.get("reg_tokens.weight", ())),
+            **given(dropout=options.get("dropout"), carry_over=options.get("carry_over")),
         )
 
     def build(self, sizes: HaltonSizes, root: str | Path | None = None) -> nn.Module:
@@ -133,23 +126,6 @@ class HaltonNetworks(ImageNetworks[HaltonSizes, HaltonDenoiser]):
             num_norms=len(doors.norms),
         )
         let_in(network, new_injector(known, latent, find_latent), doors, sizes.codes)
-
-    def default_process(self, sizes: HaltonSizes) -> dict[str, Any]:
-        """See `ImageNetworks.default_process`."""
-        return {"name": "confidence", "num_tokens": sizes.codes + 1, "mask": sizes.codes}
-
-    def wrap(
-        self, network: nn.Module, sizes: HaltonSizes, process: Process, **options: Any
-    ) -> HaltonDenoiser:
-        """See `ImageNetworks.wrap`; the option `carry_over` is that of `GridDenoiser`."""
-        return HaltonDenoiser(
-            network,
-            process,
-            side=sizes.side,
-            codes=sizes.codes,
-            classes=sizes.classes,
-            **options,
-        )
 
 
 def doors_of(network: Any) -> Doors:

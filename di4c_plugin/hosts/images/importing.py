@@ -7,6 +7,7 @@ Tests: tests/hosts/images/test_importing.py.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,21 +18,36 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.detect import host_named
 
 EXTERNAL = Path(__file__).resolve().parents[3] / "external"
+# The folder with checkouts, by their names here.
+VARIABLE = "DI4C_EXTERNAL"
 # By root: what was imported from it.
 _kept: dict[Path, dict[str, ModuleType]] = {}
 
 
 def checkout(host: str, root: str | Path | None = None) -> Path:
-    """Return the root of a host's checkout: `root`, or the submodule external/<host>.
+    """Return the root of a host's checkout.
+
+    That is `root`; or else the working folder; the folder <host> in the one that the environment
+    variable DI4C_EXTERNAL names; the submodule external/<host> of our own repository.
 
     Raises:
         UserError: if it is none.
     """
-    place = Path(root).resolve() if root is not None else EXTERNAL / host
-    if host_named(host).is_at(place):
-        return place
-    advice = f": git submodule update --init external/{host}" if root is None else ""
-    raise UserError(f"no checkout of {host} in {place}{advice}")
+    if root is not None:
+        places = [Path(root).resolve()]
+    else:
+        named = [Path(os.environ[VARIABLE]).resolve() / host] if VARIABLE in os.environ else []
+        places = [Path.cwd(), *named, EXTERNAL / host]
+    for place in places:
+        if host_named(host).is_at(place):
+            return place
+    if root is not None:
+        raise UserError(f"no checkout of {host} in {places[0]}")
+    url = host_named(host).url
+    raise UserError(
+        f"no checkout of {host}: git submodule update --init external/{host}, or git clone {url} "
+        f"and host.root=FOLDER (or {VARIABLE}: the folder around it)"
+    )
 
 
 def host_module(host: str, name: str, root: str | Path | None = None) -> ModuleType:

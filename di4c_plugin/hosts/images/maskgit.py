@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,9 @@ from torch.nn.functional import linear
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.images.files import read_checkpoint
-from di4c_plugin.hosts.images.grid import GridDenoiser
+from di4c_plugin.hosts.images.grid import GridDenoiser, GridNetworks, GridSizes, given
 from di4c_plugin.hosts.images.importing import host_module
 from di4c_plugin.hosts.images.latent import Doors, let_in
-from di4c_plugin.hosts.images.networks import ImageNetworks
 from di4c_plugin.hosts.images.sizing import check_heads, known_heads
 from di4c_plugin.hosts.sources import find_latent
 from di4c_plugin.hosts.weights import Weights
@@ -34,17 +33,12 @@ CLASSES = 1000  # the host makes no other
 
 
 @dataclass(frozen=True)
-class MaskGITSizes:
-    """What makes a `MaskTransformer`; `side` is h = w, `codes` is K."""
+class MaskGITSizes(GridSizes):
+    """What makes a `MaskTransformer`."""
 
-    hidden: int
-    codes: int
-    side: int
-    depth: int
-    heads: int
-    mlp: int
-    classes: int = CLASSES
     dropout: float = 0.1
+
+    kind: ClassVar[str] = "maskgit"
 
 
 class Tap:
@@ -88,10 +82,10 @@ class MaskGITDenoiser(GridDenoiser):
         return network.di4c_tap.take()
 
 
-class MaskGITNetworks(ImageNetworks[MaskGITSizes, MaskGITDenoiser]):
-    """See `ImageNetworks`. `options` of the sizes are `heads` and `classes`."""
+class MaskGITNetworks(GridNetworks[MaskGITSizes]):
+    """See `GridNetworks`."""
 
-    host = "maskgit"
+    host, made, made_of = "maskgit", MaskGITDenoiser, MaskGITSizes
 
     def read(self, path: str | Path) -> Weights:
         """See `ImageNetworks.read`."""
@@ -103,7 +97,8 @@ class MaskGITNetworks(ImageNetworks[MaskGITSizes, MaskGITDenoiser]):
         rows, hidden = tensors["tok_emb.weight"].shape
         if rows < classes + 3:
             raise UserError(
-                f"{weights.origin}: {rows} embeddings are too few for {classes} classes"
+                f"{weights.origin}: {rows} embeddings are too few for {classes} classes: "
+                "say host.classes="
             )
         depth = sum(name.endswith(".1.norm.weight") for name in tensors)
         return MaskGITSizes(
@@ -114,6 +109,7 @@ class MaskGITNetworks(ImageNetworks[MaskGITSizes, MaskGITDenoiser]):
             heads=options.get("heads") or known_heads(HEADS, hidden, depth, weights.origin),
             mlp=len(tensors["transformer.layers.0.1.fn.net.0.weight"]),
             classes=classes,
+            **given(dropout=options.get("dropout"), carry_over=options.get("carry_over")),
         )
 
     def build(self, sizes: MaskGITSizes, root: str | Path | None = None) -> nn.Module:
@@ -147,26 +143,13 @@ class MaskGITNetworks(ImageNetworks[MaskGITSizes, MaskGITDenoiser]):
         )
         let_in(network, new_injector(known, latent, find_latent), doors, sizes.codes)
 
-    def default_process(self, sizes: MaskGITSizes) -> dict[str, Any]:
-        """See `ImageNetworks.default_process`."""
-        return {"name": "confidence", "num_tokens": sizes.codes + 1, "mask": sizes.codes}
-
-    def wrap(
-        self, network: nn.Module, sizes: MaskGITSizes, process: Process, **options: Any
-    ) -> MaskGITDenoiser:
-        """See `ImageNetworks.wrap`; the option `carry_over` is that of `GridDenoiser`."""
+    def wrap(self, network: nn.Module, sizes: MaskGITSizes, process: Process) -> GridDenoiser:
+        """See `ImageNetworks.wrap`."""
         tap: Any = Tap()
         network.di4c_tap = tap
         doors_of(network).output.register_forward_hook(tap)  # after a latent has left
         drop_attention_maps(network)
-        return MaskGITDenoiser(
-            network,
-            process,
-            side=sizes.side,
-            codes=sizes.codes,
-            classes=sizes.classes,
-            **options,
-        )
+        return super().wrap(network, sizes, process)
 
 
 def doors_of(network: Any) -> Doors:

@@ -8,19 +8,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from di4c_plugin.diffusion import Process, build_process
 from di4c_plugin.hosts.weights import Weights
+from di4c_plugin.models import NetworkDenoiser
+from di4c_plugin.models.attach import Head, latent_shape
 from di4c_plugin.models.checkpoint import load_weights
 from di4c_plugin.models.latent import same_options
 
 
-class ImageDenoiser(nn.Module):
+class ImageDenoiser(NetworkDenoiser, ABC):
     """A `LatentDenoiser` by a host's `network`, for `process`."""
 
-    network: nn.Module
-    process: Process
+    @property
+    def latent_shape(self) -> tuple[int, ...] | None:
+        """The shape of one lambda; None for a product model."""
+        return latent_shape(self.network)
+
+    @property
+    def head(self) -> Head | None:
+        """See `HiddenDenoiser.head`: none, unless the network of a host has one."""
+        return None
+
+    @abstractmethod
+    def forward(
+        self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
+    ) -> Tensor:
+        """See `Denoiser.__call__`."""
 
 
 Sizes = TypeVar("Sizes")
@@ -60,7 +75,11 @@ class ImageNetworks(ABC, Generic[Sizes, Made]):
         """Return the process of the host, as `build_process` takes it."""
 
     @abstractmethod
-    def wrap(self, network: nn.Module, sizes: Sizes, process: Process, **options: Any) -> Made:
+    def sizes_of(self, values: Mapping[str, Any]) -> Sizes:
+        """Return the sizes of the plain values that `dataclasses.asdict` made of some."""
+
+    @abstractmethod
+    def wrap(self, network: nn.Module, sizes: Sizes, process: Process) -> Made:
         """Return the network as a denoiser; raises UserError."""
 
     def denoiser(
@@ -70,20 +89,26 @@ class ImageNetworks(ABC, Generic[Sizes, Made]):
         *,
         process: Mapping[str, Any] | None = None,
         root: str | Path | None = None,
-        **options: Any,
     ) -> Made:
         """Make a denoiser with random weights; raises UserError."""
         network = self.build(sizes, root)
         if latent is not None:
             self.let_latent_in(network, latent, sizes)
-        return self._wrapped(network, sizes, process, options)
+        return self._wrapped(network, sizes, process)
 
-    def restore(self, weights: Weights, sizes: Sizes, **options: Any) -> Made:
+    def restore(
+        self,
+        weights: Weights,
+        sizes: Sizes,
+        *,
+        process: Mapping[str, Any] | None = None,
+        root: str | Path | None = None,
+    ) -> Made:
         """Return the teacher, or student, with these weights, in eval mode.
 
-        `options` are those of `denoiser`. Raises UserError, naming weights that do not fit.
+        Raises UserError, naming weights that do not fit.
         """
-        denoiser = self.denoiser(sizes, weights.latent, **options)
+        denoiser = self.denoiser(sizes, weights.latent, process=process, root=root)
         load_weights(denoiser.network, weights.tensors, weights.origin)
         return denoiser.eval()
 
@@ -95,7 +120,6 @@ class ImageNetworks(ABC, Generic[Sizes, Made]):
         *,
         process: Mapping[str, Any] | None = None,
         root: str | Path | None = None,
-        **options: Any,
     ) -> Made:
         """Return a student that starts from the teacher's weights, in train mode.
 
@@ -111,14 +135,13 @@ class ImageNetworks(ABC, Generic[Sizes, Made]):
             given = {k: v for k, v in given.items() if weights.latent is None or k in body}
             given |= {k: v for k, v in network.state_dict().items() if k not in body}
         load_weights(network, given, weights.origin)
-        return self._wrapped(network, sizes, process, options).train()
+        return self._wrapped(network, sizes, process).train()
 
     def _wrapped(
         self,
         network: nn.Module,
         sizes: Sizes,
         process: Mapping[str, Any] | None,
-        options: Mapping[str, Any],
     ) -> Made:
         described = self.default_process(sizes) if process is None else dict(process)
-        return self.wrap(network, sizes, build_process(described), **options)
+        return self.wrap(network, sizes, build_process(described))

@@ -17,7 +17,8 @@ def known_heads(table: Mapping[tuple[int, int], int], hidden: int, depth: int, o
     if (hidden, depth) in table:
         return table[hidden, depth]
     raise UserError(
-        f"{origin} has width {hidden} and {depth} blocks, no size that its host names: say heads="
+        f"{origin} has width {hidden} and {depth} blocks, no size that its host names: say "
+        "host.heads="
     )
 
 

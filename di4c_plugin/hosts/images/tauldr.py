@@ -8,16 +8,16 @@ Tests: tests/hosts/images/test_tauldr.py.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.images.grid import check_range
+from di4c_plugin.hosts.images.grid import check_range, given
 from di4c_plugin.hosts.images.importing import host_module
 from di4c_plugin.hosts.images.logistic import logistic_logits
 from di4c_plugin.hosts.images.networks import ImageDenoiser, ImageNetworks
@@ -25,7 +25,6 @@ from di4c_plugin.hosts.images.tauldr_files import read_run
 from di4c_plugin.hosts.images.unet_latent import let_latent_in
 from di4c_plugin.hosts.images.unet_sizes import Layout, layout_of
 from di4c_plugin.hosts.weights import Weights
-from di4c_plugin.models.attach import latent_shape
 from di4c_plugin.models.denoiser import normalise, repeated
 
 PROCESS = ("rate_sigma", "q_sigma", "time_exponential", "time_base")
@@ -55,6 +54,18 @@ class TauLDRSizes:
     time_exponential: float = 100.0
     time_base: float = 3.0
 
+    kind: ClassVar[str] = "tauldr"
+
+    @property
+    def positions(self) -> int:
+        """D."""
+        return prod(self.shape)
+
+    @property
+    def num_classes(self) -> int:
+        """None."""
+        return 0
+
 
 # Of the CIFAR-10 model.
 RELEASED = Layout(channels=128, blocks=2, widths=(1, 2, 2, 2), attention=1, inputs=3, features=128)
@@ -66,14 +77,8 @@ class TauLDRDenoiser(ImageDenoiser):
     def __init__(
         self, network: nn.Module, process: Process, *, shape: tuple[int, ...], fix: bool = False
     ) -> None:
-        super().__init__()
-        self.network, self.process = network, process
+        super().__init__(network, process)
         self.shape, self.fix = shape, fix
-
-    @property
-    def latent_shape(self) -> tuple[int, ...] | None:
-        """The shape of one lambda; None for a product model."""
-        return latent_shape(self.network)
 
     def forward(
         self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
@@ -107,7 +112,7 @@ class TauLDRDenoiser(ImageDenoiser):
 
 
 class TauLDRNetworks(ImageNetworks[TauLDRSizes, TauLDRDenoiser]):
-    """See `ImageNetworks`. The option of the sizes is `config`: {"data": ..., "model": ...}."""
+    """See `ImageNetworks`; options of the sizes: `config` (data and model) and `dropout`."""
 
     host = "tauldr"
 
@@ -119,10 +124,11 @@ class TauLDRNetworks(ImageNetworks[TauLDRSizes, TauLDRDenoiser]):
         """See `ImageNetworks.sizes`."""
         layout = layout_of(weights.tensors)
         config = options.get("config") or weights.config
+        dropout = given(dropout=options.get("dropout"))
         if config:
-            return sizes_of_config(config, layout, weights.origin)
+            return replace(sizes_of_config(config, layout, weights.origin), **dropout)
         if layout == RELEASED:
-            return TauLDRSizes(layout)
+            return TauLDRSizes(layout, **dropout)
         raise UserError(
             f"{weights.origin} does not say its levels and its process: keep the host's "
             "config/config_001.yaml beside the folder of checkpoints"
@@ -161,15 +167,18 @@ class TauLDRNetworks(ImageNetworks[TauLDRSizes, TauLDRDenoiser]):
         numbers = {name: getattr(sizes, name) for name in ("num_tokens", *PROCESS)}
         return {"name": "gaussian"} | numbers
 
-    def wrap(
-        self, network: nn.Module, sizes: TauLDRSizes, process: Process, **options: Any
-    ) -> TauLDRDenoiser:
-        """See `ImageNetworks.wrap`; there are no options."""
+    def sizes_of(self, values: Mapping[str, Any]) -> TauLDRSizes:
+        """See `ImageNetworks.sizes_of`."""
+        layout = dict(values["layout"])
+        layout["widths"] = tuple(layout["widths"])
+        pairs = {name: tuple(values[name]) for name in ("shape", "data_min_max")}
+        return TauLDRSizes(**{**values, **pairs, "layout": Layout(**layout)})
+
+    def wrap(self, network: nn.Module, sizes: TauLDRSizes, process: Process) -> TauLDRDenoiser:
+        """See `ImageNetworks.wrap`."""
         if process.num_tokens != sizes.num_tokens or process.num_states != sizes.num_tokens:
             raise UserError(f"this network has {sizes.num_tokens} levels, not as {process.config}")
-        return TauLDRDenoiser(
-            network, process, shape=sizes.shape, fix=sizes.fix_logistic, **options
-        )
+        return TauLDRDenoiser(network, process, shape=sizes.shape, fix=sizes.fix_logistic)
 
 
 def sizes_of_config(config: Mapping[str, Any], layout: Layout, origin: str) -> TauLDRSizes:

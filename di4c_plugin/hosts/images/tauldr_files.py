@@ -66,8 +66,13 @@ def config_of_run(path: Path) -> dict[str, Any]:
         UserError: if it cannot be read.
     """
     file = path.resolve().parent.parent / "config" / "config_001.yaml"
+    return read_config(file) if file.is_file() else {}
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Return the host's config in a file; raises UserError if it cannot be read."""
     if not file.is_file():
-        return {}
+        raise UserError(f"no such config: {file}")
     try:
         config: Any = OmegaConf.to_container(OmegaConf.load(file))
     except Exception as error:  # yaml's errors, and OmegaConf's

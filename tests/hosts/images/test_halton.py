@@ -149,8 +149,9 @@ def test_gradients_reach_the_latent(root: Root, tmp_path: Path, latent: dict[str
 def test_hidden_states_and_head(root: Root, tmp_path: Path) -> None:
     place = root("halton_maskgit")
     given = weights(tmp_path, plain(place).state_dict())
-    options: dict[str, Any] = {"root": place, "process": ABSORBING, "carry_over": True}
-    student = NETS.student(given, SIZES, {"name": "token"}, **options).eval()
+    options: dict[str, Any] = {"root": place, "process": ABSORBING}
+    sizes = replace(SIZES, carry_over=True)
+    student = NETS.student(given, sizes, {"name": "token"}, **options).eval()
     head = student.head
     assert head is not None
     assert head is student.head

@@ -1,6 +1,7 @@
 """MaskGIT's network with and without a latent, against evaluations of its parts one by one."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,8 @@ def test_carry_over_and_both_ways_to_count_the_mask(root: Root) -> None:
     for process in ({"num_tokens": K}, {"num_tokens": K + 1, "mask": K}):
         for kept in (False, True):
             config = {"name": "absorbing"} | process
-            teacher = NETS.denoiser(SIZES, process=config, root=place, carry_over=kept).eval()
+            sizes = replace(SIZES, carry_over=kept)
+            teacher = NETS.denoiser(sizes, process=config, root=place).eval()
             randomised(teacher.network)
             log_p = teacher(X, T)
             assert log_p.shape[-1] == process["num_tokens"]

@@ -1,5 +1,6 @@
 """What the package does with teacher and student of every image host: one update, and samples."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,12 +15,13 @@ from tests.hosts.images import test_halton, test_maskgit, test_tauldr
 from tests.hosts.images.conftest import Root
 
 TOKEN, ADALN = {"name": "token"}, {"name": "adaln", "blocks": 1}
+KEPT = {"sizes": {"carry_over": True}}
 CASES: list[tuple[Any, dict[str, Any], dict[str, Any], str]] = [
     (test_maskgit, TOKEN, {}, "naive"),
-    (test_maskgit, TOKEN, {"carry_over": True}, "naive"),
+    (test_maskgit, TOKEN, KEPT, "naive"),
     (test_halton, TOKEN, {}, "naive"),
     # By chunks of positions: not with the default process, which ranks them.
-    (test_halton, ADALN, {"carry_over": True, "process": test_halton.ABSORBING}, "chunked"),
+    (test_halton, ADALN, KEPT | {"process": test_halton.ABSORBING}, "chunked"),
     (test_tauldr, {"name": "unet"}, {}, "naive"),
 ]
 
@@ -29,7 +31,8 @@ CASES: list[tuple[Any, dict[str, Any], dict[str, Any], str]] = [
 )
 def test_update_and_samples(root: Root, case: tuple[Any, ...]) -> None:
     module, latent, options, loss = case
-    nets, sizes = module.NETS, module.SIZES
+    options = dict(options)
+    nets, sizes = module.NETS, replace(module.SIZES, **options.pop("sizes", {}))
     place = root(nets.host)
     weights = module.as_weights(module.plain(place))
     teacher = nets.restore(weights, sizes, root=place, **options)

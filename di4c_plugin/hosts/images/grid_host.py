@@ -1,0 +1,124 @@
+"""MaskGIT-pytorch v1 and Halton-MaskGIT as hosts: codes, or pictures by way of the host's VQ model.
+
+Tests: tests/hosts/images/test_grid_host.py.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.algorithms.base import Data
+from di4c_plugin.errors import UserError
+from di4c_plugin.hosts.images.data import holds_codes, read_codes
+from di4c_plugin.hosts.images.encoding import encode
+from di4c_plugin.hosts.images.grid import GridNetworks, GridSizes
+from di4c_plugin.hosts.images.halton import HaltonNetworks
+from di4c_plugin.hosts.images.host import ImageHost
+from di4c_plugin.hosts.images.maskgit import MaskGITNetworks
+from di4c_plugin.hosts.images.pictures_in import read_pictures
+from di4c_plugin.hosts.images.vq import VQ, load_vq
+
+GREY = 128
+
+
+class GridHost(ImageHost):
+    """What the two generations of MaskGIT have in common.
+
+    Args:
+        data: codes (see `read_codes`), or a folder of pictures, which needs `vqgan`.
+        vqgan: the host's VQ model, see `load_vq`. Without one, codes are drawn as grey levels.
+        root: the host's checkout.
+        process: name and options of the process; None: the confidence order.
+        image_size: of the pictures that go into the VQ model, a side.
+        mirror: whether pictures count twice, once mirrored (v1 mirrors at random).
+        cache: file of the codes of pictures, written once; None: in the user's cache.
+        heads: attention heads, where the size of the network is none that the host names.
+        classes: of v1, if its network was made for another number than 1000.
+        dropout: while distilling; None: the host's.
+        carry_over: see `GridDenoiser`.
+    """
+
+    networks: ClassVar[GridNetworks[Any]]
+
+    def __init__(
+        self,
+        *,
+        data: str | None = None,
+        vqgan: str | None = None,
+        root: str | None = None,
+        process: Mapping[str, Any] | None = None,
+        image_size: int = 256,
+        mirror: bool = False,
+        cache: str | None = None,
+        heads: int | None = None,
+        classes: int | None = None,
+        dropout: float | None = None,
+        carry_over: bool = False,
+    ) -> None:
+        own = {"heads": heads, "classes": classes, "dropout": dropout, "carry_over": carry_over}
+        pictures = {"vqgan": vqgan, "image_size": image_size, "mirror": mirror, "cache": cache}
+        places = {"data": data, "root": root, "process": process}
+        super().__init__(root=root, data=data, process=process, options=places | pictures | own)
+        self.vqgan, self.image_size = vqgan, image_size
+        self.mirror, self.cache, self.own = mirror, cache, own
+        self._vq: VQ | None = None
+
+    def size_options(self) -> dict[str, Any]:
+        """See `ImageHost.size_options`."""
+        return self.own
+
+    def data(self) -> Data:
+        """See `Host.data`: codes (M, D) and labels."""
+        path, sizes = self.asked()
+        if holds_codes(path):
+            limits = {"side": sizes.side, "codes": sizes.codes, "classes": sizes.classes}
+            return read_codes(path, **limits)
+        return self.encoded(path, sizes)
+
+    def encoded(self, folder: Path, sizes: GridSizes) -> Data:
+        """Return the codes of a folder of pictures, made once; raises UserError."""
+        pictures = read_pictures(folder, self.image_size, classes=sizes.classes, mirror=self.mirror)
+        if self.vqgan is None:
+            raise UserError(f"{folder} holds pictures: name the VQ model, host.vqgan=PATH")
+        return encode(pictures, self.vq(sizes), cache=self.cache)
+
+    def vq(self, sizes: GridSizes) -> VQ:
+        """Return the VQ model, read once; raises UserError."""
+        if self._vq is None:
+            vq = load_vq(self.networks.host, str(self.vqgan), self.root)
+            vq.check(side=sizes.side, codes=sizes.codes, image_size=self.image_size)
+            self._vq = vq
+        return self._vq
+
+    def images(self, x: Tensor) -> Tensor:
+        """See `Host.images`: decoded (n, 3, H, W), or codes as grey levels (n, 1, h, w)."""
+        sizes: GridSizes = self.known_sizes()
+        if x.shape[1] != sizes.positions:
+            raise UserError(f"pictures have {sizes.side} x {sizes.side} codes, not {x.shape[1]}")
+        codes = x.view(-1, sizes.side, sizes.side)
+        if self.vqgan is None:
+            return grey(codes, sizes.codes)
+        vq = self.vq(sizes)
+        return torch.cat([vq.draw(part) for part in codes.split(16)])
+
+
+def grey(codes: Tensor, levels: int) -> Tensor:
+    """Return codes (n, h, w) as (n, 1, h, w), uint8; what is no code is mid-grey."""
+    values = (codes.long() * 255 / (levels - 1)).round()
+    return values.where((codes >= 0) & (codes < levels), GREY).byte().unsqueeze(1)
+
+
+class MaskGITHost(GridHost):
+    """MaskGIT-pytorch v1; lambda by default as in the official student."""
+
+    latent = "token"
+    networks = MaskGITNetworks()
+
+
+class HaltonHost(GridHost):
+    """Halton-MaskGIT, whose weights tell the number of classes."""
+
+    networks = HaltonNetworks()

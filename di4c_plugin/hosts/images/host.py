@@ -1,0 +1,165 @@
+"""What `di4c` does with an image host: teachers, students, data and pictures of it.
+
+The hosts have neither Hydra nor Lightning, so `di4c train host=…` trains their networks; teachers
+are trained by the hosts' own programs. Tests: tests/hosts/images/test_host.py.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from di4c_plugin.errors import UserError
+from di4c_plugin.hosts.base import Host
+from di4c_plugin.hosts.images.networks import ImageNetworks
+from di4c_plugin.hosts.ours import our_kind
+from di4c_plugin.hosts.weights import Weights
+from di4c_plugin.models import Model
+from di4c_plugin.models.checkpoint import bare_names
+from di4c_plugin.models.model_file import read_file
+
+# What every process of a network has in common with its host's.
+SHARED = ("num_tokens", "mask")
+
+
+class ImageHost(Host):
+    """An image host by its networks and a user's options, those of configs/host/<name>.yaml.
+
+    Args:
+        root: the host's checkout; None: see `importing.checkout`.
+        data: folder or file of the training data; None: there are none.
+        process: name and options of the process; None: that of the host.
+        options: all options as the user gave them, to be kept with models.
+    """
+
+    networks: ClassVar[ImageNetworks[Any, Any]]
+
+    def __init__(
+        self,
+        *,
+        root: str | None,
+        data: str | None,
+        process: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        self.root, self.path = root, data
+        self.process = dict(process) if process else None
+        self.options = {"name": self.networks.host} | dict(options)
+        self.sizes: Any = None
+
+    def adopt(self, model: Model) -> None:
+        """See `Host.adopt`.
+
+        Raises:
+            UserError: for a model of another host's network.
+        """
+        kind, host = model.network.kind, self.networks.host
+        if kind != host:
+            raise UserError(f"this is a model of {kind!r}, not of host {host!r}")
+        self.sizes = model.network
+
+    @abstractmethod
+    def size_options(self) -> dict[str, Any]:
+        """Return the options of `ImageNetworks.sizes`."""
+
+    def read(self, path: Path, *, ema: bool = True) -> Weights:
+        """Read a checkpoint of the host; raises UserError."""
+        return self.networks.read(path)
+
+    def load_teacher(self, source: str | Path, *, ema: bool = True) -> Model:
+        """Return the teacher, or student, in a checkpoint of the host or a model file of ours.
+
+        Args:
+            source: path of the file.
+            ema: take the moving averages where the file has some.
+
+        Raises:
+            UserError: no such file, or one of another network, or sizes that are still missing.
+        """
+        path = Path(source)
+        if not path.is_file():
+            name = self.networks.host
+            raise UserError(f"no checkpoint {source}: host={name} takes teacher=PATH of a file")
+        if our_kind(path) is not None:
+            return self.restore(path)
+        weights = self.read(path, ema=ema)
+        sizes = self.networks.sizes(weights, **self.size_options())
+        denoiser = self.networks.restore(
+            weights, sizes, process=self.process_for(sizes), root=self.root
+        )
+        self.sizes = sizes
+        info = {"origin": weights.origin, "fingerprint": weights.fingerprint}
+        return Model(denoiser, sizes, weights.latent, info | self.described())
+
+    def restore(self, path: Path) -> Model:
+        """Return what `save_model` wrote of this host's networks.
+
+        Raises:
+            UserError: for a model of another network, or a damaged file.
+        """
+        description, tensors = read_file(path)
+        kind = description.get("kind", "transformer")
+        if kind != self.networks.host:
+            raise UserError(f"{path} is a model of {kind!r}, not of host {self.networks.host!r}")
+        try:
+            self.sizes = sizes = self.networks.sizes_of(description["network"])
+            latent, info = description["latent"], description["info"]
+            weights = Weights(tensors, latent, {}, None, str(path), "")
+            process = description["process"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"the description of the model in {path} is damaged: {error!r}"
+            ) from error
+        denoiser = self.networks.restore(weights, sizes, process=process, root=self.root)
+        return Model(denoiser, sizes, latent, info)
+
+    def build_student(self, teacher: Model, latent: dict[str, Any]) -> Model:
+        """See `Host.build_student`."""
+        self.adopt(teacher)
+        weights = Weights(bare_names(teacher), teacher.latent, {}, None, "the teacher", "")
+        denoiser = self.networks.student(
+            weights, teacher.network, latent, process=teacher.process.config, root=self.root
+        )
+        return Model(denoiser, teacher.network, latent)
+
+    def new_teacher(self, process: dict[str, Any], **sizes: Any) -> Model:
+        """See `Host.new_teacher`; there is none.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            f"teachers of {self.networks.host} are trained by its own program, "
+            "for example under `di4c run`"
+        )
+
+    def described(self) -> dict[str, Any]:
+        """See `Host.described`."""
+        return {"host": self.options}
+
+    def process_for(self, sizes: Any) -> dict[str, Any]:
+        """Return the process for a network of these sizes, as `build_process` takes it."""
+        default = self.networks.default_process(sizes)
+        asked = self.process or default
+        same = asked.get("name", default["name"]) == default["name"]
+        kept = default if same else {k: v for k, v in default.items() if k in SHARED}
+        return kept | asked
+
+    def asked(self) -> tuple[Path, Any]:
+        """Return where the data are, and the sizes of the network that they are for.
+
+        Raises:
+            UserError: if nobody said.
+        """
+        name = self.networks.host
+        if self.path is None:
+            raise UserError(f"name the data of host {name!r}: host.data=PATH")
+        return Path(self.path), self.known_sizes()
+
+    def known_sizes(self) -> Any:
+        """Return the sizes of the network; raises UserError before there is one."""
+        if self.sizes is None:
+            raise UserError(
+                f"host {self.networks.host!r} needs its teacher before data or pictures"
+            )
+        return self.sizes

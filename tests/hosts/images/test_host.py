@@ -1,0 +1,215 @@
+"""The image hosts as `di4c` sees them: distil, keep, load, sample; a line for each mistake."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from di4c_plugin import load_student, load_teacher, sample
+from di4c_plugin.api import distill, save_student
+from di4c_plugin.cli.main import main
+from di4c_plugin.errors import UserError
+from di4c_plugin.hosts import host_for
+from di4c_plugin.hosts.images.grid_host import HaltonHost, MaskGITHost
+from di4c_plugin.hosts.images.tauldr_host import TauLDRHost
+from di4c_plugin.training import TrainingConfig
+from tests.hosts.images import test_halton, test_maskgit, test_tauldr
+from tests.hosts.images.conftest import Root
+
+HOSTS: dict[str, Any] = {
+    "maskgit": test_maskgit,
+    "halton_maskgit": test_halton,
+    "tauldr": test_tauldr,
+}
+QUICK = ["training.steps=2", "training.batch_size=2", "training.logger=none", "algo.latents=2"]
+
+
+class Place:
+    """A host's checkout, a teacher's checkpoint as the host writes it, and data for it."""
+
+    def __init__(self, host: str, root: Path, folder: Path) -> None:
+        self.host, self.root, self.folder = host, root, folder
+        module = HOSTS[host]
+        self.network = module.plain(root)
+        if host == "tauldr":
+            self.teacher = folder / "run" / "checkpoints" / "ckpt_0000000001.pt"
+            self.config = folder / "run" / "config" / "config_001.yaml"
+            for path in (self.teacher, self.config):
+                path.parent.mkdir(parents=True)
+            state = {f"net.{k}": v for k, v in self.network.state_dict().items()}
+            torch.save({"model": state, "n_iter": 1}, self.teacher)
+            self.config.write_text(_yaml(test_tauldr.CONFIG))
+            self.own = []
+            self.data = folder / "levels.npy"
+            np.save(self.data, np.random.default_rng(0).integers(17, size=(6, 48)))
+            return
+        self.teacher = folder / "teacher.pth"
+        torch.save({"iter": 1, "model_state_dict": self.network.state_dict()}, self.teacher)
+        sizes = module.SIZES
+        self.own = [f"host.heads={sizes.heads}"]
+        if host == "maskgit":
+            self.own.append(f"host.classes={sizes.classes}")
+        self.data = folder / "codes.npz"
+        codes = np.random.default_rng(0).integers(sizes.codes, size=(6, sizes.side, sizes.side))
+        np.savez(self.data, codes=codes, labels=np.arange(6) % sizes.classes)
+
+    def arguments(self, *more: str) -> list[str]:
+        known = [f"host={self.host}", f"host.root={self.root}", f"teacher={self.teacher}"]
+        return ["train", *known, f"host.data={self.data}", *self.own, *QUICK, *more]
+
+
+def _yaml(config: dict[str, Any]) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(config))
+
+
+@pytest.fixture(params=HOSTS)
+def place(request: pytest.FixtureRequest, root: Root, tmp_path: Path) -> Place:
+    return Place(request.param, root(request.param), tmp_path)
+
+
+def options(place: Place) -> dict[str, Any]:
+    pairs = (entry.removeprefix("host.").split("=") for entry in place.own)
+    return {"name": place.host, "root": str(place.root)} | {k: int(v) for k, v in pairs}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_train_keep_load_sample(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = place.folder / "out"
+    assert main(place.arguments(f"out={out}")) == 0, capsys.readouterr().err
+    monkeypatch.chdir(place.root)  # the checkout is found
+    student = load_student(out / "student.safetensors")
+    assert student.network.kind == place.host
+    expected = {"maskgit": "token", "halton_maskgit": "adaln", "tauldr": "unet"}[place.host]
+    assert (student.latent or {})["name"] == expected
+    labels = torch.tensor([1, -1]) if student.network.num_classes else None
+    first, again = (sample(student, 2, steps=2, seed=3, cond=labels) for _ in range(2))
+    assert torch.equal(first, again)
+    limit = student.process.num_tokens - (place.host != "tauldr")
+    assert first.shape == (2, student.network.positions)
+    assert int(first.max()) < limit
+    # Weights are the teacher's, by its names, but for the update; and the file is the student.
+    own = student.denoiser.network.state_dict()
+    before = place.network.state_dict()
+    assert all(torch.allclose(own[k], v, atol=0.05) for k, v in before.items() if k in own)
+    save_student(student, place.folder / "folder")
+    assert torch.equal(
+        sample(load_student(place.folder / "folder"), 2, steps=2, seed=3, cond=labels), first
+    )
+    host = host_for(student)
+    assert len(host.data().x_0) == (12 if place.host == "tauldr" else 6)  # mirrored
+    pictures = host.images(first)
+    assert pictures.dtype == torch.uint8
+    assert pictures.ndim == 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_student_is_a_teacher_too(place: Place) -> None:
+    teacher = load_teacher(place.teacher, host=options(place))
+    config = TrainingConfig(steps=1, batch_size=2, logger="none", lr=0.0)
+    latent = {"name": {"tauldr": "unet"}.get(place.host, "token")}
+    algo = {"latents": 2}
+    host = options(place) | {"data": str(place.data)}
+    common: dict[str, Any] = {"algo": algo, "latent": latent, "training": config, "host": host}
+    once = distill(teacher, **common, progress=False)
+    twice = distill(once, **common, progress=False)
+    for name, value in once.denoiser.state_dict().items():
+        torch.testing.assert_close(twice.denoiser.state_dict()[name], value)
+    assert once.info["host"]["data"] == str(place.data)
+
+
+@torch.no_grad()
+def test_load_teacher_finds_the_host(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DI4C_EXTERNAL", str(place.root.parent))
+    if place.host != "tauldr":
+        with pytest.raises(UserError, match=r": say host\.(heads|classes)="):
+            load_teacher(place.teacher)
+        return
+    teacher = load_teacher(place.teacher)
+    for name, value in place.network.state_dict().items():
+        assert torch.equal(teacher.denoiser.network.state_dict()[name], value)
+
+
+MISTAKES = [
+    ("maskgit", "teacher={other}", "is of Halton-MaskGIT .*, not of MaskGIT-pytorch v1"),
+    ("halton_maskgit", "teacher={other}", "is of MaskGIT-pytorch v1 .*, not of Halton-MaskGIT"),
+    ("maskgit", "teacher=nothing.pth", "no checkpoint nothing.pth: host=maskgit takes teacher="),
+    ("maskgit", "host.data=null", "name the data of host 'maskgit': host.data=PATH"),
+    ("maskgit", "host.data={empty}", "no pictures in .*empty"),
+    ("maskgit", "host.data={pictures}", "pictures: name the VQ model, host.vqgan=PATH"),
+    ("maskgit", "host.data={wide}", "4 x 4"),
+    ("maskgit", "host.data={large}", "codes .* 0 ... 6 .* 7"),
+    ("maskgit", "host.data={labels}", "labels .* 0 ... 4 .* 5"),
+    ("maskgit", "host.root={empty}", "no checkout of maskgit in .*empty"),
+    ("halton_maskgit", "latent=unet", "unknown latent 'unet'"),
+    ("tauldr", "latent=token", "tauLDR's U-Net takes the latent 'unet' .*, not 'token'"),
+    ("tauldr", "host.data={pictures}", "4 x 4"),
+    ("tauldr", "host.data={large}", "no array 'levels'; there are: codes, labels"),
+]
+
+
+@pytest.mark.parametrize(("host", "change", "message"), MISTAKES)
+def test_one_line_for_each_mistake(
+    host: str,
+    change: str,
+    message: str,
+    root: Root,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = Place(host, root(host), tmp_path)
+    files = mistakes(tmp_path, host, root)
+    arguments = place.arguments(f"out={tmp_path / 'out'}", change.format(**files))
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("di4c: error: ")
+    assert "\n" not in error
+    assert len(error) < 400
+    assert re.search(message, error), error
+
+
+def mistakes(folder: Path, host: str, root: Root) -> dict[str, Path]:
+    """Files that do not fit."""
+    from PIL import Image
+
+    names = ("other", "empty", "pictures", "wide", "large", "labels")
+    files = {name: folder / f"{name}.npz" for name in names}
+    files["empty"], files["pictures"] = folder / "empty", folder / "pictures"
+    files["empty"].mkdir()
+    (files["pictures"] / "a").mkdir(parents=True)
+    Image.new("RGB", (5, 6)).save(files["pictures"] / "a" / "0.png")
+    three = np.zeros((2, 3, 3), np.int64)
+    np.savez(files["wide"], codes=np.zeros((2, 4, 4), np.int64))
+    np.savez(files["large"], codes=three + 7, labels=[0, 1])
+    np.savez(files["labels"], codes=three, labels=[0, 5])
+    files["other"] = folder / "other.pth"
+    if host != "tauldr":
+        kind = {"maskgit": "halton_maskgit", "halton_maskgit": "maskgit"}[host]
+        (folder / "second").mkdir()
+        network = HOSTS[kind].plain(root(kind))
+        torch.save({"model_state_dict": network.state_dict()}, files["other"])
+    return files
+
+
+@pytest.mark.parametrize("kind", [MaskGITHost, HaltonHost, TauLDRHost])
+def test_before_there_is_a_model(kind: Any) -> None:
+    host = kind(data="x.npz")
+    with pytest.raises(UserError, match="needs its teacher before data or pictures"):
+        host.data()
+    with pytest.raises(UserError, match="teachers of .* are trained by its own program"):
+        host.new_teacher({})
+
+
+def test_codes_as_grey_levels(root: Root, tmp_path: Path) -> None:
+    place = Place("maskgit", root("maskgit"), tmp_path)
+    teacher = load_teacher(place.teacher, host=options(place))
+    x: Tensor = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7, 7]])
+    found = host_for(teacher).images(x)
+    assert found.flatten().tolist() == [0, 42, 85, 128, 170, 212, 255, 128, 128]
