@@ -3,7 +3,8 @@
 The program becomes `__main__` and finds its folder, its arguments and Hydra's config folder as if
 Python had started it. Only `__main__.__spec__` names this module: with it Lightning starts the
 further processes of a run (lightning/fabric/strategies/launchers/subprocess_script.py), so that
-they come through here too; what they should run is told by an environment variable. Standard
+they come through here too; what they should run is told by an environment variable. Flags of ours
+among the arguments (`hosts.images.swap_flags`) are taken out, and put our sampler in. Standard
 library only at module level. Tests: tests/hosts/test_launch.py.
 """
 
@@ -17,6 +18,9 @@ from types import ModuleType
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts import detect, shims
 from di4c_plugin.hosts.announce import announce_once
+from di4c_plugin.hosts.images import swap_install
+from di4c_plugin.hosts.images.swap_flags import HOSTS as IMAGE_HOSTS
+from di4c_plugin.hosts.images.swap_flags import take_flags
 
 SCRIPT = "DI4C_HOST_SCRIPT"  # the program that processes started by Lightning run
 MODULE = "di4c_plugin.hosts.launch"
@@ -27,14 +31,18 @@ def launch(script: str, arguments: Sequence[str]) -> None:
 
     Args:
         script: path of the program, such as external/mdlm/main.py.
-        arguments: its own arguments.
+        arguments: its own arguments, and flags of ours.
 
     Raises:
-        UserError: there is no such file, it is no program of a known host, or packages are missing.
+        UserError: there is no such file, it is no program of a known host, packages are missing, or
+            our flags do not fit.
         SystemExit: when the program ends so.
     """
     found = _found(script)
+    arguments, flags = take_flags(found.host, arguments)
     done = shims.install(found)
+    if found.host.name in IMAGE_HOSTS:
+        swap_install.install(found.host.name, found.root, flags)
     if found.warning:
         announce_once(f"warning: {found.warning}")
     announce_once(f"{found.title}: {'; '.join(done) or 'no shims needed'}")

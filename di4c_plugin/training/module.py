@@ -142,7 +142,7 @@ class TrainingModule(LightningModule):
     def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
         """Return the loss of a micro-step."""
         key = (self.config.seed, self.global_rank, batch.step)
-        with seeded_dropout(*key, device=self.device):
+        with seeded_dropout(*key, self.device):
             losses = self.algorithm.losses(
                 batch.batch,
                 self.networks(),

@@ -16,3 +16,10 @@ def test_everything_behind_the_program_is_its_own(monkeypatch: pytest.MonkeyPatc
 def test_a_wrong_program_gives_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(tmp_path / "main.py")]) == 2
     assert capsys.readouterr() == ("", f"di4c: error: no such program: {tmp_path / 'main.py'}\n")
+
+
+def test_help_tells_our_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    text = capsys.readouterr().out
+    assert all(flag in text for flag in ("--sampler NAME", "--student PATH", "--sampler-option"))

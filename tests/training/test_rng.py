@@ -48,8 +48,8 @@ def test_the_global_generators_are_a_function_of_seed_and_key() -> None:
 
 
 def test_dropout_is_a_function_of_the_micro_step() -> None:
-    def draws(*key: int) -> tuple[float, ...]:
-        with seeded_dropout(*key, device=torch.device("cpu")):
+    def draws(seed: int, rank: int, step: int) -> tuple[float, ...]:
+        with seeded_dropout(seed, rank, step, torch.device("cpu")):
             return tuple(torch.rand(3).tolist())
 
     torch.manual_seed(1)

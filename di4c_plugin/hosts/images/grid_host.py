@@ -12,16 +12,19 @@ from torch import Tensor
 
 from di4c_plugin.algorithms.base import Data
 from di4c_plugin.errors import UserError
+from di4c_plugin.hosts.announce import announce_once
 from di4c_plugin.hosts.images.data import holds_codes, read_codes
 from di4c_plugin.hosts.images.encoding import encode
 from di4c_plugin.hosts.images.grid import GridNetworks, GridSizes
 from di4c_plugin.hosts.images.halton import HaltonNetworks
 from di4c_plugin.hosts.images.host import ImageHost
 from di4c_plugin.hosts.images.maskgit import MaskGITNetworks
-from di4c_plugin.hosts.images.pictures_in import read_pictures
+from di4c_plugin.hosts.images.pictures_in import Progress, read_pictures
 from di4c_plugin.hosts.images.vq import VQ, load_vq
 
 GREY = 128
+# Work on fewer files is over before anybody wonders.
+TOLD_FROM = 1000
 
 
 class GridHost(ImageHost):
@@ -75,7 +78,7 @@ class GridHost(ImageHost):
         path, sizes = self.asked()
         if holds_codes(path):
             limits = {"side": sizes.side, "codes": sizes.codes, "classes": sizes.classes}
-            return read_codes(path, **limits)
+            return read_codes(path, **limits, progress=told("codes read"))
         return self.encoded(path, sizes)
 
     def encoded(self, folder: Path, sizes: GridSizes) -> Data:
@@ -83,7 +86,8 @@ class GridHost(ImageHost):
         pictures = read_pictures(folder, self.image_size, classes=sizes.classes, mirror=self.mirror)
         if self.vqgan is None:
             raise UserError(f"{folder} holds pictures: name the VQ model, host.vqgan=PATH")
-        return encode(pictures, self.vq(sizes), cache=self.cache)
+        vq = self.vq(sizes).to("cuda" if torch.cuda.is_available() else "cpu")
+        return encode(pictures, vq, cache=self.cache, progress=told("pictures encoded"))
 
     def vq(self, sizes: GridSizes) -> VQ:
         """Return the VQ model, read once; raises UserError."""
@@ -103,6 +107,19 @@ class GridHost(ImageHost):
             return grey(codes, sizes.codes)
         vq = self.vq(sizes)
         return torch.cat([vq.draw(part) for part in codes.split(16)])
+
+
+def told(what: str) -> Progress:
+    """Return what tells the user, after each tenth, how many are done; of small data nothing."""
+    tenths: list[int] = []
+
+    def tell(done: int, whole: int) -> None:
+        tenth = 10 * done // whole
+        if whole >= TOLD_FROM and tenth not in tenths:
+            tenths.append(tenth)
+            announce_once(f"{done} of {whole} {what}")
+
+    return tell
 
 
 def grey(codes: Tensor, levels: int) -> Tensor:
