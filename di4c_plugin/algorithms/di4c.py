@@ -74,9 +74,9 @@ class Di4C(Algorithm):
         latents: N, how many lambda estimate the mixture; also how many joint samples x_s^j.
         states: how many examples of a batch get an x_t of their own; None: all.
         prior_share: share of the updates spent at t = 1 where the prior is a single state. All
-            examples then have the same x_t: one set of N x `states` lambda serves them all, and
-            each example of the batch is a target. At equal cost the mixture is estimated with
-            `states` times as many components, for the step that decides most.
+            examples of one label then have the same x_t: one set of N x `states` lambda serves them
+            all, and each of them is a target. At equal cost the mixture is estimated with `states`
+            times as many components, for the step that decides most.
         stratified: spread the N lambda evenly over [0, 1) instead of drawing them independently.
         delta: below this t the student learns from the teacher directly (`distil`).
         delta_share: share of the examples with t below `delta`; None: t is uniform.
@@ -187,12 +187,22 @@ class Di4C(Algorithm):
         return Noised(x_t, t, cond, x_0.unsqueeze(0), self.latents)
 
     def _at_prior(self, batch: Batch, generator: torch.Generator) -> Noised:
-        """Return the one state at t = 1, without label, that every example may have come from."""
-        x_0 = batch.x_0
+        """Return the one state at t = 1 that every example may have come from.
+
+        With labels it is that of the first example's, and the examples that share it are its data;
+        or, as often as labels are dropped, that of none, and of all.
+        """
+        x_0, cond = batch.x_0, None if batch.cond is None else batch.cond[:1]
+        latents = self.latents * len(x_0[: self.states])
+        if batch.cond is not None and cond is not None:
+            if host_uniform(generator) < self.label_dropout:
+                cond = torch.full_like(cond, NO_LABEL)
+            else:
+                # On a GPU this waits for the device: how many there are is a shape.
+                x_0 = x_0[batch.cond == cond]
         x_1 = self.process.prior((1, x_0.shape[1]), generator=generator, device=x_0.device)
         t = torch.ones(1, dtype=torch.float64, device=x_0.device)
-        cond = None if batch.cond is None else torch.full_like(batch.cond[:1], NO_LABEL)
-        return Noised(x_1, t, cond, x_0.unsqueeze(1), self.latents * len(x_0[: self.states]))
+        return Noised(x_1, t, cond, x_0.unsqueeze(1), latents)
 
     def _draws(
         self, networks: Networks, noised: Noised, generator: torch.Generator, progress: float

@@ -21,7 +21,6 @@ from di4c_plugin.training.data import BatchStream, MicroBatch
 from di4c_plugin.training.ema import EMA
 from di4c_plugin.training.rng import seeded_dropout, step_generator
 from di4c_plugin.training.schedule import lr_factor
-from di4c_plugin.training.settled import settled
 from di4c_plugin.training.terms import RunningMeans
 
 
@@ -158,7 +157,7 @@ class TrainingModule(LightningModule):
             student=self._as_denoiser(self.student),
             teacher=self._as_denoiser(self._frozen[0]),
             target=self._as_denoiser(
-                self.ema.network if self.config.target == "ema" else settled(self.student)
+                self.ema.network if self.config.target == "ema" else self.student
             ),
             auxiliary=self._as_denoiser(self.auxiliary),
         )

@@ -244,6 +244,25 @@ def test_the_teachers_step_shrinks_geometrically(progress: float, low: float, hi
         assert share.mean() == pytest.approx(0.5, abs=0.07)
 
 
+def test_at_the_prior_the_data_are_those_of_one_label() -> None:
+    process = Absorbing(3)
+    x_0 = torch.arange(6).unsqueeze(1).repeat(1, 2) % 3
+    batch = Batch(x_0, torch.tensor([4, 2, 4, 4, 1, 2]))
+    seen: dict[int, int] = {}
+    algorithm = Di4C(process, prior_share=1.0, latents=2, states=3, label_dropout=0.25)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(400):
+        noised = algorithm._noise(batch, generator)
+        assert noised.cond is not None
+        (label,) = noised.cond.tolist()
+        expected = x_0[[0, 2, 3]] if label == 4 else x_0
+        assert torch.equal(noised.x_0, expected.unsqueeze(1))
+        assert (noised.latents, noised.t.tolist()) == (6, [1.0])
+        seen[label] = seen.get(label, 0) + 1
+    assert seen.keys() == {4, -1}
+    assert seen[-1] / 400 == pytest.approx(0.25, abs=0.08)
+
+
 def test_at_the_prior_one_state_serves_the_whole_batch() -> None:
     process = Absorbing(3)
     case = Case(process)
