@@ -142,7 +142,7 @@ def check_data(data: Data, model: Model) -> None:
         raise UserError("there are no data to train on")
     if x_0.shape[1:] != (model.network.positions,):
         raise UserError(
-            f"an example has {tuple(x_0.shape[1:])} tokens, and this model {model.network.positions}"
+            f"an example has {tuple(x_0.shape[1:])} tokens, the model {model.network.positions}"
         )
     mask = getattr(process, "mask", None)
     last = process.num_tokens - 1 - (mask == process.num_tokens - 1)

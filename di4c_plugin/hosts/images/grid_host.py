@@ -87,13 +87,14 @@ class GridHost(ImageHost):
         if self.vqgan is None:
             raise UserError(f"{folder} holds pictures: name the VQ model, host.vqgan=PATH")
         vq = self.vq(sizes).to("cuda" if torch.cuda.is_available() else "cpu")
+        vq.check(side=sizes.side, codes=sizes.codes, image_size=self.image_size)
         return encode(pictures, vq, cache=self.cache, progress=told("pictures encoded"))
 
     def vq(self, sizes: GridSizes) -> VQ:
         """Return the VQ model, read once; raises UserError."""
         if self._vq is None:
             vq = load_vq(self.networks.host, str(self.vqgan), self.root)
-            vq.check(side=sizes.side, codes=sizes.codes, image_size=self.image_size)
+            vq.check(side=sizes.side, codes=sizes.codes)
             self._vq = vq
         return self._vq
 

@@ -137,6 +137,7 @@ def test_load_teacher_finds_the_host(place: Place, monkeypatch: pytest.MonkeyPat
         assert torch.equal(teacher.denoiser.network.state_dict()[name], value)
 
 
+VQ = "host.data={{pictures}} host.vqgan={}"
 MISTAKES = [
     ("maskgit", "teacher={other}", "is of Halton-MaskGIT .*, not of MaskGIT-pytorch v1"),
     ("halton_maskgit", "teacher={other}", "is of MaskGIT-pytorch v1 .*, not of Halton-MaskGIT"),
@@ -144,6 +145,8 @@ MISTAKES = [
     ("maskgit", "host.data=null", "name the data of host 'maskgit': host.data=PATH"),
     ("maskgit", "host.data={empty}", "no pictures in .*empty"),
     ("maskgit", "host.data={pictures}", "pictures: name the VQ model, host.vqgan=PATH"),
+    ("maskgit", VQ.format("{vq_folder}"), r"no VQGAN for maskgit: .*model\.yaml is missing"),
+    ("halton_maskgit", VQ.format("{vq_folder}"), "no VQGAN for halton_maskgit: .* is missing"),
     ("maskgit", "host.data={wide}", "4 x 4"),
     ("maskgit", "host.data={large}", "codes .* 0 ... 6 .* 7"),
     ("maskgit", "host.data={labels}", "labels .* 0 ... 4 .* 5"),
@@ -166,7 +169,8 @@ def test_one_line_for_each_mistake(
 ) -> None:
     place = Place(host, root(host), tmp_path)
     files = mistakes(tmp_path, host, root)
-    arguments = place.arguments(f"out={tmp_path / 'out'}", change.format(**files))
+    changes = change.format(**files).split()
+    arguments = place.arguments(f"out={tmp_path / 'out'}", *changes)
     assert main(arguments) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("di4c: error: ")
@@ -179,7 +183,7 @@ def mistakes(folder: Path, host: str, root: Root) -> dict[str, Path]:
     """Files that do not fit."""
     from PIL import Image
 
-    names = ("other", "empty", "pictures", "wide", "large", "labels")
+    names = ("other", "empty", "pictures", "wide", "large", "labels", "vq_folder")
     files = {name: folder / f"{name}.npz" for name in names}
     files["empty"], files["pictures"] = folder / "empty", folder / "pictures"
     files["empty"].mkdir()
