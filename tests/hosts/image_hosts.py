@@ -119,20 +119,20 @@ def digits(count: int = 40) -> tuple[Tensor, Tensor]:
     return data.x_0[:count].view(-1, 8, 8), data.labels[:count]
 
 
-def write_pictures(folder: Path) -> None:
+def write_pictures(folder: Path, count: int = 40) -> None:
     """Digits as ImageFolder wants them, in train/ and val/."""
-    for k, (x, y) in enumerate(zip(*digits(), strict=True)):
+    for k, (x, y) in enumerate(zip(*digits(count), strict=True)):
         for split in ("train", "val"):
             path = folder / split / str(int(y)) / f"{k}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray((x * 15).numpy().astype(np.uint8)).save(path)
 
 
-def write_codes(folder: Path) -> None:
+def write_codes(folder: Path, count: int = 40) -> None:
     """Digits as Halton-MaskGIT's CodeDataset wants them, in Train/ and Eval/."""
     for split in ("Train", "Eval"):
         (folder / split).mkdir(parents=True)
-        for k, (x, y) in enumerate(zip(*digits(), strict=True)):
+        for k, (x, y) in enumerate(zip(*digits(count), strict=True)):
             record = {"code": x.numpy().astype(np.uint16), "y": int(y)}
             (folder / split / f"{k:07d}.pth").write_bytes(pickle.dumps(record))
 

@@ -1,0 +1,44 @@
+"""From a teacher that the host's own program trains to samples of its student, at tiny length."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import Run
+from tests.hosts import image_hosts, real
+
+HOSTS = ["maskgit", "halton_maskgit", "tauldr"]
+
+
+@pytest.mark.host
+@pytest.mark.slow
+@pytest.mark.parametrize("host_checkout", HOSTS, indirect=True)
+def test_teacher_student_samples(host_checkout: Path, tmp_path: Path, di4c: Run) -> None:
+    host = host_checkout.name
+    name = host.partition("_")[0]
+    program = [sys.executable, "-m", "tests.hosts.image_digits", name, str(tmp_path / "teacher")]
+    repository = Path(__file__).parents[2]
+    done = real.run(
+        [*program, "--updates", "3", "--batch", "600"], repository, {"PYTHONPATH": str(repository)}
+    )
+    assert done.code == 0, done.err[-3000:]
+    told = done.out.strip().splitlines()[-1].split()
+    x, labels = image_hosts.digits(60)
+    if name == "tauldr":
+        data = tmp_path / "levels.npy"
+        np.save(data, x.flatten(1).numpy())
+    else:
+        data = tmp_path / "codes.npz"
+        np.savez(data, codes=x.numpy(), labels=labels.numpy())
+    student = tmp_path / "student"
+    short = ["training.steps=2", "training.batch_size=4", "algo.latents=2"]
+    trained = di4c("train", f"host={name}", f"host.data={data}", *told, *short, f"out={student}")
+    assert trained.returncode == 0, trained.stderr[-2000:]
+    report = tmp_path / "report.json"
+    model = str(student / "student.safetensors")
+    judged = di4c("evaluate", model, "--samples", "20", "--steps", "2", "--json", str(report))
+    assert judged.returncode == 0, judged.stderr[-2000:]
+    assert json.loads(report.read_text())["fd"]["2"] > 0
