@@ -67,7 +67,9 @@ def host_module(host: str, name: str, root: str | Path | None = None) -> ModuleT
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in _own_names(place):
             raise
-        raise UserError(f"{host} needs the package {error.name}: pip install 'di4c_plugin[hosts]'") from error
+        raise UserError(
+            f"{host} needs the package {error.name}: pip install 'di4c_plugin[hosts]'"
+        ) from error
 
 
 def _lies_in(module: ModuleType, place: Path) -> bool:
