@@ -5,10 +5,10 @@ Tests: tests/cli/test_sample.py, test_evaluate.py.
 
 import argparse
 import inspect
-import json
 from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.hosts.images.swap_flags import pair_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,17 +46,13 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pairs(parser: argparse.ArgumentParser, flag: str, meaning: str) -> None:
-    def pair(text: str) -> tuple[str, Any]:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise UserError(f"{flag} takes NAME=VALUE, not {text!r}")
-        try:
-            return name, json.loads(value)
-        except ValueError:
-            return name, value
-
     parser.add_argument(
-        flag, type=pair, action="append", default=[], metavar="NAME=VALUE", help=meaning
+        flag,
+        type=lambda text: pair_of(text, flag),
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=meaning,
     )
 
 

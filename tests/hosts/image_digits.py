@@ -87,10 +87,7 @@ def train_maskgit(out: Path, chosen: argparse.Namespace) -> Path:
     It saves every tenth epoch.
     """
     image_hosts.write_pictures(out / "pictures", IMAGES)
-    for folder in ("vq/configs", "vq/ckpts", "vit"):
-        (out / folder).mkdir(parents=True)
-    (out / "vq/configs/model.yaml").write_text("model: {params: {n_embed: 17}}")
-    torch.save({"state_dict": {}}, out / "vq/ckpts/last.ckpt")
+    image_hosts.write_maskgit(out)
     after_import("Trainer.vit", suit_maskgit)
     after_import("Trainer.trainer", keep_sides)
     tens = max(1, chosen.updates // (IMAGES // chosen.batch) // 10)

@@ -128,6 +128,14 @@ def write_pictures(folder: Path, count: int = 40) -> None:
             Image.fromarray((x * 15).numpy().astype(np.uint8)).save(path)
 
 
+def write_maskgit(root: Path) -> None:
+    """The folders that MaskGIT's program looks for, with the files of its VQ model."""
+    for folder in ("vq/configs", "vq/ckpts", "vit", "saved_img"):
+        (root / folder).mkdir(parents=True)
+    (root / "vq/configs/model.yaml").write_text("model: {params: {n_embed: 17}}")
+    torch.save({"state_dict": {}}, root / "vq/ckpts/last.ckpt")
+
+
 def write_codes(folder: Path, count: int = 40) -> None:
     """Digits as Halton-MaskGIT's CodeDataset wants them, in Train/ and Eval/."""
     for split in ("Train", "Eval"):

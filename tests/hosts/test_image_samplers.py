@@ -73,10 +73,7 @@ def write_student(host: str, teacher: Path, out: Path) -> None:
 def test_maskgit(host_checkout: Path, tmp_path: Path) -> None:
     image_hosts.write_pictures(tmp_path / "data")
     image_hosts.write_features(tmp_path / "features")
-    for folder in ("vq/configs", "vq/ckpts", "vit", "saved_img"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "vq/configs/model.yaml").write_text("model: {params: {n_embed: 17}}")
-    torch.save({"state_dict": {}}, tmp_path / "vq/ckpts/last.ckpt")
+    image_hosts.write_maskgit(tmp_path)
     sizes = "--img-size 8 --mask-value 17 --bsize 10 --num_workers 0 --warm_up 2 --cfg_w 2"
     places = "--data-folder data --vqgan-folder vq --vit-folder vit/"
 

@@ -130,6 +130,20 @@ class Ours:
         if self.student is not None:
             self._check_student(self.student)
 
+    @classmethod
+    def of(
+        cls,
+        sampler: str,
+        student: Model | str | None,
+        options: Mapping[str, Any] | None,
+        host: str,
+        root: Path | None,
+    ) -> "Ours":
+        """Return what code of a user's own asks for; the student is a model or a path."""
+        path = student if isinstance(student, str) else None
+        model = student if isinstance(student, Model) else None
+        return cls(Flags(sampler, path, options or {}), host, root, model)
+
     def load(self, source: str) -> Model:
         """Return the model of a file of this host, or of ours; raises UserError."""
         model: Model = lookup("host", self.host)(root=self.root and str(self.root)).load_teacher(

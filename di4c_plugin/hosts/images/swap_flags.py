@@ -51,7 +51,9 @@ def take_flags(host: KnownHost, arguments: Sequence[str]) -> tuple[list[str], Fl
     if given is None and not (found[STUDENT] or found[OPTION]):
         return list(arguments), None
     student = found[STUDENT][-1] if found[STUDENT] else None
-    return rest, Flags(given or "di4c", student, dict(map(_option, found[OPTION])))
+    return rest, Flags(
+        given or "di4c", student, dict(pair_of(text, OPTION) for text in found[OPTION])
+    )
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
@@ -71,10 +73,15 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
     return rest, found
 
 
-def _option(text: str) -> tuple[str, Any]:
+def pair_of(text: str, flag: str) -> tuple[str, Any]:
+    """Read NAME=VALUE behind a flag; the value is JSON where it can be, else text.
+
+    Raises:
+        UserError: naming the flag.
+    """
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise UserError(f"{OPTION} takes NAME=VALUE, not {text!r}")
+        raise UserError(f"{flag} takes NAME=VALUE, not {text!r}")
     try:
         return name, json.loads(value)
     except ValueError:

@@ -10,6 +10,7 @@ draw the mask, which the host's may, nor from the top k only.
 Tests: tests/hosts/images/test_swap_halton.py.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +31,7 @@ from di4c_plugin.models import Model
 HOST = "halton_maskgit"
 
 
-class GridSampler:
+class GridSampler(ABC):
     """What both samplers do.
 
     Args:
@@ -58,20 +59,18 @@ class GridSampler:
         options: Mapping[str, Any] | None,
         root: Path | None,
     ) -> None:
-        path = student if isinstance(student, str) else None
-        model = student if isinstance(student, Model) else None
-        self.ours = Ours(Flags(sampler, path, options or {}), HOST, root, model)
+        self.ours = Ours.of(sampler, student, options, HOST, root)
         self.step = self.ours.steps_of(step)
         self.host_options, self.schedule = host_options, schedule
         self.twins = Twins(HaltonNetworks(), root)
 
+    @abstractmethod
     def softmax(self) -> list[float]:
         """Return the factor of the logits in each step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def masks(self, drawn: Codes) -> list[Tensor]:
         """Return what the host's sampler returns of each step beside the codes, (n, h, w)."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         """Name the sampler; the host prints it with its results."""

@@ -45,9 +45,7 @@ class MaskGITSampler:
         options: dict[str, Any] | None = None,
         root: Path | None = None,
     ) -> None:
-        path = student if isinstance(student, str) else None
-        model = student if isinstance(student, Model) else None
-        self.ours = Ours(Flags(sampler, path, options or {}), HOST, root, model)
+        self.ours = Ours.of(sampler, student, options, HOST, root)
         self.twins = Twins(MaskGITNetworks(), root)
 
     def __call__(
