@@ -20,6 +20,7 @@ from di4c_plugin.algorithms.base import Algorithm
 from di4c_plugin.algorithms.di4c import Di4C, Weights
 from di4c_plugin.cli.main import main
 from di4c_plugin.diffusion import Absorbing, Confidence, DiscretisedGaussian, Process
+from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
 from di4c_plugin.hosts import Host, detect
 from di4c_plugin.hosts.text.settings import distillation
@@ -243,6 +244,13 @@ def check_text(name: str, config: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("host", "name"), IN_PROGRAMS)
 def test_text_in_programs_that_look_like_hosts(host: str, name: str, tmp_path: Path) -> None:
     check_text(name, in_host(tmp_path, host, f"+experiment={name}"))
+
+
+def test_text_outside_of_a_host_says_where_it_belongs(tmp_path: Path) -> None:
+    chosen = "experiment=openwebtext_sdtt7_di4c2"
+    wanted = "unknown here are .*rounds.*host's program: di4c run PROGRAM [+]" + chosen
+    with pytest.raises(UserError, match=wanted):
+        compose_run("train", [chosen, f"out={tmp_path}"])
 
 
 @pytest.mark.host

@@ -6,7 +6,8 @@ Tests: tests/test_configs.py.
 """
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,9 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
             values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(_explain(error)) from error
-    for key in values:
-        if key not in known:
-            raise UserError(f"unknown option {key!r}; there are {_listed(known)}")
+    unknown = values.keys() - known
+    if unknown:
+        raise UserError(_unknown_keys(unknown, known, overrides))
     return values
 
 
@@ -98,6 +99,18 @@ def training_config(options: dict[str, Any]) -> TrainingConfig:
     except OmegaConfBaseException as error:
         raise UserError(f"training.{error.full_key}: {_first_line(error)}") from error
     return TrainingConfig(**(typed | {"betas": tuple(typed["betas"])}))
+
+
+def _unknown_keys(unknown: set[str], known: Iterable[str], overrides: Sequence[str]) -> str:
+    """Return what to say of keys that `overrides` made, or a file chosen by them brought along."""
+    typed = unknown & {re.split(r"[.=]", override.lstrip("+"))[0] for override in overrides}
+    if typed:
+        return f"unknown option {_listed(map(repr, typed))}; there are {_listed(known)}"
+    files = " ".join(override for override in overrides if override.startswith("experiment="))
+    return (
+        f"{files}: unknown here are {_listed(unknown)}; if it is for a text host's program: "
+        f"di4c run PROGRAM +{files}"
+    )
 
 
 def _explain(error: Exception) -> str:

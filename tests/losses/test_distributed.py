@@ -150,3 +150,7 @@ def test_two_processes_have_the_gradient_of_both_batches(
 
 if __name__ == "__main__":
     work(int(sys.argv[2]), Path(sys.argv[1]))
+    # The wrappers keep gloo's threads alive beyond the group. One that frees a tensor while the
+    # interpreter shuts down ends the process with SIGABRT (seen once in CI; pytorch #179291), after
+    # all that is tested here is on disk: leave without the shutdown.
+    os._exit(0)
