@@ -13,9 +13,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.evaluation.picture_files import SUFFIXES, is_picture, open_picture
 from di4c_plugin.evaluation.picture_metric import Reference
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 BATCH = 64
 
 
@@ -43,9 +43,9 @@ def _batches(folder: Path, size: tuple[int, int, int]) -> Iterator[Tensor]:
 def _pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"no such folder of pictures: {folder}")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if is_picture(path.name))
     if not paths:
-        raise UserError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))})")
+        raise UserError(f"{folder} holds no pictures ({', '.join(SUFFIXES)})")
     return paths
 
 
@@ -53,13 +53,9 @@ def read_picture(path: Path, size: tuple[int, int, int]) -> Tensor:
     """Return one picture, uint8, at size (C, H, W), C = 1 (grey) or 3.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: see `open_picture`.
     """
     channels, height, width = size
-    try:
-        with Image.open(path) as file:
-            picture = file.convert("L" if channels == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not a readable picture: {error}") from error
+    picture = open_picture(path, channels)
     picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(picture)).view(height, width, channels).movedim(-1, 0)

@@ -15,12 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.evaluation.picture_files import MODES, SUFFIXES, is_picture, open_picture
 
 Progress = Callable[[int, int], None]
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SPLITS = ("Train", "train")
-MODES = {1: "L", 3: "RGB"}
-DEEP = ("F", "I")  # Pillow's modes of more than 8 bits; it would cut them off at 255
 
 
 @dataclass(frozen=True)
@@ -69,14 +67,7 @@ class Pictures:
 
     def _read(self, path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         _, height, width = self.shape
-        try:
-            with Image.open(path) as image:
-                if image.mode.startswith(DEEP):
-                    raise UserError(f"{path} has more than 8 bits for each value")
-                picture = image.convert(MODES[self.shape[0]])
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"{path} is not a readable picture: {reason}") from error
+        picture = open_picture(path, self.shape[0])
         if self.fit:
             picture = fitted(picture, height, width)
         if picture.size != (width, height):
@@ -170,11 +161,6 @@ def pictures_below(folder: Path, kind: str) -> list[str]:
         for name in files
     ]
     return sorted(name for name in names if is_picture(name))
-
-
-def is_picture(name: str) -> bool:
-    """Tell by its name whether a file is a picture, and none of macOS's shadows (._a.png)."""
-    return name.lower().endswith(SUFFIXES) and not Path(name).name.startswith(".")
 
 
 def batches(pictures: Pictures, size: int, *, threads: int = 4) -> Iterator[Tensor]:
