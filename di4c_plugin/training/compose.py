@@ -101,7 +101,7 @@ def training_config(options: dict[str, Any]) -> TrainingConfig:
     return TrainingConfig(**(typed | {"betas": tuple(typed["betas"])}))
 
 
-def _unknown_keys(unknown: set[str], known: Iterable[str], overrides: Sequence[str]) -> str:
+def _unknown_keys(unknown: set[str], known: Iterable[object], overrides: Sequence[str]) -> str:
     """Return what to say of keys that `overrides` made, or a file chosen by them brought along."""
     typed = unknown & {re.split(r"[.=]", override.lstrip("+"))[0] for override in overrides}
     if typed:
