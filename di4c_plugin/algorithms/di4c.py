@@ -73,10 +73,10 @@ class Di4C(Algorithm):
         process: the forward process of teacher and student.
         latents: N, how many lambda estimate the mixture; also how many joint samples x_s^j.
         states: how many examples of a batch get an x_t of their own; None: all.
-        prior_share: share of the updates spent at t = 1 where the prior is a single state. All
-            examples of one label then have the same x_t: one set of N x `states` lambda serves them
-            all, and each of them is a target. At equal cost the mixture is estimated with `states`
-            times as many components, for the step that decides most.
+        prior_share: share of the updates spent at t = 1, on one x_1 drawn from the prior. A sampler
+            starts there whatever x_0 is, so that all examples of one label are targets of the same
+            state: one set of N x `states` lambda serves them all. At equal cost the mixture is
+            estimated with `states` times as many components, for the step that decides most.
         stratified: spread the N lambda evenly over [0, 1) instead of drawing them independently.
         delta: below this t the student learns from the teacher directly (`distil`).
         delta_share: share of the examples with t below `delta`; None: t is uniform.
@@ -117,10 +117,8 @@ class Di4C(Algorithm):
     ) -> None:
         if latents < 1 or (states is not None and states < 1):
             raise UserError(f"latents and states must be at least 1, not {latents} and {states}")
-        if not 0 <= prior_share <= (1 if process.has_point_prior else 0):
-            raise UserError(
-                f"prior_share must be in [0, 1], and 0 where the prior is random, not {prior_share}"
-            )
+        if not 0 <= prior_share <= 1:
+            raise UserError(f"prior_share must be in [0, 1], not {prior_share}")
         for low, high in (delta_t, delta_t_end or delta_t):
             if not 0 < low <= high < 1:
                 raise UserError(f"delta_t needs 0 < low <= high < 1, not {low}, {high}")
@@ -187,7 +185,7 @@ class Di4C(Algorithm):
         return Noised(x_t, t, cond, x_0.unsqueeze(0), self.latents)
 
     def _at_prior(self, batch: Batch, generator: torch.Generator) -> Noised:
-        """Return the one state at t = 1 that every example may have come from.
+        """Return a state at t = 1, that every example may have come from.
 
         With labels it is that of the first example's, and the examples that share it are its data;
         or, as often as labels are dropped, that of none, and of all.

@@ -45,11 +45,6 @@ class Absorbing(Process):
         mask = {"mask": self.mask} if self.mask_is_token else {}
         return values | mask | schedule_config(self.schedule)
 
-    @property
-    def has_point_prior(self) -> bool:
-        """All positions are masked at t = 1."""
-        return True
-
     def prior(
         self, shape: tuple[int, int], *, generator: torch.Generator, device: torch.device
     ) -> Tensor:

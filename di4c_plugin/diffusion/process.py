@@ -50,11 +50,6 @@ class Process(ABC):
     def config(self) -> dict[str, Any]:
         """The plain values from which `build_process` makes an equal process."""
 
-    @property
-    def has_point_prior(self) -> bool:
-        """Whether the prior is a single state, so that all examples at t = 1 are the same."""
-        return False
-
     @abstractmethod
     def prior(
         self, shape: tuple[int, int], *, generator: torch.Generator, device: torch.device

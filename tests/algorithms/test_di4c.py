@@ -263,14 +263,15 @@ def test_at_the_prior_the_data_are_those_of_one_label() -> None:
     assert seen[-1] / 400 == pytest.approx(0.25, abs=0.08)
 
 
-def test_at_the_prior_one_state_serves_the_whole_batch() -> None:
-    process = Absorbing(3)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("process", [Absorbing(3), Uniform(3)], ids=["mask3", "uniform3"])
+def test_at_the_prior_one_state_serves_the_whole_batch(process: Process, seed: int) -> None:
     case = Case(process)
     algorithm = Di4C(process, prior_share=1.0, latents=1, states=2, delta=0.2)
-    update = case.update(algorithm, seed=0, size=50)
-    log_p = case.mixture(
-        case.student, torch.full((1, POSITIONS), process.mask), torch.ones(1).double()
-    )
+    update = case.update(algorithm, seed=seed, size=50)
+    assert update.x_t.shape == (1, POSITIONS)
+    assert update.t.tolist() == [1.0]
+    log_p = case.mixture(case.student, update.x_t, update.t)
     frequency = torch.bincount(case_rank(case, update.x_0), minlength=len(case.clean)) / 50
     truth = cross_entropy_gap(frequency.double()[None], log_p)
     assert update.terms.terms["data_corr"].item() == pytest.approx(
@@ -340,6 +341,11 @@ def test_bad_options_are_named(options: dict[str, object], message: str) -> None
         Di4C(SPACES[0], **options)  # type: ignore[arg-type]
 
 
-def test_a_random_prior_cannot_be_shared() -> None:
-    with pytest.raises(UserError, match="prior_share must be in"):
-        Di4C(Uniform(3), prior_share=0.5)
+def test_a_shared_state_follows_the_prior() -> None:
+    process = Uniform(3)
+    algorithm, generator = Di4C(process, prior_share=1.0), torch.Generator().manual_seed(0)
+    batch = Batch(torch.zeros(4, 2, dtype=torch.long))
+    x_1 = torch.cat([algorithm._noise(batch, generator).x_t for _ in range(600)])
+    assert x_1.shape == (600, 2)
+    frequency = torch.bincount(x_1[:, 0] * 3 + x_1[:, 1], minlength=9) / 600
+    assert (frequency - 1 / 9).abs().max() < 4 * (1 / 9 / 600) ** 0.5

@@ -73,7 +73,7 @@ def to_data(kernel: Tensor, process: Process, positions: int) -> Tensor:
 def prior_law(process: Process, positions: int) -> Tensor:
     """The law of x_1: all masked, or uniform."""
     size = process.num_states**positions
-    if process.has_point_prior:
+    if isinstance(process, Absorbing):
         return torch.eye(size, dtype=torch.float64)[-1]
     return torch.full((size,), 1 / size, dtype=torch.float64)
 

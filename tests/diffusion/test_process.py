@@ -284,7 +284,6 @@ def test_prior_is_where_the_process_ends(process: Process, generator: torch.Gene
     x_1 = process.prior((500, 100), generator=generator, device=torch.device("cpu"))
     assert x_1.dtype == torch.int64
     assert x_1.shape == (500, 100)
-    assert process.has_point_prior == bool((x_1 == x_1[0, 0]).all())
     end = process.transition(torch.zeros(1), torch.ones(1))[0, 0]
     frequencies = torch.bincount(x_1.flatten(), minlength=process.num_states) / x_1.numel()
     torch.testing.assert_close(frequencies.double(), end, atol=0.01, rtol=0)
