@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Data
@@ -34,8 +35,8 @@ def encode(
     """Return the codes of pictures: x_0 (M, D), int16 or int32, and their labels, if any.
 
     What was encoded before is read from the cache, by names, sizes and times of the files and by
-    the weights of the VQ model. Processes that start at once may each encode: the file is whole at
-    any time.
+    the weights of the VQ model. Of processes that start at once (torchrun's), one encodes and the
+    others wait for it; the file is whole at any time.
 
     Args:
         pictures: as `read_pictures(folder, n)` finds them.
@@ -54,8 +55,11 @@ def encode(
     found = kept_codes(file, made_from, own=cache is None)
     if found is None:
         check_writable(file)
-        found = codes_of(pictures, vq, batch_size, progress)
-        keep(file, found, pictures.all_labels(), made_from)
+        with FileLock(file.with_name(f"{file.name}.lock")):
+            found = kept_codes(file, made_from, own=cache is None)  # by who had the lock before
+            if found is None:
+                found = codes_of(pictures, vq, batch_size, progress)
+                keep(file, found, pictures.all_labels(), made_from)
     return Data(found.flatten(1), pictures.all_labels())
 
 

@@ -1,7 +1,10 @@
 """Pictures become codes once."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -89,7 +92,7 @@ def test_the_cache_is_read_by_all_that_matters(folder: Path, cache: Path) -> Non
     again = encode(pictures, vq(Broken()), progress=fail)
     assert torch.equal(again.x_0, first.x_0)
     assert again.x_0.dtype == first.x_0.dtype
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(cache.glob("*.npz"))) == 1
     for other, model in (
         (read_pictures(folder, 2), vq(Broken())),
         (read_pictures(folder, 4, mirror=True), vq(Broken())),
@@ -102,6 +105,30 @@ def test_the_cache_is_read_by_all_that_matters(folder: Path, cache: Path) -> Non
     os.utime(changed, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
     with pytest.raises(AssertionError, match="encoded again"):
         encode(read_pictures(folder, 4), vq(Broken()))
+
+
+class Slow(Cells):
+    """Leaves the others the time to come as well."""
+
+    def encode(self, x: Tensor) -> Any:
+        time.sleep(0.2)
+        return super().encode(x)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_of_those_that_start_at_once_one_encodes(named: bool, folder: Path, tmp_path: Path) -> None:
+    pictures, models = read_pictures(folder, 4), [Slow(), Slow(), Slow()]
+    start, file = Barrier(len(models)), tmp_path / "x.npz" if named else None
+
+    def together(model: Slow) -> Tensor:
+        start.wait()
+        return encode(pictures, vq(model), cache=file, batch_size=2).x_0
+
+    with ThreadPoolExecutor(len(models)) as pool:
+        found = list(pool.map(together, models))
+    assert sorted(sum(model.rows) for model in models) == [0, 0, 5]
+    for x_0 in found:
+        assert torch.equal(x_0, pixels(pictures).to(torch.int16))
 
 
 def test_a_named_cache_is_a_file_of_codes(folder: Path, tmp_path: Path, cache: Path) -> None:
@@ -137,7 +164,7 @@ def test_a_named_file_of_others_is_left_alone(folder: Path, tmp_path: Path) -> N
 def test_a_damaged_file_in_our_own_cache_is_made_anew(folder: Path, cache: Path) -> None:
     pictures = read_pictures(folder, 4)
     first = encode(pictures, vq())
-    (file,) = cache.iterdir()
+    (file,) = cache.glob("*.npz")
     file.write_bytes(file.read_bytes()[:100])
     assert torch.equal(encode(pictures, vq()).x_0, first.x_0)
     assert torch.equal(encode(pictures, vq(Broken())).x_0, first.x_0)
@@ -147,7 +174,7 @@ def test_a_failure_leaves_no_file(folder: Path, cache: Path) -> None:
     (folder / "b" / "9.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"9\.png is not a readable picture"):
         encode(read_pictures(folder, 4), vq(), batch_size=1)
-    assert not list(cache.iterdir())
+    assert not list(cache.glob("*.npz"))
     (folder / "b" / "9.png").unlink()
     with pytest.raises(UserError, match="3 x 3 pixels are no grid of codes: the model"):
         encode(read_pictures(folder, 3), vq())
