@@ -28,7 +28,8 @@ def checkout(host: str, root: str | Path | None = None) -> Path:
     """Return the root of a host's checkout.
 
     That is `root`; or else the working folder; the folder <host> in the one that the environment
-    variable DI4C_EXTERNAL names; the submodule external/<host> of our own repository.
+    variable DI4C_EXTERNAL names, or in `external` below the working folder (where `di4c doctor`
+    looks); the submodule external/<host> of our own repository, if we are used out of it.
 
     Raises:
         UserError: if it is none.
@@ -37,7 +38,7 @@ def checkout(host: str, root: str | Path | None = None) -> Path:
         places = [Path(root).resolve()]
     else:
         named = [Path(os.environ[VARIABLE]).resolve() / host] if VARIABLE in os.environ else []
-        places = [Path.cwd(), *named, EXTERNAL / host]
+        places = [Path.cwd(), *named, Path.cwd() / "external" / host, EXTERNAL / host]
     for place in places:
         if host_named(host).is_at(place):
             return place

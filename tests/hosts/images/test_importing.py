@@ -1,5 +1,6 @@
 """Modules of different checkouts under the same names."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -66,3 +67,20 @@ def test_submodule_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setattr("di4c_plugin.hosts.images.importing.EXTERNAL", tmp_path)
     with pytest.raises(UserError, match="git submodule update --init external/tauldr"):
         checkout("tauldr")
+
+
+def test_a_checkout_is_looked_for_in_the_documented_order(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = make_host("maskgit")
+    own, work, named = (tmp_path / name for name in ("package", "work", "named"))
+    places = [own / "maskgit", work / "external" / "maskgit", named / "maskgit"]
+    monkeypatch.setattr("di4c_plugin.hosts.images.importing.EXTERNAL", own)
+    monkeypatch.setenv("DI4C_EXTERNAL", str(named))
+    work.mkdir()
+    monkeypatch.chdir(work)
+    for place in places:  # each goes before those made so far
+        shutil.copytree(root, place)
+        assert checkout("maskgit") == place
+    monkeypatch.chdir(root)
+    assert checkout("maskgit") == root
