@@ -65,6 +65,8 @@ def test_what_is_missing(make_host: MakeHost, tmp_path: Path) -> None:
 
 def test_submodule_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("di4c_plugin.hosts.images.importing.EXTERNAL", tmp_path)
+    monkeypatch.delenv("DI4C_EXTERNAL", raising=False)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="git submodule update --init external/tauldr"):
         checkout("tauldr")
 
