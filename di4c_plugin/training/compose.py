@@ -104,12 +104,12 @@ def training_config(options: dict[str, Any]) -> TrainingConfig:
 def _unknown_keys(unknown: set[str], known: Iterable[object], overrides: Sequence[str]) -> str:
     """Return what to say of keys that `overrides` made, or a file chosen by them brought along."""
     typed = unknown & {re.split(r"[.=]", override.lstrip("+"))[0] for override in overrides}
-    if typed:
-        return f"unknown option {_listed(map(repr, typed))}; there are {_listed(known)}"
-    files = " ".join(override for override in overrides if override.startswith("experiment="))
+    chosen = next((override for override in overrides if override.startswith("experiment=")), None)
+    if typed or chosen is None:
+        return f"unknown option {_listed(map(repr, typed or unknown))}; there are {_listed(known)}"
     return (
-        f"{files}: unknown here are {_listed(unknown)}; if it is for a text host's program: "
-        f"di4c run PROGRAM +{files}"
+        f"{chosen}: unknown here are {_listed(unknown)}; if it is for a text host's program: "
+        f"di4c run PROGRAM +{chosen}"
     )
 
 
