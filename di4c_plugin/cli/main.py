@@ -72,10 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = cast(int, args.run(args))
         sys.stdout.flush()
         return code
-    except UserError as error:
+    except (UserError, RuntimeError) as error:
+        # torchmetrics, and with it Lightning, imports a torchvision wherever there is one.
+        if not isinstance(error, UserError) and "operator torchvision::" not in str(error):
+            raise
         # Lightning starts the further processes of a run by the same command: one of them speaks.
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"di4c: error: {error}", file=sys.stderr)
+            print(f"di4c: error: {_line(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # Whoever reads the output, such as `head`, has had enough; nor may Python flush the rest.
@@ -84,3 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("di4c: interrupted", file=sys.stderr)
         return 130
+
+
+def _line(error: UserError | RuntimeError) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    return (
+        f"the installed torchvision is not built for torch {metadata.version('torch')} ({error}): "
+        "install the one that is, or remove it (pip uninstall torchvision)"
+    )

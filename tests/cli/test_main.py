@@ -52,6 +52,22 @@ def test_a_command_that_stops_gives_one_line(
     assert capsys.readouterr() == ("", f"di4c: {line}\n")
 
 
+def test_a_torchvision_of_another_build_gives_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(plugins, "run", run)
+    message = "operator torchvision::nms does not exist"  # torch's, whatever imports torchvision
+    assert main(["plugins"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("di4c: error: the installed torchvision is not built for torch ")
+    message = "something of our own"
+    with pytest.raises(RuntimeError, match=message):
+        main(["plugins"])
+
+
 def test_help_of_all_commands_loads_nothing_heavy() -> None:
     source = (
         "import sys; from di4c_plugin.cli.main import make_parser; make_parser().format_help(); "

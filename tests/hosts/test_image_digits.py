@@ -42,3 +42,11 @@ def test_teacher_student_samples(host_checkout: Path, tmp_path: Path, di4c: Run)
     judged = di4c("evaluate", model, "--samples", "20", "--steps", "2", "--json", str(report))
     assert judged.returncode == 0, judged.stderr[-2000:]
     assert json.loads(report.read_text())["fd"]["2"] > 0
+
+
+def test_it_is_found_where_another_library_brings_tests(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "__init__.py").touch()  # as torch-fidelity installs
+    program = [sys.executable, "-m", "tests.hosts.image_digits", "--help"]
+    done = real.run(program, Path(__file__).parents[2], {"PYTHONPATH": str(tmp_path)})
+    assert done.code == 0, done.err[-3000:]

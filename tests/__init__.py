@@ -1,0 +1,1 @@
+"""The tests, a package of their own: without this file another library's `tests` may go before."""
