@@ -57,13 +57,13 @@ def load_teacher(
             too (Di4C applied twice).
         ema: take the moving averages where a checkpoint has some.
         host: {"name": "maskgit", "heads": 4, ...} (configs/host), where a checkpoint of an image
-            host does not say everything.
+            host does not say everything; the name may be missing where the file tells.
 
     Raises:
         UserError: if there is no such teacher, or it is damaged, or no discrete diffusion model.
     """
-    if host is None:
-        return LoadedModel.of(load_source(source, ema=ema))
+    if host is None or "name" not in host:
+        return LoadedModel.of(load_source(source, ema=ema, options=host))
     adapter: Host = make("host", host)
     return LoadedModel.of(adapter.load_teacher(source, ema=ema))
 

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from di4c_plugin.evaluation.sweep import timed
 
     model = load(args, args.model)
-    host, options = host_of(args, model), sampling_options(args)
+    host, options = host_of(args, model), sampling_options(args, model)
     cond, notes = choose_labels(args, host, model)
     judge = make_judge(args, host, model)
     notes |= judge.notes
@@ -117,7 +117,9 @@ def _print_header(notes: dict[str, str], columns: tuple[str, ...]) -> None:
 
 
 def _shown(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in ("model", "sampler", "seed", "samples")}
+    names = ("model", "sampler", "teacher", "teacher_steps", "guidance_teacher", "seed", "samples")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    return given | {"options": dict(args.option)}
 
 
 def choose_labels(

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         check_animation(args.animate)
     model = load(args, args.model)
     host = host_of(args, model)
-    options = sampling_options(args)
+    options = sampling_options(args, model)
     if single or args.animate is not None:
         picture_size(host, model)
     recorder = Recorder()

@@ -57,11 +57,11 @@ def _add_pairs(parser: argparse.ArgumentParser, flag: str, meaning: str) -> None
 
 
 def load(args: argparse.Namespace, source: str) -> "LoadedModel":
-    """Return the model that `source` names, read by --host where that is given."""
+    """Return the model that `source` names, read by --host, or by the host that its file tells."""
     from di4c_plugin.api import load_teacher
 
-    host = None if args.host is None else {"name": args.host} | dict(args.host_option)
-    return load_teacher(source, host=host)
+    name = {} if args.host is None else {"name": args.host}
+    return load_teacher(source, host=name | dict(args.host_option))
 
 
 def host_of(args: argparse.Namespace, model: "LoadedModel") -> "Host":
@@ -71,8 +71,11 @@ def host_of(args: argparse.Namespace, model: "LoadedModel") -> "Host":
     return host_for(model, args.host, **dict(args.host_option))
 
 
-def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the keyword arguments of `di4c_plugin.sample` that `add_sampling` has read."""
+def sampling_options(args: argparse.Namespace, model: "LoadedModel") -> dict[str, Any]:
+    """Return the keyword arguments of `di4c_plugin.sample` that `add_sampling` has read.
+
+    Further models are read by the host of the first, so that what it knows need not be said again.
+    """
     from di4c_plugin.api import sample
 
     options = {name: getattr(args, name) for name in ("sampler", "seed", "batch_size", "device")}
@@ -85,7 +88,7 @@ def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
         raise UserError("--guidance-teacher is for guidance: add --option guidance=WEIGHT")
     for name in ("teacher", "guidance_teacher"):
         if getattr(args, name) is not None:
-            options[name] = load(args, getattr(args, name))
+            options[name] = host_of(args, model).load_teacher(getattr(args, name))
     if args.teacher_steps is not None:
         options["teacher_steps"] = args.teacher_steps
     return options

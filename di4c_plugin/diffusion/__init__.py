@@ -1,5 +1,6 @@
 """Forward processes q and their exact posteriors."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -53,21 +54,32 @@ def build_process(config: dict[str, Any]) -> Process:
     """Make the process that `Process.config` describes.
 
     Raises:
-        UserError: for an unknown process or schedule; the message lists those that exist.
+        UserError: for an unknown process or schedule, of which the message lists those that exist,
+            and for options that it does not take or that are missing.
     """
     options = dict(config)
     name = options.pop("name")
+    what = f"process {name!r}"
     if name == "gaussian":
-        return DiscretisedGaussian(**options)
+        return _made(what, DiscretisedGaussian, options)
     if name not in SCHEDULED:
         raise UserError(f"unknown process {name!r}; there are {PROCESSES}")
     kind, default, own = SCHEDULED[name]
-    chosen = {key: options.pop(key) for key in own if key in options}
-    num_tokens, schedule = options.pop("num_tokens"), options.pop("schedule", default)
+    schedule = options.pop("schedule", default)
     if schedule not in SCHEDULES:
         raise UserError(f"unknown schedule {schedule!r}; there are {', '.join(sorted(SCHEDULES))}")
+    chosen = {key: options.pop(key) for key in ("num_tokens", *own) if key in options}
     # What is left are parameters of the schedule.
-    return kind(num_tokens, SCHEDULES[schedule](**options), **chosen)
+    rest = _made(f"{what} with schedule {schedule!r}", SCHEDULES[schedule], options)
+    return _made(what, kind, chosen | {"schedule": rest})
+
+
+def _made(what: str, kind: Callable[..., Any], options: dict[str, Any]) -> Any:
+    try:
+        inspect.signature(kind).bind(**options)
+    except TypeError as error:
+        raise UserError(f"{what}: {error}") from error
+    return kind(**options)
 
 
 PROCESSES = "absorbing, gaussian, uniform, confidence, halton"

@@ -48,6 +48,11 @@ class Ordered(Absorbing):
         opened = (masked - left.where(s > 0, 0)).clamp(min=1)
         return torch.minimum(opened, masked)
 
+    @property
+    def forward(self) -> dict[str, Any]:
+        """See `Process.forward`: that of masked diffusion, whatever the order."""
+        return super().config
+
     @abstractmethod
     def score(self, noise: Tensor, log_p: Tensor, temperature: Tensor) -> Tensor:
         """Return what the order is by, ([n,] B, D), float64, finite: the largest open first.

@@ -50,6 +50,11 @@ class Process(ABC):
     def config(self) -> dict[str, Any]:
         """The plain values from which `build_process` makes an equal process."""
 
+    @property
+    def forward(self) -> dict[str, Any]:
+        """What of `config` decides q(x_t | x_0), and not only how a step goes back."""
+        return self.config
+
     @abstractmethod
     def prior(
         self, shape: tuple[int, int], *, generator: torch.Generator, device: torch.device

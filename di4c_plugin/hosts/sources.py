@@ -4,6 +4,7 @@
 or a hub id. Tests: tests/hosts/test_sources.py, test_hub.py.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from di4c_plugin.hosts.rebuild import model_of
 from di4c_plugin.hosts.weights import read_located
 from di4c_plugin.models import Model, load_model
 from di4c_plugin.models.latent import LatentInjector
-from di4c_plugin.plugins import lookup
+from di4c_plugin.plugins import lookup, make
 
 # Of the files that image hosts write.
 SUFFIXES = (".pt", ".pth")
 
 
-def load_source(source: str | Path, *, ema: bool = True) -> Model:
+def load_source(
+    source: str | Path, *, ema: bool = True, options: Mapping[str, Any] | None = None
+) -> Model:
     """Return the model that `source` names, in eval mode, on the CPU.
 
     Args:
@@ -29,14 +32,17 @@ def load_source(source: str | Path, *, ema: bool = True) -> Model:
             a state dict, or a folder with model.safetensors or pytorch_model.bin; or a hub id with
             optional @revision.
         ema: take the moving averages where a checkpoint has some.
+        options: of the image host that the file is of (configs/host), in place of its defaults.
 
     Raises:
-        UserError: for an unknown scheme, or as the source itself says.
+        UserError: for an unknown scheme, options where there is no such host, or as the source
+            itself says.
     """
     text = str(source)
     scheme, colon, rest = text.partition(":")
     if not colon or Path(text).exists():
-        return load_any(source, ema=ema)
+        return load_any(source, ema=ema, options=options)
+    check_none(source, options)
     model: Model = lookup("teacher source", scheme)(rest)
     return model
 
@@ -50,27 +56,38 @@ def load_file(path: str | Path) -> Model:
     return load_any(Path(path))
 
 
-def load_any(source: str | Path, *, ema: bool = True) -> Model:
+def load_any(
+    source: str | Path, *, ema: bool = True, options: Mapping[str, Any] | None = None
+) -> Model:
     """Return the model of a path or hub id, its latent found among all plugins.
 
     Raises:
         UserError: as `load_source`.
     """
     found = locate(source)
-    host = image_host(found.path)
+    host = image_host(found.path, options or {})
     if host is not None:
         return host.load_teacher(found.path, ema=ema)
+    check_none(source, options)
     if our_kind(found.path) is not None:
         return load_model(found.path, find_latent=find_latent)
     return model_of(read_located(found, ema=ema), find_latent=find_latent)
 
 
-def image_host(path: Path) -> Any:
-    """Return the image host whose network a file holds, with its default options, or None."""
+def check_none(source: str | Path, options: Mapping[str, Any] | None) -> None:
+    """Refuse options of a host where the source is of none; raises UserError."""
+    if options:
+        raise UserError(
+            f"{source} does not say whose options {', '.join(options)} are: name a host"
+        )
+
+
+def image_host(path: Path, options: Mapping[str, Any]) -> Any:
+    """Return the image host whose network a file holds, with these options, or None."""
     from di4c_plugin.hosts.images.files import KINDS, kind_of
 
     kind = our_kind(path) or (kind_of(path) if path.suffix in SUFFIXES else None)
-    return lookup("host", kind)() if kind in KINDS else None
+    return make("host", {"name": kind} | dict(options)) if kind in KINDS else None
 
 
 def find_latent(name: str) -> type[LatentInjector]:

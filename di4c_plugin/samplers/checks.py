@@ -34,7 +34,7 @@ def check_partners(model: Model, options: dict[str, Any]) -> None:
     """
     for name, other in options.items():
         if isinstance(other, Model) and (
-            other.process.config != model.process.config
+            other.process.forward != model.process.forward
             or other.network.positions != model.network.positions
         ):
             raise UserError(f"{name} does not go with this model: other data or another process")

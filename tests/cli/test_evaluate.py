@@ -39,6 +39,7 @@ def test_it_prints_and_saves_a_value_for_each_number_of_steps(di4c: Run) -> None
         "sampler": "ancestral",
         "seed": 5,
         "samples": 20,
+        "options": {},
         "fd": {"1": expected(1), "3": expected(3)},
     }
 

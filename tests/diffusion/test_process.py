@@ -306,3 +306,29 @@ def test_unknown_processes_and_schedules_are_named() -> None:
         UserError, match="'cubic'; there are arccos, cosine, duo_cosine, loglinear, masked_square"
     ):
         build_process({"name": "absorbing", "num_tokens": 2, "schedule": "cubic"})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "uniform", "mask": 2}, "process 'uniform' with schedule 'loglinear': .* 'mask'"),
+        ({"name": "gaussian", "mask": 2}, "process 'gaussian': .* 'mask'"),
+    ],
+)
+def test_options_that_it_does_not_take_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}$"):
+        build_process({"num_tokens": 3} | options)
+
+
+def test_missing_options_are_named() -> None:
+    with pytest.raises(UserError, match="^process 'halton': missing .* 'num_tokens'$"):
+        build_process({"name": "halton"})
+
+
+@every_process
+def test_processes_with_one_forward_config_corrupt_alike(process: Process) -> None:
+    again = build_process(process.forward)
+    assert again.forward == process.forward
+    assert torch.equal(again.transition(S, T), process.transition(S, T))
+    if isinstance(process, Absorbing):
+        assert again.config["name"] == "absorbing"

@@ -87,3 +87,11 @@ def test_latents_are_found_among_plugins(monkeypatch: pytest.MonkeyPatch) -> Non
     assert find_latent("mine") is Mine
     with pytest.raises(UserError, match="latent 'broken' is not a LatentInjector"):
         find_latent("broken")
+
+
+@pytest.mark.parametrize("source", ["builtin:digits", "{}"])
+def test_options_of_no_host_are_refused(source: str, model: Model, tmp_path: Path) -> None:
+    source = source.format(tmp_path / "model.safetensors")
+    model.save(tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="^.* does not say whose options heads are: name a host$"):
+        load_source(source, options={"heads": 2})

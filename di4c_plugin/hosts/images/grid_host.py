@@ -34,7 +34,7 @@ class GridHost(ImageHost):
         data: codes (see `read_codes`), or a folder of pictures, which needs `vqgan`.
         vqgan: the host's VQ model, see `load_vq`. Without one, codes are drawn as grey levels.
         root: the host's checkout.
-        process: name and options of the process; None: the confidence order.
+        process: see `ImageHost`; the host's is the confidence order.
         image_size: of the pictures that go into the VQ model, a side.
         mirror: whether pictures count twice, once mirrored (v1 mirrors at random).
         cache: file of the codes of pictures, written once; None: in the user's cache.
@@ -52,7 +52,7 @@ class GridHost(ImageHost):
         data: str | None = None,
         vqgan: str | None = None,
         root: str | None = None,
-        process: Mapping[str, Any] | None = None,
+        process: str | Mapping[str, Any] | None = None,
         image_size: int = 256,
         mirror: bool = False,
         cache: str | None = None,

@@ -28,7 +28,8 @@ class ImageHost(Host):
     Args:
         root: the host's checkout; None: see `importing.checkout`.
         data: folder or file of the training data; None: there are none.
-        process: name and options of the process; None: that of the host.
+        process: name of the process, or name and options; None: that of the host, and of a model
+            file of ours the one that it was saved with.
         options: all options as the user gave them, to be kept with models.
     """
 
@@ -39,11 +40,11 @@ class ImageHost(Host):
         *,
         root: str | None,
         data: str | None,
-        process: Mapping[str, Any] | None,
+        process: str | Mapping[str, Any] | None,
         options: Mapping[str, Any],
     ) -> None:
         self.root, self.path = root, data
-        self.process = dict(process) if process else None
+        self.process = named(process)
         self.options = {"name": self.networks.host} | dict(options)
         self.sizes: Any = None
 
@@ -105,7 +106,7 @@ class ImageHost(Host):
             self.sizes = sizes = self.networks.sizes_of(description["network"])
             latent, info = description["latent"], description["info"]
             weights = Weights(tensors, latent, {}, None, str(path), "")
-            process = description["process"]
+            process = self.process_for(sizes) if self.process else description["process"]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"the description of the model in {path} is damaged: {error!r}"
@@ -163,3 +164,16 @@ class ImageHost(Host):
                 f"host {self.networks.host!r} needs its teacher before data or pictures"
             )
         return self.sizes
+
+
+def named(process: str | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the name and options of a process, of which a user may give the name alone.
+
+    Raises:
+        UserError: for anything else.
+    """
+    if isinstance(process, str):
+        return {"name": process}
+    if process is not None and not isinstance(process, Mapping):
+        raise UserError(f"process is a name, or a name and options, not {process!r}")
+    return dict(process) if process else None

@@ -1,4 +1,7 @@
-"""tauLDR as a host: pixels of pictures. Tests: tests/hosts/images/test_tauldr_host.py."""
+"""tauLDR as a host: pixels of pictures.
+
+Tests: tests/hosts/images/test_host.py, test_pictures_in.py.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +25,7 @@ class TauLDRHost(ImageHost):
     Args:
         data: pictures or levels, see `read_levels`.
         root: the host's checkout.
-        process: name and options of the process; None: that of the host's config.
+        process: see `ImageHost`; the host's is as its config says.
         config: the host's config_001.yaml, where it does not lie beside the folder of checkpoints.
         mirror: whether pictures count twice, once mirrored, as the host mirrors CIFAR-10 at random.
         dropout: while distilling; None: the host's.
@@ -36,7 +39,7 @@ class TauLDRHost(ImageHost):
         *,
         data: str | None = None,
         root: str | None = None,
-        process: Mapping[str, Any] | None = None,
+        process: str | Mapping[str, Any] | None = None,
         config: str | None = None,
         mirror: bool = False,
         dropout: float | None = None,

@@ -1,5 +1,6 @@
 """The image hosts as `di4c` sees them: distil, keep, load, sample; a line for each mistake."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,54 @@ def test_a_student_is_a_teacher_too(place: Place) -> None:
     for name, value in once.denoiser.state_dict().items():
         torch.testing.assert_close(twice.denoiser.state_dict()[name], value)
     assert once.info["host"]["data"] == str(place.data)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_hybrid_needs_no_more_than_the_path_of_its_teacher(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = place.folder / "out"
+    another = [] if place.host == "tauldr" else ["process@host.process=absorbing"]
+    assert main(place.arguments(f"out={out}", *another)) == 0, capsys.readouterr().err
+    student, report = str(out / "student.safetensors"), place.folder / "report.json"
+    hybrid = ["--sampler", "hybrid", "--teacher", str(place.teacher), "--teacher-steps", "1"]
+    small = ["--steps", "2", "--samples", "4", "--option", "latents=fixed", "--json", str(report)]
+    checkout = ["--host-option", f"root={place.root}"]
+    assert main(["evaluate", student, *checkout, *hybrid, *small]) == 0, capsys.readouterr().err
+    told = json.loads(report.read_text())
+    assert told["teacher"] == str(place.teacher)
+    assert told["teacher_steps"] == 1
+    assert told["options"] == {"latents": "fixed"}
+
+
+def test_the_process_asked_for_holds_for_students_too(root: Root, tmp_path: Path) -> None:
+    place = Place("maskgit", root("maskgit"), tmp_path)
+    file = tmp_path / "model.safetensors"
+    load_teacher(place.teacher, host=options(place) | {"process": "halton"}).save(file)
+    here = {"root": str(place.root)}
+    for asked, name in (({}, "halton"), ({"process": "confidence"}, "confidence")):
+        model = load_teacher(file, host=here | asked)  # the file tells of which host it is
+        assert model.process.config["name"] == name
+    with pytest.raises(UserError, match=r"^process is a name, or a name and options, not \[1\]$"):
+        load_teacher(file, host=here | {"process": [1]})
+    with pytest.raises(UserError, match="^process 'uniform' .* 'mask'$"):
+        load_teacher(file, host=here | {"process": "uniform"})
+
+
+@pytest.mark.parametrize(("order", "goes"), [("halton", True), ("cosine", False)])
+def test_partners_may_have_another_order_and_no_other_schedule(
+    order: str, goes: bool, root: Root, tmp_path: Path
+) -> None:
+    place = Place("maskgit", root("maskgit"), tmp_path)
+    process: Any = order if order == "halton" else {"name": "confidence", "schedule": order}
+    model = load_teacher(place.teacher, host=options(place))
+    partner = load_teacher(place.teacher, host=options(place) | {"process": process})
+    hybrid: Any = {"sampler": "hybrid", "teacher": partner, "teacher_steps": 1}
+    if goes:
+        assert sample(model, 2, steps=2, **hybrid).shape == (2, 9)
+        return
+    with pytest.raises(UserError, match="^teacher does not go with this model: "):
+        sample(model, 2, steps=2, **hybrid)
 
 
 @torch.no_grad()
