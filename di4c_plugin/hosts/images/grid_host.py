@@ -40,8 +40,8 @@ class GridHost(ImageHost):
         cache: file of the codes of pictures, written once; None: in the user's cache.
         heads: attention heads, where the size of the network is none that the host names.
         classes: of v1, if its network was made for another number than 1000.
-        dropout: while distilling; None: the host's.
-        carry_over: see `GridDenoiser`.
+        dropout: while distilling; None: the host's, and of a model file of ours its own.
+        carry_over: see `GridDenoiser`; None likewise.
     """
 
     networks: ClassVar[GridNetworks[Any]]
@@ -59,7 +59,7 @@ class GridHost(ImageHost):
         heads: int | None = None,
         classes: int | None = None,
         dropout: float | None = None,
-        carry_over: bool = False,
+        carry_over: bool | None = None,
     ) -> None:
         own = {"heads": heads, "classes": classes, "dropout": dropout, "carry_over": carry_over}
         pictures = {"vqgan": vqgan, "image_size": image_size, "mirror": mirror, "cache": cache}

@@ -6,6 +6,7 @@ are trained by the hosts' own programs. Tests: tests/hosts/images/test_host.py.
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from di4c_plugin.models.model_file import read_file
 
 # What every process of a network has in common with its host's.
 SHARED = ("num_tokens", "mask")
+SETTINGS = ("dropout", "carry_over")
 
 
 class ImageHost(Host):
@@ -103,7 +105,7 @@ class ImageHost(Host):
         if kind != self.networks.host:
             raise UserError(f"{path} is a model of {kind!r}, not of host {self.networks.host!r}")
         try:
-            self.sizes = sizes = self.networks.sizes_of(description["network"])
+            sizes = replace(self.networks.sizes_of(description["network"]), **self.settings())
             latent, info = description["latent"], description["info"]
             weights = Weights(tensors, latent, {}, None, str(path), "")
             process = self.process_for(sizes) if self.process else description["process"]
@@ -111,8 +113,13 @@ class ImageHost(Host):
             raise UserError(
                 f"the description of the model in {path} is damaged: {error!r}"
             ) from error
+        self.sizes = sizes
         denoiser = self.networks.restore(weights, sizes, process=process, root=self.root)
         return Model(denoiser, sizes, latent, info)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what was asked for of the options that change a network and no weight of it."""
+        return {k: v for k, v in self.size_options().items() if k in SETTINGS and v is not None}
 
     def build_student(self, teacher: Model, latent: dict[str, Any]) -> Model:
         """See `Host.build_student`."""

@@ -28,7 +28,7 @@ class TauLDRHost(ImageHost):
         process: see `ImageHost`; the host's is as its config says.
         config: the host's config_001.yaml, where it does not lie beside the folder of checkpoints.
         mirror: whether pictures count twice, once mirrored, as the host mirrors CIFAR-10 at random.
-        dropout: while distilling; None: the host's.
+        dropout: while distilling; None: the host's, and of a model file of ours its own.
     """
 
     latent = "unet"

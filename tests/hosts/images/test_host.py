@@ -144,7 +144,7 @@ def test_a_hybrid_needs_no_more_than_the_path_of_its_teacher(
     assert told["options"] == {"latents": "fixed"}
 
 
-def test_the_process_asked_for_holds_for_students_too(root: Root, tmp_path: Path) -> None:
+def test_what_is_asked_for_holds_for_model_files_too(root: Root, tmp_path: Path) -> None:
     place = Place("maskgit", root("maskgit"), tmp_path)
     file = tmp_path / "model.safetensors"
     load_teacher(place.teacher, host=options(place) | {"process": "halton"}).save(file)
@@ -152,6 +152,13 @@ def test_the_process_asked_for_holds_for_students_too(root: Root, tmp_path: Path
     for asked, name in (({}, "halton"), ({"process": "confidence"}, "confidence")):
         model = load_teacher(file, host=here | asked)  # the file tells of which host it is
         assert model.process.config["name"] == name
+    for settings, certain in (({}, False), ({"carry_over": True, "dropout": 0.25}, True)):
+        changed: Any = load_teacher(file, host=here | settings)
+        assert changed.denoiser.carry_over is certain
+        assert (changed.network.dropout == 0.25) is certain
+        changed.save(file)
+    kept: Any = load_teacher(file, host=here).denoiser
+    assert kept.carry_over
     with pytest.raises(UserError, match=r"^process is a name, or a name and options, not \[1\]$"):
         load_teacher(file, host=here | {"process": [1]})
     with pytest.raises(UserError, match="^process 'uniform' .* 'mask'$"):
