@@ -38,8 +38,8 @@ def di4c_samplers() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
     from di4c_plugin.samplers import ancestral, halton, hybrid, maskgit, steered, tau_leaping
 
-    # Di4C's sampler is ancestral sampling with a new λ at every step; the analytic sampler of SEDD
-    # and MDLM has, for masked diffusion, the law of the ancestral one.
+    # Di4C's sampler is ancestral sampling, by its paper with latents=fresh; the analytic sampler of
+    # SEDD and MDLM has, for masked diffusion, the law of the ancestral one.
     step_by_step = steered(ancestral)
     return {
         "ancestral": step_by_step,

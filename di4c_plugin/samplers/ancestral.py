@@ -11,6 +11,7 @@ from torch import Tensor
 from di4c_plugin.diffusion import Process
 from di4c_plugin.models.denoiser import Denoiser
 from di4c_plugin.samplers.base import (
+    LATENTS,
     Callback,
     LatentSource,
     Step,
@@ -29,7 +30,7 @@ def ancestral(
     process: Process,
     generator: torch.Generator,
     cond: Tensor | None = None,
-    latents: str = "fresh",
+    latents: str | LatentSource = LATENTS,
     last_latents: int = 1,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -53,7 +54,7 @@ def ancestral(
     Raises:
         UserError: for an unknown latent policy, and for `last_latents` below 1.
     """
-    draw = LatentSource(denoiser, latents, x.shape[0], generator)
+    draw = LatentSource.of(denoiser, latents, x.shape[0], generator)
     with inference(denoiser):
         for index, t, s in intervals(times):
             time = batch_time(t, x)

@@ -15,7 +15,8 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.models.denoiser import Denoiser
 from di4c_plugin.models.latent import draw_latents
 
-LATENT_POLICIES = ("fresh", "fixed", "stratified")
+LATENT_POLICIES = ("fixed", "fresh", "stratified")
+LATENTS = LATENT_POLICIES[0]  # by default; measured in the README, "One λ, or a new one"
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,10 @@ def check_policy(policy: object) -> None:
 class LatentSource:
     """One lambda for each sample and step, or None for a product model.
 
-    Policies: `fresh` draws anew at every step (Di4C's sampler), `fixed` keeps the first draw,
-    `stratified` draws anew with the batch spread evenly over [0, 1).
+    Policies: `fixed` keeps one lambda for all steps of a sample, `fresh` draws anew at every step
+    (the sampler of Di4C, arXiv 2410.08709), `stratified` draws anew with the batch spread evenly
+    over [0, 1). With `fresh` a step draws from the mixture p_{s|t} itself, whatever came before;
+    with `fixed` the steps of a sample agree on the mode that its first step chose.
     """
 
     def __init__(self, denoiser: Denoiser, policy: str, batch: int, generator: torch.Generator):
@@ -51,13 +54,30 @@ class LatentSource:
         self.policy, self.batch, self.generator = policy, batch, generator
         self._kept: Tensor | None = None
 
+    @classmethod
+    def of(
+        cls,
+        denoiser: Denoiser,
+        latents: "str | LatentSource",
+        batch: int,
+        generator: torch.Generator,
+    ) -> "LatentSource":
+        """Return the source of a policy, or the one given: for a run in two parts."""
+        if isinstance(latents, LatentSource):
+            return latents
+        return cls(denoiser, latents, batch, generator)
+
     def __call__(self) -> Tensor | None:
         """Return lambda for the coming step, shape (B, *latent_shape)."""
+        if self._kept is None or self.policy != "fixed":
+            self._kept = self.another()
+        return self._kept
+
+    def another(self) -> Tensor | None:
+        """Return one more lambda, whatever the policy keeps."""
         if self.shape is None:
             return None
-        if self.policy == "fixed" and self._kept is not None:
-            return self._kept
-        self._kept = draw_latents(
+        return draw_latents(
             self.shape,
             self.batch,
             1,
@@ -65,7 +85,6 @@ class LatentSource:
             device=self.generator.device,
             stratified=self.policy == "stratified",
         ).squeeze(1)
-        return self._kept
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.models.denoiser import Denoiser
 from di4c_plugin.samplers.ancestral import ancestral
-from di4c_plugin.samplers.base import Callback, Step
+from di4c_plugin.samplers.base import LATENTS, Callback, LatentSource, Step
 
 
 def hybrid(
@@ -25,7 +25,7 @@ def hybrid(
     process: Process,
     generator: torch.Generator,
     cond: Tensor | None = None,
-    latents: str = "fresh",
+    latents: str | LatentSource = LATENTS,
     callback: Callback | None = None,
 ) -> Tensor:
     """Carry x from times[0] to times[-1], the last `teacher_steps` steps by `teacher`.
@@ -60,6 +60,6 @@ def hybrid(
         process=process,
         generator=generator,
         cond=cond,
-        latents=latents,
+        latents=latents.policy if isinstance(latents, LatentSource) else latents,
         callback=later,
     )

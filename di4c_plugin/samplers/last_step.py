@@ -10,7 +10,7 @@ from torch import Tensor
 from di4c_plugin.diffusion import sample_categorical
 from di4c_plugin.errors import UserError
 from di4c_plugin.models.denoiser import Denoiser
-from di4c_plugin.samplers.base import LatentSource, inference
+from di4c_plugin.samplers.base import LATENTS, LatentSource, inference
 
 
 def likeliest(
@@ -25,15 +25,17 @@ def likeliest(
 ) -> Tensor:
     r"""Return x_0, shape (B, D): of `count` candidates, the one with the largest \sum_d log p^d.
 
-    Each candidate has its own lambda and is drawn from (mode "draw") or is the argmax of (mode
-    "argmax") p_{0|t}(. | x_t; lambda). Raises UserError if `count` is below 1.
+    Each candidate has its own lambda, the first that of the steps before, and is drawn from (mode
+    "draw") or is the argmax of (mode "argmax") p_{0|t}(. | x_t; lambda). Raises UserError if
+    `count` is below 1.
     """
     if count < 1:
         raise UserError(f"last_latents must be at least 1, not {count}")
     best = torch.full(x_t.shape[:1], -torch.inf, device=x_t.device)
     kept = x_t
-    for _ in range(count):
-        log_p_0 = denoiser(x_t, t, cond=cond, latent=draw())
+    for index in range(count):
+        latent = draw.another() if index else draw()
+        log_p_0 = denoiser(x_t, t, cond=cond, latent=latent)
         x_0 = pick(log_p_0, mode, generator)
         score = log_p_0.gather(-1, x_0.unsqueeze(-1)).squeeze(-1).sum(-1)
         better = score > best
@@ -61,12 +63,12 @@ def denoise(
     *,
     generator: torch.Generator,
     cond: Tensor | None = None,
-    latents: str = "fresh",
+    latents: str | LatentSource = LATENTS,
     last_latents: int = 1,
     mode: str = "argmax",
 ) -> Tensor:
     """Return x_0 from x_t in one call, for grids that end at t_min > 0; shapes as `likeliest`."""
-    draw = LatentSource(denoiser, latents, x.shape[0], generator)
+    draw = LatentSource.of(denoiser, latents, x.shape[0], generator)
     with inference(denoiser):
         return likeliest(denoiser, x, t, draw, last_latents, generator, cond, mode)
 

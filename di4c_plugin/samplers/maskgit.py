@@ -19,6 +19,7 @@ from di4c_plugin.diffusion import Absorbing, Confidence, Halton, Ordered, Proces
 from di4c_plugin.errors import UserError
 from di4c_plugin.models.denoiser import Denoiser
 from di4c_plugin.samplers.base import (
+    LATENTS,
     Callback,
     LatentSource,
     Step,
@@ -37,7 +38,7 @@ def maskgit(
     process: Process,
     generator: torch.Generator,
     cond: Tensor | None = None,
-    latents: str = "fresh",
+    latents: str | LatentSource = LATENTS,
     temperature: float = 4.5,
     counts: str = "schedule",
     guidance: float = 0.0,
@@ -76,7 +77,7 @@ def maskgit(
     )
     times = counted_times(times, counts, x.shape[1], known.schedule)
     denoiser = guide(denoiser, times, guidance, guidance_ramp, guidance_teacher)
-    draw = LatentSource(denoiser, latents, x.shape[0], generator)
+    draw = LatentSource.of(denoiser, latents, x.shape[0], generator)
     falling = torch.linspace(temperature, 0, len(times) - 1, dtype=torch.float64, device=x.device)
     with inference(denoiser):
         for index, t, s in intervals(times):
@@ -95,7 +96,7 @@ def halton(
     process: Process,
     generator: torch.Generator,
     cond: Tensor | None = None,
-    latents: str = "fresh",
+    latents: str | LatentSource = LATENTS,
     grid: tuple[int, int] | None = None,
     randomize: bool = False,
     guidance: float = 0.0,
@@ -137,7 +138,7 @@ def halton(
         randomize=randomize,
     )
     denoiser = guide(denoiser, times, guidance, guidance_ramp, guidance_teacher)
-    draw = LatentSource(denoiser, latents, x.shape[0], generator)
+    draw = LatentSource.of(denoiser, latents, x.shape[0], generator)
     start = order.step_noise(x.shape, generator=generator, device=x.device)[0]
     cold = torch.zeros((), dtype=torch.float64, device=x.device)
     with inference(denoiser):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.samplers.base import check_policy
+from di4c_plugin.samplers.base import LATENTS, check_policy
 
 
 def check_options(draw: Callable[..., Tensor], name: str, options: Mapping[str, object]) -> None:
@@ -20,4 +20,4 @@ def check_options(draw: Callable[..., Tensor], name: str, options: Mapping[str, 
         inspect.signature(draw).bind(None, None, None, **given)
     except TypeError as error:
         raise UserError(f"sampler {name!r}: {error}") from error
-    check_policy(options.get("latents", "fresh"))
+    check_policy(options.get("latents", LATENTS))

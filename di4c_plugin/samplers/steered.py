@@ -12,7 +12,7 @@ from torch import Tensor
 
 from di4c_plugin.errors import UserError
 from di4c_plugin.models.denoiser import Denoiser
-from di4c_plugin.samplers.base import Step, batch_time
+from di4c_plugin.samplers.base import LATENTS, LatentSource, Step, batch_time
 from di4c_plugin.samplers.guidance import guide
 from di4c_plugin.samplers.last_step import denoise, ending_at
 
@@ -72,7 +72,10 @@ def _then_denoise(
     options: dict[str, Any],
     **last: Any,
 ) -> Tensor:
-    """Sample along all but the last interval, then `denoise` by whose turn it is."""
+    """Sample along all but the last interval, then `denoise` by whose turn it is.
+
+    Both parts have one source of lambda, so that what a policy keeps is kept to the end.
+    """
     if times[-1] != 0:
         raise UserError(f"the grid ends at {times[-1]:g}: a last step is for grids that end at 0")
     steps, finisher = len(times) - 1, denoiser
@@ -82,10 +85,14 @@ def _then_denoise(
             raise UserError(f"teacher_steps={teacher_steps} does not fit {steps} steps")
         finisher = options["teacher"] if teacher_steps else denoiser
         options = options | {"teacher_steps": max(teacher_steps - 1, 0)}
-    x = sampler(denoiser, x, times[:-1], **options)
+    source = LatentSource.of(
+        denoiser, options.get("latents", LATENTS), len(x), options["generator"]
+    )
+    x = sampler(denoiser, x, times[:-1], **options | {"latents": source})
     t = float(times[-2])
-    shared = {k: options[k] for k in ("generator", "cond", "latents") if k in options}
-    x = denoise(finisher, x, batch_time(t, x), **shared, **last)
+    shared = {k: options[k] for k in ("generator", "cond") if k in options}
+    latents = source if finisher is denoiser else source.policy
+    x = denoise(finisher, x, batch_time(t, x), latents=latents, **shared, **last)
     if options.get("callback") is not None:
         options["callback"](Step(steps - 1, t, 0.0, x))
     return x

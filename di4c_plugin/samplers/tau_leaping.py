@@ -20,6 +20,7 @@ from di4c_plugin.diffusion.process import columns
 from di4c_plugin.errors import UserError
 from di4c_plugin.models.denoiser import Denoiser
 from di4c_plugin.samplers.base import (
+    LATENTS,
     Callback,
     LatentSource,
     Step,
@@ -58,7 +59,7 @@ def tau_leaping(
     process: Process,
     generator: torch.Generator,
     cond: Tensor | None = None,
-    latents: str = "fresh",
+    latents: str | LatentSource = LATENTS,
     min_time: float = 0.01,
     last: str = "argmax",
     last_latents: int = 1,
@@ -105,7 +106,7 @@ def tau_leaping(
         )
     times = ending_at(times, min_time if times[-1] == 0 else 0)
     denoiser = guide(denoiser, times, guidance, guidance_ramp, guidance_teacher)
-    draw = LatentSource(denoiser, latents, x.shape[0], generator)
+    draw = LatentSource.of(denoiser, latents, x.shape[0], generator)
 
     def prediction(time: Tensor) -> Tensor:
         return denoiser(x, time, cond=cond, latent=draw())

@@ -114,7 +114,7 @@ def test_hybrid_takes_its_teacher_and_its_share() -> None:
         ),
         ("../models/student --option latents", "--option takes NAME=VALUE, not 'latents'"),
         ("../models/student --option n=3", "--option is for options of the sampler, and 'n' is no"),
-        ("../models/student --option latents=old", "unknown latent policy 'old'; there are fresh"),
+        ("../models/student --option latents=old", "unknown latent policy 'old'; there are fixed"),
         ("../models/student --option foo=1", "sampler 'ancestral': got an unexpected keyword arg"),
         ("../models/small", "host 'builtin' draws 8x8 images, not 16 tokens"),
         ("../models/teacher --device abacus", "cannot use device 'abacus': "),

@@ -50,7 +50,7 @@ def test_there_are_teachers_for_every_process(
     [
         ({"name": "heat"}, {}, "unknown process 'heat'; there are absorbing, gaussian, uniform"),
         ({"name": "uniform", "schedule": "slow"}, {}, "unknown schedule 'slow'; there are "),
-        ({"name": "uniform", "colour": 1}, {}, "host 'builtin' cannot make this teacher: .*colour"),
+        ({"name": "uniform", "colour": 1}, {}, "process 'uniform' with .*colour"),
         ({"name": "absorbing"}, {"depth": 3}, "host 'builtin' cannot make this teacher: .*depth"),
         ({"name": "absorbing"}, {"patch": (3, 3)}, "patches of 3x3 do not tile a 8x8 grid"),
     ],

@@ -126,14 +126,17 @@ def recorder() -> Recorder:
 
 
 def test_each_sample_and_step_has_its_own_fresh_lambda(recorder: Recorder) -> None:
-    sample(recorder, recorder.process, steps=3, n=50)
+    sample(recorder, recorder.process, steps=3, n=50, latents="fresh")
     assert recorder.latents.shape == (3, 50)
     assert recorder.latents.unique().numel() == 150
     assert (recorder.latents * 50).long().unique().numel() < 50, "independent, not stratified"
 
 
-def test_a_fixed_lambda_is_kept_for_each_sample(recorder: Recorder) -> None:
-    sample(recorder, recorder.process, steps=3, n=50, latents="fixed")
+@pytest.mark.parametrize("options", [{}, {"latents": "fixed"}])
+def test_a_fixed_lambda_is_kept_for_each_sample(
+    options: dict[str, Any], recorder: Recorder
+) -> None:
+    sample(recorder, recorder.process, steps=3, n=50, **options)
     assert (recorder.latents == recorder.latents[0]).all()
     assert recorder.latents.unique().numel() == 50
 
@@ -240,5 +243,5 @@ def test_training_mode_comes_back_after_an_error() -> None:
 
 
 def test_unknown_latent_policies_are_refused(recorder: Recorder) -> None:
-    with pytest.raises(UserError, match="'sticky'; there are fresh, fixed, stratified"):
+    with pytest.raises(UserError, match="'sticky'; there are fixed, fresh, stratified"):
         sample(recorder, recorder.process, steps=1, latents="sticky")

@@ -49,16 +49,21 @@ def sample(process: Process, steps: int, teacher_steps: int, **options: Any) -> 
 @pytest.mark.parametrize(
     ("steps", "teacher_steps"), [(1, 0), (1, 1), (2, 1), (3, 1), (3, 2), (3, 3)]
 )
-def test_samples_follow_both_chains(process: Process, steps: int, teacher_steps: int) -> None:
+@pytest.mark.parametrize("latents", ["fixed", "fresh"])
+def test_samples_follow_both_chains(
+    process: Process, steps: int, teacher_steps: int, latents: str
+) -> None:
     times = time_grid(steps).tolist()
     student, teacher = networks(process)
     x_1 = rank(start(process), process.num_states)
     law = torch.bincount(x_1, minlength=process.num_states**D).double() / len(x_1)
+    laws = law.expand(student.components, 1, -1)  # one for each lambda, of which each goes its way
     for index, (t, s) in enumerate(pairwise(times)):
         denoiser = student if index < steps - teacher_steps else teacher
-        law = law @ denoiser.kernels(t, s).mean(0)
-    x = sample(process, steps, teacher_steps)
-    assert_drawn_from(rank(x, process.num_states), law)
+        kernels = denoiser.kernels(t, s)
+        laws = laws @ (kernels if latents == "fixed" else kernels.mean(0))
+    x = sample(process, steps, teacher_steps, latents=latents)
+    assert_drawn_from(rank(x, process.num_states), laws.mean(0)[0])
 
 
 @pytest.mark.parametrize("teacher_steps", [0, 3])

@@ -65,14 +65,14 @@ def sample(
 def test_samples_follow_the_conditional_law(process: Process, steps: int, components: int) -> None:
     denoiser = Masked(process, components)
     law = conditional_law(denoiser, steps)
-    x = sample(Known(denoiser, X_0, KNOWN), process, steps=steps)
+    x = sample(Known(denoiser, X_0, KNOWN), process, steps=steps, latents="fresh")
     law[law < 1e-9] = 0
     assert_drawn_from(rank(x, process.num_states), law)
 
 
 @every_process
 @pytest.mark.parametrize(
-    "options", [{}, {"last_latents": 2}, {"latents": "fixed"}, {"teacher_steps": 2}]
+    "options", [{}, {"last_latents": 2}, {"latents": "fresh"}, {"teacher_steps": 2}]
 )
 def test_known_tokens_never_change_and_are_always_shown(
     process: Process, options: dict[str, Any]

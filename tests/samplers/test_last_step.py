@@ -27,14 +27,18 @@ def start(row: int, n: int = DRAWS) -> tuple[Tensor, Tensor]:
     return states(S, D)[row].repeat(n, 1), torch.full((n,), T, dtype=torch.float64)
 
 
-def likeliest_law(log_p: Tensor, count: int) -> Tensor:
-    """The law of the best of `count` candidates, from log_p (N, D, S), over all their outcomes."""
+def likeliest_law(log_p: Tensor, count: int, first: int | None = None) -> Tensor:
+    """The law of the best of `count` candidates, from log_p (N, D, S), over all their outcomes.
+
+    The first candidate's lambda may be given.
+    """
     probability, score = product_law(log_p).flatten(), product_law(log_p).flatten().tolist()
     law = torch.zeros(S**D, dtype=torch.float64)
     for candidates in product(range(N * S**D), repeat=count):
         best = max(candidates, key=score.__getitem__)
-        law[best % S**D] += (probability[list(candidates)] / N).prod()
-    return law
+        if first is None or candidates[0] // S**D == first:
+            law[best % S**D] += (probability[list(candidates)] / N).prod()
+    return law if first is None else law * N
 
 
 def test_draws_follow_the_mixture(generator: torch.Generator) -> None:
@@ -75,13 +79,30 @@ def test_many_latents_find_the_likeliest_mode(generator: torch.Generator) -> Non
     assert (rank(x_0, S) == laws.max(0).values.argmax()).all()
 
 
+def ends(generator: torch.Generator, student: TableDenoiser, latents: str) -> Tensor:
+    """Draws in two steps, of which the last one has two candidates."""
+    x_1 = states(S, D).repeat(DRAWS // 4, 1)
+    options: dict[str, Any] = {"process": PROCESS, "latents": latents, "last_latents": 2}
+    return ancestral(student, x_1, time_grid(2), generator=generator, **options)
+
+
 def test_ancestral_tries_several_latents_at_the_end_only(generator: torch.Generator) -> None:
     student = TableDenoiser(PROCESS, D, N)
-    x_1 = states(S, D).repeat(DRAWS // 4, 1)
-    x = ancestral(student, x_1, time_grid(2), process=PROCESS, generator=generator, last_latents=2)
     half_way = torch.full((4,), 0.25, dtype=torch.float64) @ student.kernels(1.0, 0.5).mean(0)
     last = torch.stack([likeliest_law(student.table(0.5)[:, row], 2) for row in range(4)])
-    assert_drawn_from(rank(x, S), half_way @ last)
+    assert_drawn_from(rank(ends(generator, student, "fresh"), S), half_way @ last)
+
+
+def test_of_a_fixed_lambda_the_candidates_are_that_one_and_others(
+    generator: torch.Generator,
+) -> None:
+    student = TableDenoiser(PROCESS, D, N)
+    law = torch.zeros(4, dtype=torch.float64)
+    for j, kernel in enumerate(student.kernels(1.0, 0.5)):
+        tables = student.table(0.5)
+        last = torch.stack([likeliest_law(tables[:, row], 2, first=j) for row in range(4)])
+        law += torch.full((4,), 0.25 / N, dtype=torch.float64) @ kernel @ last
+    assert_drawn_from(rank(ends(generator, student, "fixed"), S), law)
 
 
 def test_revealed_tokens_stay(generator: torch.Generator) -> None:

@@ -18,5 +18,5 @@ def test_foreign_and_missing_options_are_named() -> None:
 
 
 def test_a_misspelt_policy_is_told_before_anything_is_drawn() -> None:
-    with pytest.raises(UserError, match="^unknown latent policy 'fxed'; there are fresh, fixed"):
+    with pytest.raises(UserError, match="^unknown latent policy 'fxed'; there are fixed, fresh"):
         check_options(ancestral, "ancestral", {"latents": "fxed"})

@@ -101,16 +101,39 @@ def test_impossible_ends_are_refused(min_time: float) -> None:
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_last_step_is_denoise(process: Process, mode: str, steps: int) -> None:
     student, times = TableDenoiser(process, D, 3), ending_at(time_grid(steps), 0.1)
-    found = draw(
-        steered(ancestral), student, process, steps, min_time=0.1, last=mode, last_latents=2
-    )
+    end: dict[str, Any] = {"min_time": 0.1, "last": mode, "last_latents": 2, "latents": "fresh"}
+    found = draw(steered(ancestral), student, process, steps, **end)
     generator = torch.Generator().manual_seed(0)
     x = process.prior((200, D), generator=generator, device=torch.device("cpu"))
-    x = ancestral(student, x, times[:-1], process=process, generator=generator)
+    common: dict[str, Any] = {"generator": generator, "latents": "fresh"}
+    x = ancestral(student, x, times[:-1], process=process, **common)
     t = times[-2].expand(200)
-    assert torch.equal(
-        found, denoise(student, x, t, generator=generator, mode=mode, last_latents=2)
-    )
+    assert torch.equal(found, denoise(student, x, t, mode=mode, last_latents=2, **common))
+
+
+@every_process
+@pytest.mark.parametrize("teacher_steps", [None, 0, 1])
+def test_a_fixed_lambda_is_kept_to_the_last_step(
+    process: Process, teacher_steps: int | None
+) -> None:
+    seen: list[Tensor | None] = []
+
+    class Spy(TableDenoiser):
+        def __call__(self, *args: Any, **options: Any) -> Tensor:
+            seen.append(options["latent"])
+            return super().__call__(*args, **options)
+
+    sampler: Any = ancestral
+    options: dict[str, Any] = {"last": "draw", "min_time": 0.1}
+    if teacher_steps is not None:
+        teacher = Spy(process, D, 3, seed=1)  # a student too: Di4C applied twice
+        options |= {"teacher": teacher, "teacher_steps": teacher_steps}
+        sampler = hybrid
+    draw(steered(sampler), Spy(process, D, 3), process, 3, n=20, **options)
+    *first, last = [latent for latent in seen if latent is not None]
+    assert len(first) == 2
+    assert torch.equal(first[0], first[1])
+    assert torch.equal(first[0], last) is (teacher_steps != 1)
 
 
 @every_process

@@ -185,7 +185,8 @@ def test_calls_are_made_where_the_grid_says(correctors: int) -> None:
     assert all(step.x.shape == (20, D) for step in steps)
 
 
-def test_each_call_of_a_student_has_its_own_lambda() -> None:
+@pytest.mark.parametrize(("latents", "different"), [("fresh", 6), ("fixed", 2)])
+def test_each_call_of_a_student_has_its_own_fresh_lambda(latents: str, different: int) -> None:
     seen: list[Tensor | None] = []
 
     class Spy(TableDenoiser):
@@ -196,10 +197,11 @@ def test_each_call_of_a_student_has_its_own_lambda() -> None:
     x, generator = start(40)
     student = Spy(PROCESS, D, 2)
     options: dict[str, Any] = {"corrector_steps": 1, "corrector_entry": 1.0, "last_latents": 2}
+    options["latents"] = latents
     found = tau_leaping(student, x, time_grid(3), process=PROCESS, generator=generator, **options)
-    latents = [latent for latent in seen if latent is not None]
-    assert len(latents) == 2 * 2 + 2
-    assert torch.cat(latents).unique().numel() == 6 * 40
+    drawn = [latent for latent in seen if latent is not None]
+    assert len(drawn) == 2 * 2 + 2
+    assert torch.cat(drawn).unique().numel() == different * 40
     assert ((found >= 0) & (found < S)).all()
 
 
