@@ -80,7 +80,7 @@ def tau_leaping(
         process: `DiscretisedGaussian`, or another with `OrdinalRates`.
         generator: on the device of x.
         cond: class labels (B,), or None.
-        latents: how a student's lambda is drawn, see `LatentSource`; each call has its own.
+        latents: how a student's lambda is drawn, see `LatentSource`; each call counts as a step.
         min_time: where the step to 0 starts, see `ending_at`.
         last: the step to 0: the "argmax" of p_{0|t}, as tauLDR, or a "draw" from it.
         last_latents: of so many lambdas the step to 0 keeps the likeliest x_0.
