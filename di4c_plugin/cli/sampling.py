@@ -5,6 +5,7 @@ Tests: tests/cli/test_sample.py, test_evaluate.py.
 
 import argparse
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.errors import UserError
@@ -59,9 +60,13 @@ def _add_pairs(parser: argparse.ArgumentParser, flag: str, meaning: str) -> None
 def load(args: argparse.Namespace, source: str) -> "LoadedModel":
     """Return the model that `source` names, read by --host, or by the host that its file tells."""
     from di4c_plugin.api import load_teacher
+    from di4c_plugin.hosts.sources import image_kind
 
-    name = {} if args.host is None else {"name": args.host}
-    return load_teacher(source, host=name | dict(args.host_option))
+    options = dict(args.host_option)
+    if args.host is not None:
+        return load_teacher(source, host={"name": args.host} | options)
+    # Options of any other host are for its data and pictures: `host_of`.
+    return load_teacher(source, host=options if options and image_kind(Path(source)) else None)
 
 
 def host_of(args: argparse.Namespace, model: "LoadedModel") -> "Host":

@@ -84,10 +84,16 @@ def check_none(source: str | Path, options: Mapping[str, Any] | None) -> None:
 
 def image_host(path: Path, options: Mapping[str, Any]) -> Any:
     """Return the image host whose network a file holds, with these options, or None."""
+    kind = image_kind(path)
+    return None if kind is None else make("host", {"name": kind} | dict(options))
+
+
+def image_kind(path: Path) -> str | None:
+    """Return the name of the image host whose network a file holds, or None."""
     from di4c_plugin.hosts.images.files import KINDS, kind_of
 
     kind = our_kind(path) or (kind_of(path) if path.suffix in SUFFIXES else None)
-    return make("host", {"name": kind} | dict(options)) if kind in KINDS else None
+    return kind if kind in KINDS else None
 
 
 def find_latent(name: str) -> type[LatentInjector]:

@@ -48,6 +48,11 @@ def test_it_prints_and_saves_a_value_for_each_number_of_steps(di4c: Run) -> None
     ("arguments", "message"),
     [
         ("nowhere", "no such model file: nowhere"),
+        (
+            "teacher --host-option data=x",
+            "host 'builtin': got an unexpected keyword argument 'data'",
+        ),
+        ("nowhere.pth --host-option data=x", "no such model file: nowhere.pth"),
         ("corrupt", "corrupt is not a readable safetensors file: "),
         ("teacher --steps 4,0", "--steps takes numbers from 1 separated by commas, not '4,0'"),
         ("teacher --steps 1,two", "--steps takes numbers from 1 separated by commas, not '1,two'"),
