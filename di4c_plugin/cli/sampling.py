@@ -63,10 +63,9 @@ def load(args: argparse.Namespace, source: str) -> "LoadedModel":
     from di4c_plugin.hosts.sources import image_kind
 
     options = dict(args.host_option)
-    if args.host is not None:
-        return load_teacher(source, host={"name": args.host} | options)
-    # Options of any other host are for its data and pictures: `host_of`.
-    return load_teacher(source, host=options if options and image_kind(Path(source)) else None)
+    # Options of a host that is neither named nor an image host are for its data: `host_of`.
+    name = args.host or (image_kind(Path(source)) if options else None)
+    return load_teacher(source, host=None if name is None else {"name": name} | options)
 
 
 def host_of(args: argparse.Namespace, model: "LoadedModel") -> "Host":

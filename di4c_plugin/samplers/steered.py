@@ -85,14 +85,14 @@ def _then_denoise(
             raise UserError(f"teacher_steps={teacher_steps} does not fit {steps} steps")
         finisher = options["teacher"] if teacher_steps else denoiser
         options = options | {"teacher_steps": max(teacher_steps - 1, 0)}
-    source = LatentSource.of(
-        denoiser, options.get("latents", LATENTS), len(x), options["generator"]
-    )
+    generator, cond = options["generator"], options.get("cond")
+    source = LatentSource.of(denoiser, options.get("latents", LATENTS), len(x), generator)
     x = sampler(denoiser, x, times[:-1], **options | {"latents": source})
     t = float(times[-2])
-    shared = {k: options[k] for k in ("generator", "cond") if k in options}
     latents = source if finisher is denoiser else source.policy
-    x = denoise(finisher, x, batch_time(t, x), latents=latents, **shared, **last)
+    x = denoise(
+        finisher, x, batch_time(t, x), generator=generator, cond=cond, latents=latents, **last
+    )
     if options.get("callback") is not None:
         options["callback"](Step(steps - 1, t, 0.0, x))
     return x
