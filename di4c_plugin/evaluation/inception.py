@@ -7,7 +7,6 @@ here the file is read as tensors only. Tests: tests/evaluation/test_inception.py
 
 import hashlib
 import io
-import pickle
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError
 
 MODULE = "torch_fidelity.feature_extractor_inceptionv3"
@@ -107,10 +107,7 @@ def _network(library: Any, path: Path) -> nn.Module:
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is damaged, or holds more than weights") from error
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    content = load_inert(path)
+    if not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"{path} holds no weights by name")
     return content

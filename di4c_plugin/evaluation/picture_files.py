@@ -1,7 +1,4 @@
-"""Files of pictures: which they are by name, and reading one.
-
-Tests: tests/evaluation/test_picture_files.py.
-"""
+"""Files of pictures: which they are by name, and reading one."""
 
 from pathlib import Path
 
@@ -10,6 +7,8 @@ from PIL import Image
 from di4c_plugin.errors import UserError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# What Pillow may take a file for, whatever its name: among its other readers some start programs.
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MODES = {1: "L", 3: "RGB"}
 DEEP = ("F", "I")  # Pillow's modes of more than 8 bits; it would cut them off at 255
 
@@ -26,7 +25,7 @@ def open_picture(path: Path, channels: int) -> Image.Image:
         UserError: if it cannot be read, or has more than 8 bits for each value.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.mode.startswith(DEEP):
                 raise UserError(f"{path} has more than 8 bits for each value")
             return image.convert(MODES[channels])

@@ -15,11 +15,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from di4c_plugin.checkpoints.stubs import Inert, plain
+from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.naming import backbone_tensors, with_averages
-from di4c_plugin.hosts.pickles import load_inert
 from di4c_plugin.hosts.places import Source, locate
-from di4c_plugin.hosts.stubs import Inert, plain
 
 # The released students of Di4C say nothing of their latent but have its weights.
 OFFICIAL_LATENT = "latent_projection."

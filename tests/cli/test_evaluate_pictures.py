@@ -146,7 +146,7 @@ def test_labels_by_their_share(which: str | None, share: float, note: str) -> No
     [
         ("--metric brightnes", "unknown metric 'brightnes' (did you mean 'brightness'?); there"),
         ("--metric fid --inception nowhere", "the weights of Inception are missing: there is no"),
-        ("--metric fid --inception teacher", "teacher is damaged, or holds more than weights"),
+        ("--metric fid --inception teacher", "teacher is not a torch checkpoint"),
         ("--metric fid --inception inception.pth --statistics s.pt", "statistics are .npz files: "),
         (
             "--metric fid --inception inception.pth --statistics teacher.npz",

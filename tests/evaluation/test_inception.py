@@ -76,10 +76,10 @@ class Bomb:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("text", "is damaged, or holds more than weights"),
-        ("cut", "is damaged, or holds more than weights"),
-        ("bomb", "is damaged, or holds more than weights"),
-        ("list", "holds no weights by name"),
+        ("text", "is not a torch checkpoint"),
+        ("cut", "is not a torch checkpoint"),
+        ("bomb", "holds no weights by name"),
+        ("list", "is not a checkpoint: it holds no dict but list"),
         ("nested", "holds no weights by name"),
     ],
 )

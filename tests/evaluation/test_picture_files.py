@@ -1,3 +1,4 @@
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -32,3 +33,15 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n, and no more")
     with pytest.raises(UserError, match=r"^[^\n]*a\.png is not a readable picture: [^\n]*$"):
         open_picture(tmp_path / "a.png", 3)
+
+
+def test_a_program_for_a_printer_under_the_name_of_a_picture_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("a program starts"))
+    monkeypatch.setattr(subprocess, "check_call", lambda *a, **k: pytest.fail("a program starts"))
+    (tmp_path / "photo.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n0 0 moveto\nshowpage\n"
+    )
+    with pytest.raises(UserError, match=r"^[^\n]*photo\.png is not a readable picture: [^\n]*$"):
+        open_picture(tmp_path / "photo.png", 3)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from di4c_plugin.algorithms.base import Data
+from di4c_plugin.checkpoints.pickles import read_plain
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.images.arrays import (
     Array,
@@ -21,7 +22,6 @@ from di4c_plugin.hosts.images.arrays import (
     small,
 )
 from di4c_plugin.hosts.images.pictures_in import Progress, all_pixels, read_pictures, split_of
-from di4c_plugin.hosts.pickles import read_plain
 
 CIFAR, CIFAR_SHAPE = "cifar-10-batches-py", (3, 32, 32)
 CIFAR_ROWS = (np.uint8, (3 * 32 * 32,))

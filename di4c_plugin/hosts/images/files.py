@@ -1,6 +1,6 @@
 """Weights out of the checkpoints of MaskGIT and Halton-MaskGIT.
 
-Nothing of a pickle is executed (`hosts.pickles`). Tests: tests/hosts/images/test_files.py.
+Nothing of a pickle is executed (`checkpoints.torch_file`).
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.pickles import load_inert
 from di4c_plugin.hosts.weights import Weights, fingerprint
 
 # A weight that only this network has, and what people call it.

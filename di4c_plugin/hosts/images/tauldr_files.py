@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from torch import Tensor
 
+from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.images.files import bare, weights_of
-from di4c_plugin.hosts.pickles import load_inert
+from di4c_plugin.hosts.plain_files import read_yaml
 from di4c_plugin.hosts.weights import Weights
 
 AVERAGES = "ema_shadow_params"
@@ -73,9 +73,5 @@ def read_config(file: Path) -> dict[str, Any]:
     """Return the host's config in a file; raises UserError if it cannot be read."""
     if not file.is_file():
         raise UserError(f"no such config: {file}")
-    try:
-        config: Any = OmegaConf.to_container(OmegaConf.load(file))
-    except Exception as error:  # yaml's errors, and OmegaConf's
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{file} is not a readable config: {reason}") from error
+    config = read_yaml(file)
     return config if isinstance(config, dict) else {}

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.images.importing import host_module
-from di4c_plugin.hosts.pickles import load_inert
+from di4c_plugin.hosts.plain_files import read_yaml
 from di4c_plugin.hosts.weights import fingerprint
 from di4c_plugin.models.checkpoint import load_weights
 
@@ -27,6 +27,12 @@ CHUNK = 16  # pictures at once: distances to 16384 codes are 16 MiB for each of 
 NUMBERS = 8  # of a code, in Halton-MaskGIT's decoder whatever its sizes say
 CHANNELS = 128  # of the first convolution there
 GREY = 128
+# Of taming-transformers' config: what makes the network, and no file or class.
+SIZES = ("n_embed", "embed_dim")
+LAYERS = (
+    *("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "resamp_with_conv", "dropout"),
+    *("in_channels", "out_ch", "resolution", "z_channels", "double_z", "give_pre_end"),
+)
 
 
 class VQ:
@@ -139,7 +145,7 @@ def _load_taming(folder: Path, root: str | Path | None) -> tuple[nn.Module, Path
     config = existing("maskgit", [folder / "configs/model.yaml", folder / "model.yaml"])
     file = existing("maskgit", [folder / "ckpts/last.ckpt", folder / "last.ckpt"])
     kind = host_module("maskgit", "Network.Taming.models.vqgan", root).VQModel
-    model = made(kind, parameters(config) | {"ckpt_path": None}, config)
+    model = made(kind, parameters(config), config)
     found = state_of(file, "state_dict")
     own = model.state_dict()  # the file has the loss's networks too, which the host leaves out
     load_weights(model, {k: v for k, v in found.items() if k in own}, str(file))
@@ -170,13 +176,30 @@ def existing(host: str, files: Iterable[Path]) -> Path:
 
 
 def parameters(config: Path) -> dict[str, Any]:
-    """Return `model.params` of one of taming-transformers' configs; raises UserError."""
+    """Return the sizes in `model.params` of one of taming-transformers' configs.
+
+    What the config says of other files and of classes (ckpt_path, remap, lossconfig) goes nowhere.
+
+    Raises:
+        UserError: if there are none, or they are no numbers, or codes are renumbered by a file.
+    """
+    found = read_yaml(config)
     try:
-        found: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
-        return dict(found["model"]["params"])
-    except Exception as error:  # yaml's errors, OmegaConf's, and those of another structure
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{config} is no config of a VQGAN (model.params): {reason}") from error
+        given, layers = found["model"]["params"], found["model"]["params"]["ddconfig"]
+        sizes = {name: given[name] for name in SIZES if name in given}
+        layers = {name: layers[name] for name in LAYERS if name in layers}
+        remap = given.get("remap")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{config} is no config of a VQGAN: it has no model.params.ddconfig"
+        ) from error
+    for name, value in (sizes | layers).items():
+        numbers = value if isinstance(value, list) else [value]
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise UserError(f"{config} is no config of a VQGAN: {name} is no number")
+    if remap is not None:
+        raise UserError(f"{config} renumbers its codes by another file (remap), which is not read")
+    return sizes | {"ddconfig": layers, "lossconfig": {}}
 
 
 def made(kind: Any, options: Mapping[str, Any], origin: Path) -> nn.Module:

@@ -11,7 +11,6 @@ import os
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -62,15 +61,17 @@ def old_checkpoints(torch: ModuleType) -> None:
         f: Any, map_location: Any = None, *args: Any, weights_only: bool | None = None, **kw: Any
     ) -> Any:
         try:
-            return load(f, map_location, *args, weights_only=weights_only, **kw)
+            asked = True if weights_only is None else weights_only  # before torch 2.6 None is False
+            return load(f, map_location, *args, weights_only=asked, **kw)
         except pickle.UnpicklingError:
             path = f if isinstance(f, str | os.PathLike) else getattr(f, "name", None)
             if weights_only is not None or path is None:
                 raise
-        from di4c_plugin.hosts.pickles import load_inert
+        from di4c_plugin.checkpoints.torch_file import load_inert
 
         announce_once(f"{path} holds objects that torch refuses: read without running any of it")
-        return load_inert(Path(path), map_location=map_location)
+        elsewhere = map_location is None or callable(map_location) or isinstance(map_location, dict)
+        return load_inert(os.fspath(path), device="cpu" if elsewhere else map_location)
 
     torch.load = load_or_inert  # type: ignore[attr-defined]
 

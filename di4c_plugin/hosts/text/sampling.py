@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from di4c_plugin.checkpoints.torch_file import read_torch
 from di4c_plugin.diffusion import Process, time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.models.denoiser import Denoiser
@@ -86,7 +87,7 @@ def read_ids(path: Path) -> Tensor:
     try:
         if path.suffix == ".json":
             return torch.tensor(json.loads(path.read_text()), dtype=torch.int64)
-        ids: Tensor = torch.load(path, weights_only=True).long()
+        ids: Tensor = read_torch(path).long()
         return ids
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__

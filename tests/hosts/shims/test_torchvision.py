@@ -1,5 +1,6 @@
 """The stand-in for torchvision; the values were compared with torchvision 0.29, bit for bit."""
 
+import subprocess
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from di4c_plugin.hosts.shims import packages
 
@@ -119,3 +120,18 @@ def test_a_folder_of_pictures(transforms: Any, tmp_path: Path) -> None:
         ((3, 2, 2), 1),
     ]
     assert datasets.ImageFolder(tmp_path)[0][0].mode == "RGB"
+
+
+def test_a_folder_of_pictures_starts_no_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "check_call", lambda *a, **k: pytest.fail("a program starts"))
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (2, 2)).save(tmp_path / "a" / "a.png")
+    (tmp_path / "a" / "b.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n"
+    )
+    folder = import_module(f"{OURS}.datasets").ImageFolder(str(tmp_path))
+    assert folder[0][0].size == (2, 2)
+    with pytest.raises(UnidentifiedImageError):
+        folder[1]

@@ -14,6 +14,7 @@ from .mnist import MNIST as MNIST
 from .stl10 import STL10 as STL10
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow starts programs for some others
 
 
 class ImageFolder(Dataset[Any]):
@@ -40,7 +41,7 @@ class ImageFolder(Dataset[Any]):
         from PIL import Image
 
         path, target = self.samples[index]
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
             picture: Any = file.convert("RGB")
         return (picture if self.transform is None else self.transform(picture)), target
 

@@ -16,9 +16,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from di4c_plugin.checkpoints.pickles import loads_inert, read_plain
+from di4c_plugin.checkpoints.stubs import Inert, plain
+from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.pickles import Inert, load_inert, loads_inert, read_plain
-from di4c_plugin.hosts.stubs import plain
 from di4c_plugin.hosts.weights import mask_index
 
 

@@ -1,18 +1,19 @@
 """Stand-ins for the classes and functions that a pickle names: they record, and do nothing else.
 
-`plain` turns the recorded OmegaConf containers back into dicts and lists. Tests:
-tests/hosts/test_pickles.py.
+`plain` turns the recorded OmegaConf containers back into dicts and lists.
 """
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from di4c_plugin.errors import UserError
+
+MOST = 10**6  # values in what `plain` goes through
 _NUMBER = re.compile(r"[biufc?]\d*")
 
 
@@ -72,6 +73,14 @@ class Inert:
         return state.get(name, default) if isinstance(state, dict) else default
 
 
+@dataclass(frozen=True, slots=True)
+class Tame:
+    """A function of ours under the name of one that pickles call."""
+
+    path: str
+    call: Callable[..., Any]
+
+
 @cache
 def inert_class(module: str, name: str) -> type[Inert]:
     """Return the class of stubs for `module.name`."""
@@ -83,29 +92,53 @@ def plain(value: Any) -> Any:
 
     Other objects become strings "<module.Name>"; interpolations stay as they were written; arrays
     of numbers are read.
+
+    Raises:
+        UserError: for values that are nested without end, or refer to each other so often that
+            they are more than `MOST` in all.
     """
-    if isinstance(value, dict):
-        return {plain(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if isinstance(value, Inert):
-        return _plain_stub(value)
-    if isinstance(value, type):
-        return f"<{getattr(value, 'path', '') or value.__name__}>"
-    return value
+    try:
+        return _Plain()(value)
+    except RecursionError as error:
+        raise UserError("what the file says is nested too deeply") from error
 
 
-def _plain_stub(stub: Inert) -> Any:
-    for name in ("_content", "_val"):
-        if isinstance(stub.state, dict) and name in stub.state:
-            return plain(stub.state[name])
-    if stub.path.startswith("pathlib."):
-        return "/".join(map(str, stub.args)).replace("//", "/")
-    if stub.path.endswith(("multiarray._reconstruct", "numeric._frombuffer")):
-        return array(stub)
-    if len(stub.args) == 1 and isinstance(stub.args[0], int | str) and stub.state is None:
-        return stub.args[0]  # an enum, a torch version
-    return str(stub)
+class _Plain:
+    """The function `plain`, which counts what it goes through."""
+
+    def __init__(self) -> None:
+        self.left = MOST
+
+    def __call__(self, value: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise UserError(f"what the file says is more than {MOST} values")
+        if isinstance(value, dict):
+            return {_key(self(key)): self(item) for key, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self(item) for item in value]
+        if isinstance(value, Inert):
+            return self._stub(value)
+        if isinstance(value, type | Tame):
+            return f"<{getattr(value, 'path', '') or type(value).__name__}>"
+        return value
+
+    def _stub(self, stub: Inert) -> Any:
+        for name in ("_content", "_val"):
+            if isinstance(stub.state, dict) and name in stub.state:
+                return self(stub.state[name])
+        if stub.path.startswith("pathlib."):
+            return "/".join(map(str, stub.args)).replace("//", "/")
+        if stub.path.endswith(("multiarray._reconstruct", "numeric._frombuffer")):
+            return array(stub)
+        if len(stub.args) == 1 and isinstance(stub.args[0], int | str) and stub.state is None:
+            return stub.args[0]  # an enum, a torch version
+        return str(stub)
+
+
+def _key(key: Any) -> Any:
+    """Return the key of a dict: a tuple, which has become a list, as one again."""
+    return tuple(map(_key, key)) if isinstance(key, list) else key
 
 
 # ---- numpy: rebuilt here, since numpy's own __setstate__ would trust the file with pointers
@@ -162,28 +195,3 @@ def reconstruct(kind: Any, *rest: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, Inert):
         return kind(*rest)
     return inert_class("copyreg", "_reconstructor")(kind, *rest)
-
-
-def from_type(rebuild: Any, kind: Any, args: Any, state: Any = None) -> Any:
-    """Return the tensor within a tensor that carries attributes; the attributes are dropped."""
-    tame = rebuild in (torch._utils._rebuild_tensor_v2, torch._utils._rebuild_parameter)
-    if tame and isinstance(args, tuple):
-        tensor: Tensor = rebuild(*args)
-        return tensor
-    return inert_class("torch._tensor", "_rebuild_from_type_v2")(rebuild, kind, args, state)
-
-
-def parameter_with_state(data: Any, requires_grad: Any, hooks: Any, state: Any = None) -> Any:
-    """Return the parameter without the attributes that came with it."""
-    return torch._utils._rebuild_parameter(data, requires_grad, {})
-
-
-REPLACED: dict[tuple[str, str], Callable[..., Any]] = {
-    ("_codecs", "encode"): encode,
-    ("copyreg", "_reconstructor"): reconstruct,
-    ("copy_reg", "_reconstructor"): reconstruct,
-    ("numpy.core.multiarray", "scalar"): scalar,
-    ("numpy._core.multiarray", "scalar"): scalar,
-    ("torch._tensor", "_rebuild_from_type_v2"): from_type,
-    ("torch._utils", "_rebuild_parameter_with_state"): parameter_with_state,
-}

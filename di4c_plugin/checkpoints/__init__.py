@@ -1,0 +1,1 @@
+"""Where weights come from: files of torch, read as data."""

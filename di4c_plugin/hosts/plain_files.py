@@ -1,0 +1,90 @@
+"""Foreign files of YAML and JSON as plain values: nothing in them is resolved, expanded or made.
+
+Whatever is wrong with a file is one line that names it. Tests: tests/hosts/test_plain_files.py.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from di4c_plugin.errors import UserError
+
+SIZE = 2**20  # bytes of a file
+VALUES = 10**5  # in all, with aliases written out
+DEPTH = 50
+EXPONENT = re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+\Z")
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML as OmegaConf writes and reads it: 1e-3 is a number, and a date is text.
+
+    Merges (`<<`) are refused: they can double at every line.
+    """
+
+    def flatten_mapping(self, node: Any) -> None:
+        """Leave `<<` as it stands, for which there is no value."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    start: [(tag, form) for tag, form in resolvers if not tag.endswith(":timestamp")]
+    for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what a YAML file says; strings such as `${oc.env:HOME}` stay as they are.
+
+    Raises:
+        UserError: if it cannot be read, or holds other things than plain values.
+    """
+    return _read(path, lambda text: yaml.load(text, Loader=_Loader))  # a SafeLoader
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file says; raises UserError if it cannot be read."""
+    return _read(path, json.loads)
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        with path.open("rb") as file:
+            content = file.read(SIZE + 1)
+        if len(content) > SIZE:
+            raise ValueError(f"it has more than {SIZE} bytes")
+        return _Copy()(parse(content.decode("utf-8-sig")))
+    except Exception as error:  # of yaml's constructors, any
+        told = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+        reason = (told or type(error).__name__)[:200]
+        raise UserError(f"{path} is not readable: {reason}") from error
+
+
+class _Copy:
+    """Copies nested plain values, not without end."""
+
+    def __init__(self) -> None:
+        self.left = VALUES
+
+    def __call__(self, value: Any, depth: int = 0) -> Any:
+        self.left -= 1
+        if self.left < 0 or depth > DEPTH:
+            raise ValueError(f"it holds more than {VALUES} values, or {DEPTH} inside each other")
+        if isinstance(value, dict):
+            return {str(key): self(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self(item, depth + 1) for item in value]
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise ValueError(f"it holds a {type(value).__name__}")
+
+
+def quoted(value: Any) -> str:
+    """Return a value out of a file as short ASCII text on one line, strings in quotes."""
+    if not isinstance(value, str | int | float):
+        return f"a {type(value).__name__}"
+    text = ascii(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
