@@ -4,7 +4,7 @@ Tests: tests/test_api.py; the README's examples are run there too.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from di4c_plugin.algorithms.base import Data
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
+from di4c_plugin.files import named_file
 from di4c_plugin.hosts import Host, host_for, load_source
 from di4c_plugin.models import Model
 from di4c_plugin.models.folder import save_folder
@@ -29,12 +30,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedModel(Model):
-    """A model with the functions of this module as methods."""
+    """A model with the functions of this module as methods.
+
+    Attributes:
+        file: that it was loaded from, if it was one; it is not saved with the model.
+    """
+
+    file: Path | None = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, model: Model) -> "LoadedModel":
+    def of(cls, model: Model, file: Path | None = None) -> "LoadedModel":
         """Return the same model with these methods."""
-        return cls(model.denoiser, model.network, model.latent, model.info)
+        return cls(model.denoiser, model.network, model.latent, model.info, file)
 
     def sample(self, n: int, *, steps: int = 8, **options: Any) -> Tensor:
         """Draw n samples, shape (n, D); see `di4c_plugin.sample` for the options."""
@@ -62,10 +69,11 @@ def load_teacher(
     Raises:
         UserError: if there is no such teacher, or it is damaged, or no discrete diffusion model.
     """
+    file = named_file(source)
     if host is None or "name" not in host:
-        return LoadedModel.of(load_source(source, ema=ema, options=host))
+        return LoadedModel.of(load_source(source, ema=ema, options=host), file)
     adapter: Host = make("host", host)
-    return LoadedModel.of(adapter.load_teacher(source, ema=ema))
+    return LoadedModel.of(adapter.load_teacher(source, ema=ema), file)
 
 
 def load_student(
@@ -84,18 +92,20 @@ def load_student(
     return model
 
 
-def save_student(model: Model, folder: str | Path) -> None:
+def save_student(model: Model, folder: str | Path, *, overwrite: bool = False) -> None:
     """Write a student to a folder: model.safetensors, config.json and README.md, a model card.
 
     The folder is ready to be uploaded to the hub; `load_student` takes the folder, the file in it,
-    or the hub's id of it. Weights have the names of the host's network.
+    or the hub's id of it. Weights have the names of the host's network. What an earlier call wrote
+    there is replaced; other files of these names, an edited card among them, only by `overwrite`.
 
     Raises:
-        UserError: if the model is no student, or the system refuses to write.
+        UserError: if the model is no student, such a file is in the way, or the system refuses to
+            write.
     """
     if not model.is_student:
         raise UserError("this model is a teacher, not a student: it has no latent")
-    save_folder(model, folder)
+    save_folder(model, folder, overwrite=overwrite)
 
 
 def distill(
@@ -122,8 +132,8 @@ def distill(
         host: whose networks and data these are: a name, {"name": ..., **options} as in
             configs/host, or a host; by default that of the teacher.
         out: folder for checkpoints, logs and the student; None: nothing is written.
-        resume: go on from the last checkpoint in `out`.
-        overwrite: replace the run that `out` holds.
+        resume: go on from the last checkpoint in `out`, or begin where there is none yet.
+        overwrite: replace the run that `out` holds; of its files only, and never the teacher's.
         progress: show a bar, or lines where there is no terminal.
 
     Raises:
@@ -151,6 +161,7 @@ def distill(
         training,
         None if out is None else Path(out),
         info={"algo": algo, "latent": latent} | adapter.described(),
+        inputs=[getattr(teacher, "file", None), teacher.info.get("origin")],
         resume=resume,
         overwrite=overwrite,
         progress=progress,

@@ -3,6 +3,7 @@
 Printing is the command line's (`di4c_plugin/cli/demo.py`). Tests: tests/test_demo.py.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ from di4c_plugin.hosts.builtin import LEVELS, SIDE, BuiltinHost
 from di4c_plugin.models import Model
 from di4c_plugin.training import TrainingConfig
 from di4c_plugin.training.compose import compose_config, training_config
+from di4c_plugin.training.folder import REPORTS, add_names, check_free
+from di4c_plugin.training.lock import held
 from di4c_plugin.training.run import versions
 
 STEPS = (1, 2, 4, 8, 16)
 SAMPLERS = ("teacher", "student", "hybrid")
 CELLS = len(STEPS) * len(SAMPLERS)
-REPORT, PLOT, SHEET = "report.json", "quality.png", "samples.png"
+REPORT, PLOT, SHEET = REPORTS
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,25 @@ def recipe(name: str, *, seed: int, steps: int | None = None) -> Recipe:
     return Recipe(config["algo"], config["latent"], training_config(config["training"]), samples)
 
 
-def check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder with a finished demo in it.
+@contextlib.contextmanager
+def opened(out: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Keep other runs out of the folder of the demo while the block runs.
 
     Raises:
-        UserError: unless the run is to be overwritten or resumed.
+        UserError: as `check_folder`, and if another run is there now.
     """
+    with held(out):
+        check_folder(out, resume=resume, overwrite=overwrite)
+        yield
+
+
+def check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder with a finished demo in it, or with files that the report would replace.
+
+    Raises:
+        UserError: for a demo unless it is to be overwritten or resumed; for other files always.
+    """
+    check_free(out, REPORTS)
     if (out / REPORT).exists() and not (resume or overwrite):
         raise UserError(f"{out} holds another run; choose another --out, or --overwrite it")
 
@@ -68,7 +84,7 @@ def make_student(
 ) -> tuple[Model, float]:
     """Distil, leaving out/student.safetensors; return the student and the seconds it took.
 
-    What an earlier demo reported in `out` is then removed: it would tell of another student.
+    What an earlier demo reported in `out` is then gone: it would tell of another student.
     """
     start = time.perf_counter()
     student = distill(
@@ -80,8 +96,7 @@ def make_student(
         resume=resume,
         overwrite=overwrite,
     )
-    for path in report_files(out):
-        path.unlink(missing_ok=True)
+    add_names(out, REPORTS)
     return student, time.perf_counter() - start
 
 
@@ -109,7 +124,7 @@ def samplers(teacher: Model, student: Model, samples: int, seed: int) -> dict[st
 
 def report_files(out: Path) -> list[Path]:
     """Return where report, plot and samples go."""
-    return [out / REPORT, out / PLOT, out / SHEET]
+    return [out / name for name in REPORTS]
 
 
 def write_report(

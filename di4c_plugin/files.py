@@ -1,7 +1,9 @@
-"""Where the shipped configs lie, and files that are never seen half-written."""
+"""Where the shipped configs lie, files that are never seen half-written, and what paths mean."""
 
 import contextlib
 import os
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -38,3 +40,37 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def unfinished(path: Path) -> list[Path]:
+    """Return the temporary files of `atomic_write(path)` that killed processes left."""
+    name = re.compile(rf"\.{re.escape(path.stem)}\.[0-9a-f]{{32}}{re.escape(path.suffix)}")
+    if not path.parent.is_dir():
+        return []
+    return [file for file in path.parent.iterdir() if name.fullmatch(file.name) and is_plain(file)]
+
+
+def is_plain(path: Path) -> bool:
+    """Return whether there is a regular file at `path` itself, not at the end of a link."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def named_file(value: object) -> Path | None:
+    """Return the absolute path of the file that `value` names, None if it names none.
+
+    Args:
+        value: a path, perhaps behind a scheme ("file:PATH"); anything else names no file.
+    """
+    if not isinstance(value, str | os.PathLike):
+        return None
+    text = os.fspath(value)
+    for part in (text, text.partition(":")[2]):
+        # Any text may stand here: it may be too long for a path, or name a strange home.
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            path = Path(part).expanduser()
+            if path.is_file():
+                return path.resolve()
+    return None

@@ -134,6 +134,37 @@ def test_the_student_in_the_folder_is_the_one_returned(teacher: Model, tmp_path:
         train(teacher, out=tmp_path / "run")
 
 
+@pytest.mark.parametrize("how", ["path", "scheme", "link", "host"])
+def test_distill_never_replaces_its_teacher(
+    teacher: Model, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    file = run / "student.safetensors"
+    train(teacher, out=run)
+    before = file.read_bytes()
+    (tmp_path / "link").symlink_to(file)
+    monkeypatch.chdir(run)
+    source = {"scheme": f"file:{file}", "link": str(tmp_path / "link")}.get(how, file.name)
+    loaded = load_student(source, host={"name": "builtin"} if how == "host" else None)
+    monkeypatch.chdir(tmp_path)  # what was loaded by a relative path is known all the same
+    for again in ("resume", "overwrite"):
+        with pytest.raises(UserError, match=f"^{file} is what this run reads, and it would be"):
+            train(loaded, out=run, **{again: True})
+    assert file.read_bytes() == before
+
+
+def test_where_a_model_was_loaded_from_is_not_saved_with_it(teacher: Model, tmp_path: Path) -> None:
+    teacher.save(tmp_path / "teacher.safetensors")
+    loaded = load_teacher(tmp_path / "teacher.safetensors")
+    assert loaded.file == tmp_path / "teacher.safetensors"
+    student = train(loaded, out=tmp_path / "run")
+    assert isinstance(student, LoadedModel)
+    assert (student.file, load_teacher().file) == (None, None)
+    student.save(tmp_path / "student.safetensors")
+    for path in (*tmp_path.glob("run/*.*"), tmp_path / "student.safetensors"):
+        assert b"teacher.safetensors" not in path.read_bytes(), path
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

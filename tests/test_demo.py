@@ -1,5 +1,7 @@
 import json
+import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.sweep import Cell
 from di4c_plugin.hosts.builtin import BuiltinHost
 from di4c_plugin.models import Model
+from di4c_plugin.training.folder import add_names
 
 N = 12
 
@@ -102,10 +105,14 @@ def test_the_report_has_the_documented_form(
 def test_a_new_student_is_not_left_beside_the_report_of_an_old_one(
     models: tuple[Model, Model], cells: list[Cell], recipe: demo.Recipe, tmp_path: Path
 ) -> None:
-    paths = demo.write_report(cells, recipe, {}, tmp_path)
-    demo.make_student(models[0], recipe, tmp_path, resume=False, overwrite=True)
-    assert (tmp_path / "student.safetensors").exists()
-    assert not any(path.exists() for path in paths)
+    make = partial(demo.make_student, models[0], recipe, tmp_path)
+    make(resume=False, overwrite=False)
+    for again in ({"resume": True, "overwrite": False}, {"resume": False, "overwrite": True}):
+        paths = demo.write_report(cells, recipe, {}, tmp_path)
+        assert all(path.exists() for path in paths)
+        make(**again)
+        assert (tmp_path / "student.safetensors").exists()
+        assert not any(path.exists() for path in paths)
 
 
 @pytest.mark.parametrize(("resume", "overwrite"), [(True, False), (False, True)])
@@ -113,7 +120,47 @@ def test_a_finished_demo_is_replaced_only_when_told(
     resume: bool, overwrite: bool, tmp_path: Path
 ) -> None:
     demo.check_folder(tmp_path, resume=False, overwrite=False)
+    add_names(tmp_path, [demo.REPORT])
     (tmp_path / demo.REPORT).touch()
     demo.check_folder(tmp_path, resume=resume, overwrite=overwrite)
     with pytest.raises(UserError, match="holds another run; choose another --out, or --overwrite"):
         demo.check_folder(tmp_path, resume=False, overwrite=False)
+
+
+@pytest.mark.parametrize("name", [demo.REPORT, demo.PLOT, demo.SHEET])
+def test_files_of_the_user_are_not_replaced_by_a_report(
+    name: str, models: tuple[Model, Model], recipe: demo.Recipe, tmp_path: Path
+) -> None:
+    demo.make_student(models[0], recipe, tmp_path, resume=False, overwrite=False)
+    (tmp_path / "other").mkdir()
+    for folder in (tmp_path, tmp_path / "other"):
+        record = folder / "run.json"
+        if record.exists():
+            record.write_text(record.read_text().replace(name, "x"))
+        (folder / name).write_text("mine")
+        for resume, overwrite in ((False, False), (True, False), (False, True)):
+            again = {"resume": resume, "overwrite": overwrite}
+            with pytest.raises(UserError, match=f"^{folder / name} is in the way, and no run"):
+                demo.check_folder(folder, **again)
+        assert (folder / name).read_text() == "mine"
+    with pytest.raises(UserError, match=f"^{tmp_path / name} is in the way"):
+        demo.make_student(models[0], recipe, tmp_path, resume=False, overwrite=True)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_demo_holds_its_folder(tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def other() -> None:
+        try:
+            with demo.opened(tmp_path / "run", resume=False, overwrite=True):
+                raise AssertionError
+        except UserError as error:
+            refused.append(str(error))
+
+    with demo.opened(tmp_path / "run", resume=False, overwrite=False):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert refused == [f"{tmp_path / 'run'} is in use by another run"]
+    assert not (tmp_path / "run").exists()

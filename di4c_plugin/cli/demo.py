@@ -41,20 +41,19 @@ def run(args: argparse.Namespace) -> int:
     from di4c_plugin.training import Interrupted
 
     start = time.perf_counter()
-    demo.check_folder(args.out, resume=args.resume, overwrite=args.overwrite)
     recipe = demo.recipe(_name(args), seed=args.seed, steps=args.steps)
-    teacher = load_teacher("builtin:digits")
-    print(f"Distilling builtin:digits, {recipe.training.steps} updates", flush=True)
-    try:
-        student, distil = demo.make_student(
-            teacher, recipe, args.out, resume=args.resume, overwrite=args.overwrite
-        )
-    except Interrupted as stopped:
-        print(f"di4c: interrupted {stopped}; --resume goes on", file=sys.stderr)
-        return 128 + stopped.signum
-    cells = _measure(demo.measure_all(teacher, student, recipe.samples, args.seed), demo.CELLS)
-    seconds = {"distil": distil, "total": time.perf_counter() - start}
-    paths = demo.write_report(cells, recipe, seconds, args.out)
+    again = {"resume": args.resume, "overwrite": args.overwrite}
+    with demo.opened(args.out, **again):
+        teacher = load_teacher("builtin:digits")
+        print(f"Distilling builtin:digits, {recipe.training.steps} updates", flush=True)
+        try:
+            student, distil = demo.make_student(teacher, recipe, args.out, **again)
+        except Interrupted as stopped:
+            print(f"di4c: interrupted {stopped}; --resume goes on", file=sys.stderr)
+            return 128 + stopped.signum
+        cells = _measure(demo.measure_all(teacher, student, recipe.samples, args.seed), demo.CELLS)
+        seconds = {"distil": distil, "total": time.perf_counter() - start}
+        paths = demo.write_report(cells, recipe, seconds, args.out)
     _print_table(rows(cells))
     print(f"FD: Fréchet distance on pixels, {recipe.samples} samples, lower is better. ", end="")
     print(f"ms: wall time a sample. {seconds['total']:.0f} s in all.")

@@ -61,6 +61,7 @@ def _reference(args: argparse.Namespace, host: "Host", model: "LoadedModel") -> 
     from di4c_plugin.evaluation.folder import folder_reference
     from di4c_plugin.evaluation.picture_metric import Reference
 
+    host.check_drawing()
     size = picture_size(host, model)
     if args.reference is not None:
         return folder_reference(Path(args.reference), size)

@@ -69,10 +69,12 @@ def load(args: argparse.Namespace, source: str) -> "LoadedModel":
 
 
 def host_of(args: argparse.Namespace, model: "LoadedModel") -> "Host":
-    """Return the host of the model."""
+    """Return the host of the model, which asks for options as they are typed here."""
     from di4c_plugin.hosts import host_for
 
-    return host_for(model, args.host, **dict(args.host_option))
+    host = host_for(model, args.host, **dict(args.host_option))
+    host.typed = "--host-option "
+    return host
 
 
 def sampling_options(args: argparse.Namespace, model: "LoadedModel") -> dict[str, Any]:

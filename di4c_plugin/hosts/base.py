@@ -5,6 +5,7 @@ methods where they live. Tests: tests/hosts/.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,11 +20,19 @@ from di4c_plugin.models import Model, student_of
 class Host(ABC):
     """One kind of data and network.
 
-    `latent` is how a student takes lambda where nothing else is asked for: a file of
-    configs/latent/.
+    Attributes:
+        latent: how a student takes lambda where nothing else is asked for: a file of
+            configs/latent/.
+        kept: the options that are taken from a model's file where the user gives none, and their
+            types: int, float, bool, str for a short name, dict for a process. Sizes and switches
+            only: nothing that is opened, written, imported or run, nor trusted more or less. All
+            other options are the user's alone.
+        typed: what goes before an option where the user types it.
     """
 
     latent: ClassVar[str] = "adaln"
+    kept: ClassVar[Mapping[str, type]] = {}
+    typed: str = "host."
 
     def adopt(self, model: Model) -> None:  # noqa: B027
         """Take note of the model whose data and pictures will be asked for; raises UserError."""
@@ -47,6 +56,9 @@ class Host(ABC):
     def build_student(self, teacher: Model, latent: dict[str, Any]) -> Model:
         """Return a mixture that starts from the teacher's weights; raises UserError."""
         return student_of(teacher, latent, find_latent=find_latent)
+
+    def check_drawing(self) -> None:  # noqa: B027
+        """Refuse to judge pictures that are not drawn as in the training; raises UserError."""
 
     def images(self, x: Tensor) -> Tensor:
         """Return samples x (n, D) as pictures (n, C, H, W), uint8; C is 1 (grey) or 3.

@@ -1,21 +1,34 @@
 """The host that a model belongs to: for its pictures, and the data to compare samples with.
 
-Tests: tests/hosts/test_choose.py.
+A model's file is anybody's: no path, root or program is taken from it.
+Tests: tests/hosts/test_choose.py, tests/hosts/images/test_hostile_files.py.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.base import Host
+from di4c_plugin.hosts.plain_files import quoted
 from di4c_plugin.models import Model
-from di4c_plugin.plugins import make
+from di4c_plugin.plugins import lookup, make
 
 # Whose data and pictures go with our own networks, unless something else is said.
 DEFAULTS = {"transformer": "builtin", "dit": "builtin"}
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+MOST = 10**9
+KINDS = {
+    bool: "no true or false",
+    dict: "no process",
+    float: "no number",
+    int: "no whole number",
+    str: "no name",
+}
 
 
 def host_for(model: Model, name: str | None = None, **options: Any) -> Host:
-    """Return the host of a model, with the options that the model was trained with.
+    """Return the host of a model, with the sizes and switches that the model was trained with.
 
     Args:
         model: teacher or student.
@@ -23,14 +36,50 @@ def host_for(model: Model, name: str | None = None, **options: Any) -> Host:
         options: of the host (configs/host/<name>.yaml), in place of those.
 
     Raises:
-        UserError: for an unknown host, and options that it does not take.
+        UserError: for an unknown host, options that it does not take, and a description that holds
+            something else than sizes and switches.
     """
     described = model.info.get("host")
-    kept = dict(described) if isinstance(described, Mapping) else {}
+    described = described if isinstance(described, Mapping) else {}
+    own = described.get("name")
+    own = own if isinstance(own, str) else None
     if name is None:
-        name = kept.get("name") or DEFAULTS.get(model.network.kind, model.network.kind)
-    if kept.get("name") != name:
-        kept = {}
+        name = own or DEFAULTS.get(model.network.kind, model.network.kind)
+    wanted = described.keys() - options.keys() if own == name else set()
+    kept = kept_options(name, {key: described[key] for key in wanted})
     host: Host = make("host", kept | {"name": name} | options)
     host.adopt(model)
     return host
+
+
+def kept_options(host: str, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those options in the description of a model that are sizes and switches of its host.
+
+    Raises:
+        UserError: if one of them holds something else.
+    """
+    types: Mapping[str, type] = getattr(lookup("host", host), "kept", {})
+    kept = {k: v for k, v in described.items() if k in types and v is not None}
+    for option, value in sorted(kept.items()):
+        if not is_plain(value, types[option]):
+            raise UserError(
+                f"the file of this model gives {option} of host {host!r} as {quoted(value)}, "
+                f"{KINDS.get(types[option], 'which is refused')}: say {option} yourself, or null"
+            )
+    return kept
+
+
+def is_plain(value: Any, kind: type) -> bool:
+    """Tell whether a value out of a file is a small one of this kind, see `Host.kept`."""
+    if kind is dict and isinstance(value, Mapping):
+        return all(is_plain(key, str) and _is_part(inner) for key, inner in value.items())
+    if kind in (dict, str):
+        return isinstance(value, str) and NAME.fullmatch(value) is not None
+    fits = isinstance(value, int | float) and type(value) in (kind, int if kind is float else kind)
+    return fits and -MOST <= value <= MOST
+
+
+def _is_part(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(is_plain(number, float) for number in value)
+    return value is None or any(is_plain(value, kind) for kind in (bool, float, str))

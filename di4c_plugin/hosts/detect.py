@@ -1,13 +1,20 @@
 """The hosts we know, and how to tell that a folder is one. Standard library only.
 
 This runs in every Hydra app on the machine (the search-path plugin asks it) and before torch, so it
-only looks at file names. A host is known by files that only it has, never by its folder's name.
+only looks at file names. A host is known by files that only it has, never by its folder's name; and
+that it is the one we test with, where nobody but the folder itself says so, by all of its code.
 Tests: tests/hosts/test_detect.py.
 """
 
+import hashlib
+import os
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+# What Python may import by its file's name.
+IMPORTABLE = (".py", ".pyc", ".pyd", ".pyw", ".so")
 
 
 @dataclass(frozen=True)
@@ -16,7 +23,8 @@ class KnownHost:
 
     `marks`, `script` (the program that the user starts), `configs` (the folder of its Hydra
     configs; None where it has no Hydra) and `others` (programs outside the script's folder) are
-    relative to the root of its checkout.
+    relative to the root of its checkout. `digest` is the `digest_of` that commit, of hosts whose
+    checkout is looked for.
     """
 
     name: str
@@ -26,10 +34,23 @@ class KnownHost:
     script: str
     configs: str | None = None
     others: tuple[str, ...] = ()
+    digest: str | None = None
+
+    @property
+    def tested(self) -> str:
+        """Name and commit that we test with, such as `mdlm at c112c52`."""
+        return f"{self.name} at {self.commit[:7]}"
 
     def is_at(self, root: Path) -> bool:
         """Tell whether `root` bears this host's marks."""
         return all((root / mark).is_file() for mark in self.marks)
+
+    def is_as_tested(self, root: Path) -> bool:
+        """Tell whether all code in `root` is that of `commit`, whatever git says there."""
+        try:
+            return self.is_at(root) and digest_of(root) == self.digest
+        except OSError:
+            return False
 
     def root_of_program(self, folder: Path) -> Path | None:
         """Return the host's root if `folder` is one with programs of it, else None."""
@@ -101,6 +122,7 @@ HOSTS = (
         commit="674ef1d934963b7550ad9068015e705a525ceecb",
         marks=("main.py", "Trainer/vit.py", "Network/Taming/models/vqgan.py"),
         script="main.py",
+        digest="87083ac752b327ba6ee3d0c2627a5db0a39a44ee4c7f04a8535b990fb2074daa",
     ),
     KnownHost(
         name="halton_maskgit",
@@ -108,6 +130,7 @@ HOSTS = (
         commit="f61b0a1314717004dc7487531fd16a8bb71e1888",
         marks=("main.py", "Trainer/cls_trainer.py", "Sampler/halton_sampler.py"),
         script="main.py",
+        digest="fb372ab98f2d66f75971357027a95365dbdb2cd948befc1026d3073363759143",
     ),
     KnownHost(
         name="tauldr",
@@ -116,6 +139,7 @@ HOSTS = (
         marks=("train.py", "lib/models/models.py", "lib/sampling/sampling.py"),
         script="train.py",
         others=("scripts/sample.py",),
+        digest="f81c7715ecc490f9e4de13d61c0e7a262ad398b45e11698420be0936337d7843",
     ),
 )
 HYDRA_HOSTS = tuple(host for host in HOSTS if host.configs)
@@ -162,3 +186,39 @@ def commit_of(root: Path) -> str | None:
         return None
     top, commit = answer.stdout.split("\n")[:2]
     return commit if Path(top).resolve() == root.resolve() else None
+
+
+def digest_of(root: Path) -> str:
+    """Return a sha256 over names and contents of all that Python could import from a folder.
+
+    Windows' line ends count as others. What lies in hidden folders and in __pycache__ is left out:
+    names with a dot cannot be imported, and bytecode beside the sources is for the importer to
+    ignore. A link counts as such, wherever it leads.
+
+    Raises:
+        OSError: for what cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(_importable(root), key=lambda path: path.relative_to(root).as_posix()):
+        content = b"a link or a device"
+        if path.is_file() and not path.is_symlink():
+            content = path.read_bytes().replace(b"\r\n", b"\n")
+        name = os.fsencode(path.relative_to(root).as_posix())
+        digest.update(name + b"\0" + hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def _importable(root: Path) -> Iterator[Path]:
+    """Yield the files below `root` that Python could import, and links to folders."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for folder, below, files in os.walk(root, onerror=refuse):
+        below[:] = [name for name in below if name[0] != "." and name != "__pycache__"]
+        yield from (path for name in below if (path := Path(folder, name)).is_symlink())
+        yield from (Path(folder, name) for name in files if _may_be_imported(name))
+
+
+def _may_be_imported(name: str) -> bool:
+    return name[0] != "." and name.lower().endswith(IMPORTABLE)

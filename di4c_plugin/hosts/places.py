@@ -1,16 +1,12 @@
 """Where weights lie: a file, a snapshot folder, or the hub. Tests: tests/hosts/test_weights.py."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts import hub
+from di4c_plugin.hosts.plain_files import read_json, read_yaml
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 CONFIG_FILE = "config.json"
@@ -66,12 +62,7 @@ def _weights_in(folder: Path) -> Path:
 
 def read_config(path: Path) -> dict[str, Any]:
     """Return what a config.json says; {} if there is none; raises UserError if it is damaged."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable: {error}") from error
+    content = read_json(path) if path.is_file() else {}
     return content if isinstance(content, dict) else {}
 
 
@@ -79,12 +70,12 @@ def run_config(checkpoint: Path) -> dict[str, Any]:
     """Return the config of the run that wrote a checkpoint, if it lies where Hydra puts it.
 
     SDTT's checkpoints say nothing of their network by themselves. Interpolations stay as they are.
+
+    Raises:
+        UserError: if it is damaged.
     """
     path = checkpoint.parent / RUN_CONFIG
     if checkpoint.suffix != ".ckpt" or not path.is_file():
         return {}
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} is not readable: {str(error).splitlines()[0]}") from error
-    return {str(k): v for k, v in content.items()} if isinstance(content, dict) else {}
+    content = read_yaml(path)
+    return content if isinstance(content, dict) else {}

@@ -1,19 +1,32 @@
 """The folder of a run: one run to a folder, resumed only as what it was.
 
-It holds config.yaml, last.ckpt, logs/ and, in the end, the model.
-Tests: tests/training/test_folder.py.
+It holds run.json, config.yaml, last.ckpt, logs/ and, in the end, the model. run.json is the record
+of what a run writes beside its logs: nothing else is ever replaced or removed. Folders of versions
+that kept no record are known by their config.yaml.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.files import atomic_write
+from di4c_plugin.files import atomic_write, is_plain, named_file, unfinished
+
+RECORD, CONFIG, CHECKPOINT = "run.json", "config.yaml", "last.ckpt"
+STUDENT, TEACHER = "student.safetensors", "teacher.safetensors"
+REPORTS = ("report.json", "quality.png", "samples.png")  # of the demo
+# All that runs write: a record, which anybody can write, opens no way to other files.
+NAMES = frozenset({RECORD, CONFIG, CHECKPOINT, STUDENT, TEACHER, *REPORTS})
+FORMAT = 1
+LARGEST = 65536  # bytes of a record
 
 # What may differ between a run and its continuation: these change no update.
 FREE = {f"training.{name}" for name in ("checkpoint_every", "log_every", "logger")}
@@ -21,75 +34,157 @@ FREE = {f"training.{name}" for name in ("checkpoint_every", "log_every", "logger
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run leaves its files; `description` holds the plain values that define the run."""
+    """Where a run leaves its files.
+
+    Attributes:
+        path: the folder.
+        description: the plain values that define the run.
+        model: the name of the model file.
+        inputs: values that may name files which the run reads; those in `description` may too.
+    """
 
     path: Path
     description: Mapping[str, Any]
+    model: str
+    inputs: tuple[object, ...] = ()
 
     @property
     def config(self) -> Path:
-        """The description; its presence marks a run's folder."""
-        return self.path / "config.yaml"
+        """The description."""
+        return self.path / CONFIG
 
     @property
     def checkpoint(self) -> Path:
         """The state from which the run resumes."""
-        return self.path / "last.ckpt"
+        return self.path / CHECKPOINT
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the files that the run writes."""
+        return RECORD, CONFIG, CHECKPOINT, self.model
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Look whether the run may have the folder, and change nothing.
 
         Raises:
-            UserError: if the folder holds another run and neither is asked for, or if what is to be
-                resumed is missing, damaged or another run.
+            UserError: if the folder holds another run and neither is asked for, if what is to be
+                resumed is damaged or another run, or if the run would replace or remove a file
+                that it reads or that no run wrote.
         """
         if resume and overwrite:
             raise UserError("resume and overwrite exclude each other")
-        for path in (self.path, *self.path.parents):
-            if path.exists() and not path.is_dir():
-                raise UserError(f"{path} is not a folder")
+        ours = recorded(self.path)
+        self._check_inputs(ours)
+        check_free(self.path, self.names)
         if resume:
             self._check_same()
-        elif self.config.exists() and not overwrite:
+        elif not overwrite and any(is_plain(self.path / name) for name in ours - {RECORD}):
             raise UserError(
                 f"{self.path} holds another run; choose another folder, resume it or overwrite it"
             )
 
     def claim(self, *, resume: bool) -> None:
-        """Remove what an earlier run left here, unless it is resumed, and write the description."""
+        """Remove what an earlier run left here, unless it is resumed; write record and description.
+
+        Raises:
+            UserError: when the system refuses.
+        """
+        ours = recorded(self.path)
+        for name in ours.union(self.names):
+            _remove(*unfinished(self.path / name))
         if not resume:
-            for leftover in (self.checkpoint, *self.path.glob("*.safetensors")):
-                leftover.unlink(missing_ok=True)
+            _remove(*(self.path / name for name in ours))
+        _write_record(self.path, ours.union(self.names) if resume else self.names)
         with atomic_write(self.config) as temporary:
             OmegaConf.save(OmegaConf.create(dict(self.description)), temporary)
 
     def release(self) -> None:
         """Give the folder up after a failure, unless there is something to resume from."""
-        if not self.checkpoint.exists():
-            self.config.unlink(missing_ok=True)
+        if is_plain(self.checkpoint):
+            return
+        _remove(self.config)
+        # A resumed run may have left more.
+        if not any(is_plain(self.path / name) for name in recorded(self.path) - {RECORD}):
+            _remove(self.path / RECORD)
+
+    def _check_inputs(self, ours: Iterable[str]) -> None:
+        given = (named_file(value) for value in _leaves((self.inputs, self.description)))
+        inputs = {path for path in given if path is not None}
+        for name in sorted({*ours, *self.names}):
+            path = self.path / name
+            if is_plain(path) and any(path.samefile(each) for each in inputs):
+                raise UserError(
+                    f"{path} is what this run reads, and it would be replaced: "
+                    "choose another folder for the run"
+                )
 
     def _check_same(self) -> None:
-        if not self.checkpoint.is_file() or not self.config.is_file():
-            raise UserError(f"nothing to resume: there is no {self.checkpoint}")
-        then, now = (
-            flat(OmegaConf.load(self.config)),
-            flat(OmegaConf.create(dict(self.description))),
-        )
+        """Refuse to go on with another run; a run that left no checkpoint begins anew."""
+        begun = is_plain(self.checkpoint)
+        if is_plain(self.config):
+            self._compare()
+        elif begun:
+            raise UserError(f"nothing to resume: there is no {self.config}")
+        if begun:
+            try:
+                # Plain tensors and values only: loading runs no code.
+                torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            except Exception as error:
+                raise UserError(
+                    f"{self.checkpoint} is damaged; start again with overwrite"
+                ) from error
+        elif is_plain(self.path / self.model):
+            raise UserError(
+                f"nothing to resume: {self.path} holds a finished run without its {CHECKPOINT}"
+            )
+
+    def _compare(self) -> None:
+        kept = read_config(self.config)
+        if kept is None:
+            raise UserError(f"{self.config} is damaged; start again with overwrite")
+        then, now = flat(kept), flat(self.description)
         for name in sorted((then.keys() | now.keys()) - FREE):
             old, new = then.get(name), now.get(name)
             if old != new:
                 raise UserError(
                     f"{self.path} is another run: {name} was {old!r}, and is {new!r} now"
                 )
-        try:
-            # Plain tensors and values only: loading runs no code.
-            torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise UserError(f"{self.checkpoint} is damaged; start again with overwrite") from error
 
 
-def flat(config: Any) -> dict[str, Any]:
-    """Return the leaves of nested mappings by dotted name."""
+def recorded(folder: Path) -> frozenset[str]:
+    """Return the names of the files in `folder`, there or not, that are of a run of ours."""
+    return _listed(folder / RECORD) or _of_earlier_versions(folder / CONFIG)
+
+
+def check_free(folder: Path, names: Iterable[str]) -> None:
+    """Refuse to write files of these names where there are others.
+
+    Raises:
+        UserError: naming the first one that no run wrote.
+    """
+    ours = recorded(folder)
+    for name in names:
+        path = folder / name
+        if os.path.lexists(path) and not (name in ours and is_plain(path)):
+            raise UserError(
+                f"{path} is in the way, and no run wrote it: move it, or choose another folder"
+            )
+
+
+def add_names(folder: Path, names: Iterable[str]) -> None:
+    """Record that a run is about to write further files, and remove those of an earlier run.
+
+    Raises:
+        UserError: as `check_free`, and when the system refuses.
+    """
+    names = tuple(names)
+    check_free(folder, names)
+    _remove(*(folder / name for name in names))
+    _write_record(folder, recorded(folder).union(names))
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the leaves of nested mappings by dotted name, as config.yaml gives them back."""
 
     def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping) and value:
@@ -98,4 +193,67 @@ def flat(config: Any) -> dict[str, Any]:
         else:
             yield name, value
 
-    return dict(leaves(OmegaConf.to_container(config), ""))
+    return dict(leaves(OmegaConf.to_container(OmegaConf.create(dict(config))), ""))
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """Return what a config.yaml says; None if it is not readable, or something else."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException):
+        return None
+    return {str(k): v for k, v in content.items()} if isinstance(content, dict) else None
+
+
+def _listed(record: Path) -> frozenset[str]:
+    """Return the names in a record, which are then its own name too; none for any other file."""
+    if not is_plain(record):
+        return frozenset()
+    try:
+        with record.open("rb") as file:
+            content = json.loads(file.read(LARGEST))
+    except (OSError, ValueError, RecursionError):
+        return frozenset()
+    files = content.get("files") if isinstance(content, dict) else None
+    if not isinstance(files, list) or content.get("di4c_run") != FORMAT:
+        return frozenset()
+    return NAMES.intersection([RECORD, *(name for name in files if isinstance(name, str))])
+
+
+def _of_earlier_versions(config: Path) -> frozenset[str]:
+    """Return what a run left that kept no record, if that is what wrote config.yaml."""
+    content = read_config(config) if is_plain(config) else None
+    if content is None:
+        return frozenset()
+    parts = {"student": {"network", "process"}, "training": {"steps", "batch_size", "accumulate"}}
+    for name, keys in parts.items():
+        if not isinstance(content.get(name), Mapping) or not keys <= content[name].keys():
+            return frozenset()
+    algo = content.get("algo")
+    made = isinstance(algo, Mapping) and algo.get("name") == "denoising"
+    return frozenset({CONFIG, CHECKPOINT, TEACHER if made else STUDENT})
+
+
+def _write_record(folder: Path, names: Iterable[str]) -> None:
+    content = {"di4c_run": FORMAT, "files": sorted(names)}
+    with atomic_write(folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def _remove(*paths: Path) -> None:
+    """Remove those that are regular files; raises UserError."""
+    for path in filter(is_plain, paths):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise UserError(f"cannot remove {path}: {error.strerror or error}") from error
+
+
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list):
+        for inner in value:
+            yield from _leaves(inner)
+    else:
+        yield value

@@ -3,11 +3,12 @@
 Tests: tests/training/test_run.py.
 """
 
+import contextlib
 import platform
 import shlex
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,10 +20,12 @@ from di4c_plugin.algorithms.base import Algorithm, Data
 from di4c_plugin.errors import UserError
 from di4c_plugin.models import Model
 from di4c_plugin.models.checkpoint import with_info
+from di4c_plugin.plugins import lookup
 from di4c_plugin.training.checkpoint import LastCheckpoint
 from di4c_plugin.training.config import TrainingConfig
-from di4c_plugin.training.folder import RunFolder
+from di4c_plugin.training.folder import STUDENT, TEACHER, RunFolder
 from di4c_plugin.training.interrupt import Interrupted, SignalFlag
+from di4c_plugin.training.lock import held
 from di4c_plugin.training.module import TrainingModule
 from di4c_plugin.training.progress import ShowProgress
 from di4c_plugin.training.trainer import is_first_process, make_trainer, quiet
@@ -38,6 +41,7 @@ def train(
     *,
     auxiliary: Model | None = None,
     info: Mapping[str, Any] | None = None,
+    inputs: Sequence[object] = (),
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -52,17 +56,21 @@ def train(
         teacher: None for methods that need none.
         data: at least one example.
         config: by default `TrainingConfig()`.
-        out: the folder for config.yaml, last.ckpt, logs/ and the finished model (`model_file`).
-            Without it nothing is written and nothing can be resumed.
+        out: the folder for run.json, config.yaml, last.ckpt, logs/ and the finished model
+            (`model_file`), which no other run may have meanwhile. Without it nothing is written
+            and nothing can be resumed.
         auxiliary: a second trained network, for algorithms that alternate.
         info: plain values that define the run beside `config`; saved, and compared on resuming.
-        resume: go on from last.ckpt.
-        overwrite: replace the run that `out` holds.
+        inputs: paths of files that the run reads, beside those named in `info`: none of them is
+            ever replaced or removed.
+        resume: go on from last.ckpt, or begin where there is none yet.
+        overwrite: replace the run that `out` holds; of its files only.
         progress: show a bar on a terminal, else lines, on stderr.
 
     Raises:
-        UserError: for what is missing, a folder that holds another run, a machine without the
-            devices asked for, and a loss that is not finite.
+        UserError: for what is missing, a folder that holds another run, is in use by one or has
+            other files in the way, a machine without the devices asked for, and a loss that is not
+            finite.
         Interrupted: on SIGINT and SIGTERM, once the update is finished and saved.
     """
     config = config or TrainingConfig()
@@ -70,39 +78,57 @@ def train(
         raise UserError(f"{type(algorithm).__name__} needs a teacher")
     check_data(data, student)
     description = {**(info or {}), "student": anatomy(student), "training": asdict(config)}
-    folder = _open(out, description, resume=resume, overwrite=overwrite)
-    module = TrainingModule(
-        algorithm,
-        student.denoiser,
-        teacher.denoiser if teacher else None,
-        data if student.network.num_classes else Data(data.x_0),
-        config,
-        auxiliary=auxiliary.denoiser if auxiliary else None,
-    )
+    with _opened(out, description, algorithm, inputs, resume=resume, overwrite=overwrite) as folder:
+        module = TrainingModule(
+            algorithm,
+            student.denoiser,
+            teacher.denoiser if teacher else None,
+            data if student.network.num_classes else Data(data.x_0),
+            config,
+            auxiliary=auxiliary.denoiser if auxiliary else None,
+        )
+        _fit(module, config, folder, resume=resume, progress=progress)
+        trained = module.ema.network.cpu().requires_grad_(True)
+        model = with_info(
+            replace(student, denoiser=trained),
+            **published(description),
+            command=command(),
+            versions=versions(),
+        )
+        if folder and is_first_process():
+            model.save(model_file(folder.path, algorithm))
+    return model
+
+
+def _fit(
+    module: TrainingModule,
+    config: TrainingConfig,
+    folder: RunFolder | None,
+    *,
+    resume: bool,
+    progress: bool,
+) -> None:
+    """Claim the folder and train; errors as for `train`."""
     flag = SignalFlag()
     keeper = LastCheckpoint(folder.checkpoint if folder else None, config.checkpoint_every, flag)
     callbacks: list[Callback] = [keeper, ShowProgress()] if progress else [keeper]
+    alternates = module.auxiliary is not None
     with quiet(), flag:
         trainer = make_trainer(
-            config, folder.path if folder else None, callbacks, alternates=auxiliary is not None
+            config, folder.path if folder else None, callbacks, alternates=alternates
         )
+        start = folder.checkpoint if folder and resume and folder.checkpoint.exists() else None
         if folder and is_first_process():
             folder.claim(resume=resume)
         try:
-            trainer.fit(module, ckpt_path=folder.checkpoint if folder and resume else None)
+            # Plain tensors and values only: loading runs no code.
+            trainer.fit(module, ckpt_path=start, weights_only=True)
         except BaseException:
             if folder and is_first_process():
                 folder.release()
             raise
     if keeper.stopped:
         raise Interrupted(flag.signum or signal.SIGINT, trainer.global_step, keeper.path)
-    trained = module.ema.network.cpu().requires_grad_(True)
-    model = with_info(
-        replace(student, denoiser=trained), **description, command=command(), versions=versions()
-    )
-    if folder and trainer.is_global_zero:
-        model.save(model_file(folder.path, algorithm))
-    return model
 
 
 def anatomy(model: Model) -> dict[str, Any]:
@@ -114,9 +140,18 @@ def anatomy(model: Model) -> dict[str, Any]:
     }
 
 
+def published(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model file says of its run: of the host's options no place on this machine."""
+    host = description.get("host")
+    if not isinstance(host, Mapping):
+        return dict(description)
+    kept = {"name", *getattr(lookup("host", host["name"]), "kept", ())}
+    return {**description, "host": {k: v for k, v in host.items() if k in kept}}
+
+
 def model_file(out: Path, algorithm: Algorithm) -> Path:
     """Return where the finished model goes: `out`/student.safetensors, or teacher.safetensors."""
-    return out / f"{'student' if algorithm.needs_teacher else 'teacher'}.safetensors"
+    return out / (STUDENT if algorithm.needs_teacher else TEACHER)
 
 
 def command() -> str:
@@ -158,16 +193,30 @@ def check_data(data: Data, model: Model) -> None:
         )
 
 
-def _open(
-    out: Path | None, description: Mapping[str, Any], *, resume: bool, overwrite: bool
-) -> RunFolder | None:
-    """Return the checked folder of the run, None without one."""
+@contextlib.contextmanager
+def _opened(
+    out: Path | None,
+    description: Mapping[str, Any],
+    algorithm: Algorithm,
+    inputs: Sequence[object],
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> Iterator[RunFolder | None]:
+    """Give the folder of the run, held and checked; None without one."""
     if out is None:
         if resume:
             raise UserError("to resume, name the folder of the run")
-        return None
-    folder = RunFolder(Path(out), description)
+        yield None
+        return
+    out = Path(out)
+    folder = RunFolder(out, description, model_file(out, algorithm).name, tuple(inputs))
     # Lightning starts the other processes by the same command, when the folder is already taken.
-    if is_first_process():
+    if not is_first_process():
+        yield folder
+        return
+    with held(out):
         folder.check(resume=resume, overwrite=overwrite)
-    return folder
+        if resume and not folder.checkpoint.exists():
+            sys.stderr.write(f"di4c: nothing to resume in {out}: starting at update 0\n")
+        yield folder

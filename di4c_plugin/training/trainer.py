@@ -64,10 +64,12 @@ def make_logger(name: str, out: Path | None) -> Logger | None:
     """Return the logger `name`, which writes under `out`/logs; None for "none" or without `out`.
 
     Raises:
-        UserError: if it needs a package that is not installed.
+        UserError: if it needs a package that is not installed, or a file is where logs/ should be.
     """
     if out is None or name == "none":
         return None
+    if name != "wandb" and (out / LOGS).exists() and not (out / LOGS).is_dir():
+        raise UserError(f"{out / LOGS} is not a folder: move it, or choose another folder")
     try:
         if name == "tensorboard":
             return TensorBoardLogger(out, name=LOGS)

@@ -16,7 +16,8 @@ from tests.conftest import Run
 
 UPDATES = 6
 QUICK = ("demo", "--quick", "--steps", str(UPDATES), "--seed", "1")
-FILES = {"config.yaml", "last.ckpt", "student.safetensors", demo.REPORT, demo.PLOT, demo.SHEET}
+RUN = {"run.json", "config.yaml", "last.ckpt"}
+FILES = RUN | {"student.safetensors", demo.REPORT, demo.PLOT, demo.SHEET}
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_an_interrupted_demo_resumes_to_the_same_numbers(
     assert main([*QUICK, "--out", str(out)]) == 128 + signal.SIGINT
     kept = f"di4c: interrupted after update 3; kept {out / 'last.ckpt'}; --resume goes on"
     assert capsys.readouterr().err.splitlines()[-1] == kept
-    assert files(out) == {"config.yaml", "last.ckpt"}
+    assert files(out) == RUN
     assert di4c(*QUICK, "--out", str(out), "--resume").returncode == 0
     assert report(out)["fd"] == report(finished[0])["fd"]
 
@@ -122,13 +123,37 @@ def test_a_folder_is_used_again_only_when_told(
     assert files(tmp_path) == FILES
 
 
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", ["student.safetensors", demo.REPORT, demo.SHEET])
+def test_files_of_the_user_are_in_the_way(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    for more in ([], ["--overwrite"], ["--resume"]):
+        assert main(["demo", "--quick", "--steps", "1", "--out", str(tmp_path), *more]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"di4c: error: {tmp_path / name} is in the way, and no run wrote")
+        assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.usefixtures("small")
+def test_a_demo_that_has_not_begun_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["demo", "--quick", "--steps", "1", "--out", str(out), "--resume"]) == 0
+    assert f"di4c: nothing to resume in {out}: starting at update 0\n" in capsys.readouterr().err
+    assert files(out) == FILES
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--steps", "0"], "steps must be at least 1, not 0"),
         (["--steps", "few"], "argument --steps: invalid int value: 'few'; see di4c demo --help"),
         (["--seed", "-1"], "seed must be at least 0, not -1"),
-        (["--resume"], "nothing to resume: there is no run/last.ckpt"),
         (
             ["--resume", "--overwrite"],
             "argument --overwrite: not allowed with argument --resume; see di4c demo --help",

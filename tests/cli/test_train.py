@@ -62,7 +62,7 @@ def test_a_teacher_is_distilled(
         (["training.betas=[0.9]"], "betas must be two numbers, not [0.9]"),
         (["training.accelerator=gpux"], "You selected an invalid accelerator name"),
         (["resume=perhaps"], "resume must be true or false, not 'perhaps'"),
-        (["resume=true"], "nothing to resume: there is no "),
+        (["resume=true", "overwrite=true"], "resume and overwrite exclude each other"),
         (["out=null"], "name the folder of the run: out=FOLDER"),
         (["teacher=nowhere"], "no such model file: nowhere"),
         (["algo"], "Error parsing override 'algo'"),
@@ -105,6 +105,72 @@ def test_a_folder_is_only_overwritten_when_told(
     assert "training.seed was 0, and is 1 now" in capsys.readouterr().err
     assert main([*command, "training.seed=1", "overwrite=true"]) == 0
     assert (tmp_path / "student.safetensors").read_bytes() != before
+
+
+def trained_teacher(out: Path) -> Path:
+    """A teacher of `di4c train-teacher`, in a folder to be written to."""
+    assert main(["train-teacher", f"out={out}", "training.steps=1", *SMALL, *QUICK]) == 0
+    return out / "teacher.safetensors"
+
+
+def test_a_teacher_in_the_folder_of_the_student_stays(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine.safetensors"
+    mine.write_bytes(teacher.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments(Path(mine.name), Path(), "training.steps=1")) == 0
+    assert main(arguments(mine, tmp_path, "training.steps=1", "overwrite=true")) == 0
+    assert mine.read_bytes() == teacher.read_bytes()
+    assert (tmp_path / "student.safetensors").exists()
+
+
+@pytest.mark.parametrize("how", ["plain", "file:", "link"])
+def test_overwriting_never_removes_the_teacher(
+    tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = trained_teacher(tmp_path / "r")
+    before = {path.name: path.read_bytes() for path in teacher.parent.glob("*.*")}
+    (tmp_path / "link").symlink_to(teacher)
+    named = {"file:": f"file:{teacher}", "link": str(tmp_path / "link")}.get(how, str(teacher))
+    command = arguments(teacher, tmp_path / "r", "training.steps=1")
+    command[1] = f"teacher={named}"
+    for more in ([], ["overwrite=true"], ["resume=true"]):
+        capsys.readouterr()
+        assert main([*command, *more]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"di4c: error: {teacher} is what this run reads, and it would be")
+        assert error.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in teacher.parent.glob("*.*")} == before
+
+
+def test_a_student_is_not_replaced_by_its_own_student(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(teacher, tmp_path, "training.steps=1")) == 0
+    student = tmp_path / "student.safetensors"
+    before = student.read_bytes()
+    assert main(arguments(student, tmp_path, "training.steps=1", "overwrite=true")) == 2
+    assert f"{student} is what this run reads" in capsys.readouterr().err
+    assert student.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "last.ckpt", "student.safetensors"])
+def test_files_of_the_user_are_in_the_way(
+    teacher: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    for more in ([], ["overwrite=true"], ["resume=true"]):
+        assert main(arguments(teacher, tmp_path, "training.steps=1", *more)) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"di4c: error: {tmp_path / name} is in the way, and no run wrote")
+        assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+    teaching = ["train-teacher", f"out={tmp_path}", "training.steps=1", *SMALL, *QUICK]
+    expected = 0 if name == "student.safetensors" else 2
+    assert main([*teaching, "overwrite=true"]) == expected
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_plugins_bring_configs_and_algorithms(
@@ -168,3 +234,52 @@ def test_a_killed_run_goes_on_bit_for_bit(teacher: Path, tmp_path: Path) -> None
     assert len(toy.rows(whole)) == 60
     one, other = (load_model(out / "student.safetensors") for out in (whole, broken))
     assert toy.same(toy.weights(one), toy.weights(other))
+
+
+@pytest.mark.slow
+def test_two_runs_do_not_share_a_folder(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = arguments(teacher, out, "training.steps=100000", "training.checkpoint_every=1")
+    first = start(*command)
+    wait_for(out / "last.ckpt", first)
+    used = f"di4c: error: {out} is in use by another run\n"
+    for more in ([], ["resume=true"], ["overwrite=true"], ["training.seed=1", "overwrite=true"]):
+        assert main([*command, *more]) == 2
+        assert capsys.readouterr().err == used
+    second = start(*command, "resume=true")
+    assert second.communicate(timeout=120)[1] == used
+    assert second.returncode == 2
+    first.kill()
+    first.communicate()
+    assert torch.load(out / "last.ckpt", weights_only=True)["global_step"] >= 1
+    (out / f".last.{'0' * 32}.ckpt").touch()
+    resumed = start(*command, "resume=true")
+    wait_for(out / "logs" / "version_1" / "metrics.csv", resumed, lines=2)
+    assert main([*command, "resume=true"]) == 2
+    assert capsys.readouterr().err == used
+    resumed.send_signal(signal.SIGINT)
+    resumed.communicate(timeout=60)
+    assert resumed.returncode == 130
+    assert {path.name for path in out.iterdir()} == {"run.json", "config.yaml", "last.ckpt", "logs"}
+
+
+@pytest.mark.slow
+def test_a_run_killed_before_its_first_checkpoint_is_requeued(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = arguments(teacher, out, "training.steps=300", "training.checkpoint_every=300")
+    first = start(*command, "resume=true")
+    wait_for(out / "logs" / "version_0" / "metrics.csv", first, lines=3)
+    first.kill()
+    _, errors = first.communicate()
+    note = f"di4c: nothing to resume in {out}: starting at update 0\n"
+    assert note in errors
+    assert not (out / "last.ckpt").exists()
+    assert main(command) == 2
+    assert "holds another run" in capsys.readouterr().err
+    assert main([*command, "resume=true"]) == 0
+    assert note in capsys.readouterr().err
+    assert load_model(out / "student.safetensors").info["training"]["steps"] == 300

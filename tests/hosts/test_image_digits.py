@@ -39,7 +39,8 @@ def test_teacher_student_samples(host_checkout: Path, tmp_path: Path, di4c: Run)
     assert trained.returncode == 0, trained.stderr[-2000:]
     report = tmp_path / "report.json"
     model = str(student / "student.safetensors")
-    judged = di4c("evaluate", model, "--samples", "20", "--steps", "2", "--json", str(report))
+    few = ["--samples", "20", "--steps", "2", "--json", str(report)]
+    judged = di4c("evaluate", model, "--host-option", f"data={data}", *few)
     assert judged.returncode == 0, judged.stderr[-2000:]
     assert json.loads(report.read_text())["fd"]["2"] > 0
 

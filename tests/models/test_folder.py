@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from di4c_plugin.api import LoadedModel, load_student, load_teacher, save_student
 from di4c_plugin.diffusion import Absorbing, LogLinear, Process, Uniform
@@ -103,3 +103,87 @@ def test_students_of_the_built_in_network_are_saved_too(tmp_path: Path) -> None:
     student = student_of(load_teacher(), {"name": "adaln"})
     save_student(student, tmp_path)
     assert load_student(tmp_path).sample(2, steps=1).shape == (2, 64)
+
+
+# ---- what is in the way
+
+FILES = ("model.safetensors", "config.json", "README.md")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_student_replaces_an_earlier_one(tmp_path: Path) -> None:
+    student = make({"name": "adaln", "dim": 2})
+    first = with_info(make({"name": "token"}), pair=(1, 2.5), text="ü|\n", none=None, deep={1: []})
+    for model in (first, student, student):
+        save_student(model, tmp_path)
+    save_student(student, tmp_path / "new")
+    assert contents(tmp_path / "new") == {name: (tmp_path / name).read_bytes() for name in FILES}
+    for name in FILES:  # as after a writer that was killed
+        (tmp_path / name).unlink()
+        save_student(student, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("README.md", b"# Mine"),
+        ("README.md", b""),
+        ("README.md", b"\xff"),
+        ("config.json", b"{}"),
+        ("config.json", b'{"model_type": "di4c", "di4c": 1}'),
+        ("config.json", b'{"di4c": {}}'),
+        ("config.json", b'{"model_type": "bert"}'),
+        ("config.json", b"[" * 50_000),
+        ("config.json", b"\xff"),
+        ("model.safetensors", b""),
+        ("model.safetensors", save({"a": torch.ones(1)})),
+        ("model.safetensors", save({"a": torch.ones(1)}, {"format": "pt"})),
+    ],
+)
+@pytest.mark.parametrize("others", [True, False])
+def test_what_di4c_did_not_write_is_replaced_only_when_told(
+    name: str, content: bytes, others: bool, tmp_path: Path
+) -> None:
+    student = make({"name": "token"})
+    if others:
+        save_student(student, tmp_path)
+    (tmp_path / name).write_bytes(content)
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=f"^{tmp_path}/.* is not as di4c wrote it, .*: move it,.*$"):
+        save_student(student, tmp_path)
+    assert contents(tmp_path) == before
+    save_student(student, tmp_path, overwrite=True)
+    assert set(contents(tmp_path)) == set(FILES)
+    assert load_student(tmp_path).latent == student.latent
+
+
+def test_an_edited_card_is_the_users(tmp_path: Path) -> None:
+    student = make({"name": "token"})
+    save_student(student, tmp_path)
+    card = tmp_path / "README.md"
+    card.write_text(card.read_text() + "\nTrained on my data.\n")
+    for model in (student, make({"name": "adaln"})):
+        with pytest.raises(UserError, match="README.md is not as di4c wrote it, if it did"):
+            save_student(model, tmp_path)
+    assert card.read_text().endswith("Trained on my data.\n")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_folders_and_dangling_links_are_in_the_way_too(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a" / name).mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / name).symlink_to("nowhere")
+    for folder in ("a", "b"):
+        with pytest.raises(UserError, match=f"{name} is not as di4c wrote it"):
+            save_student(make({"name": "token"}), tmp_path / folder)
+        assert [path.name for path in (tmp_path / folder).iterdir()] == [name]
+
+
+def test_a_description_that_makes_no_card_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"di4c": {"format": 1, "info": 7}}')
+    save_student(make({"name": "token"}), tmp_path)
+    (tmp_path / "config.json").write_text('{"di4c": {"format": 1, "latent": 1, "process": 2}}')
+    save_student(make({"name": "token"}), tmp_path)

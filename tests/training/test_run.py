@@ -1,4 +1,5 @@
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,96 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     assert toy.same(toy.weights(again), toy.weights(whole))
 
 
+class FailsEarly(Fails):
+    """Fails before the first checkpoint."""
+
+    at = 3
+
+
+def test_to_resume_what_has_not_begun_is_to_begin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, _ = run(tmp_path / "whole")
+    assert capsys.readouterr().err == ""
+    model, method = run(tmp_path / "run", resume=True)
+    assert len(method.totals) == 22
+    assert toy.same(toy.weights(model), toy.weights(whole))
+    line = f"di4c: nothing to resume in {tmp_path / 'run'}: starting at update 0\n"
+    assert capsys.readouterr().err == line
+    for resume in (True, False):
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(tmp_path / "broken", FailsEarly, resume=resume)
+    assert {path.name for path in (tmp_path / "broken").iterdir()} == {"logs"}
+
+
+def test_a_folder_is_used_by_one_run_at_a_time(tmp_path: Path) -> None:
+    """The lock is held from the check to the finished model."""
+    taken: list[str] = []
+
+    def try_to_enter() -> None:
+        try:
+            run(tmp_path, overwrite=True)
+        except UserError as error:
+            taken.append(str(error))
+
+    class Watched(toy.Distil):
+        def losses(self, batch: Batch, networks: Networks, **options: Any) -> LossTerms:
+            if len(self.totals) == 2:
+                thread = threading.Thread(target=try_to_enter)
+                thread.start()
+                thread.join()
+            return super().losses(batch, networks, **options)
+
+    run(tmp_path, Watched)
+    assert taken == [f"{tmp_path} is in use by another run"]
+    assert not list(tmp_path.glob(".*"))
+    run(tmp_path, overwrite=True)
+
+
+def test_files_of_the_user_outlive_every_run(tmp_path: Path) -> None:
+    mine = {"mine.safetensors", "teacher.safetensors", "report.json", "notes"}
+    for name in mine:
+        (tmp_path / name).write_text(name)
+    run(tmp_path)
+    run(tmp_path, overwrite=True)
+    run(tmp_path, resume=True)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path, FailsEarly, overwrite=True)
+    assert {name for name in mine if (tmp_path / name).read_text() == name} == mine
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml", "last.ckpt", "student.safetensors"])
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
+def test_what_no_run_wrote_is_in_the_way(
+    tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name} is in the way, and no run wrote it"):
+        run(tmp_path, **options)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_file_in_the_place_of_the_logs(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("mine")
+    with pytest.raises(UserError, match="logs is not a folder: move it, or choose another folder"):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+    run(tmp_path, config=replace(CONFIG, logger="none"))
+    assert (tmp_path / "logs").read_text() == "mine"
+
+
+@pytest.mark.parametrize("said", ["inputs", "info"])
+def test_what_a_run_reads_is_not_replaced(tmp_path: Path, said: str) -> None:
+    run(tmp_path)
+    file = tmp_path / "student.safetensors"
+    before = file.read_bytes()
+    given: dict[str, Any] = {"inputs": {"inputs": [file]}, "info": {"info": {"x": [str(file)]}}}
+    with pytest.raises(UserError, match=f"^{file} is what this run reads"):
+        run(tmp_path, overwrite=True, **given[said])
+    assert file.read_bytes() == before
+
+
 def test_what_is_returned_and_saved_is_the_moving_average(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +187,7 @@ def test_a_run_leaves_its_description(tmp_path: Path) -> None:
     assert info["versions"]["torch"] == torch.__version__
     assert json.dumps(info)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"config.yaml", "last.ckpt", "logs", "student.safetensors"}
+    assert names == {"run.json", "config.yaml", "last.ckpt", "logs", "student.safetensors"}
 
 
 def test_the_checkpoint_holds_plain_values_and_no_teacher(tmp_path: Path) -> None:
@@ -161,8 +252,8 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
         train(toy.Distil(student.process), student, toy.teacher(), nothing, CONFIG, out)
     with pytest.raises(UserError, match="name the folder"):
         run(None, resume=True)
-    with pytest.raises(UserError, match="nothing to resume"):
-        run(out, resume=True)
+    with pytest.raises(UserError, match="exclude each other"):
+        run(out, resume=True, overwrite=True)
     with pytest.raises(UserError, match="strategy"):
         run(out, config=replace(CONFIG, strategy="magic"))
     assert not out.exists()

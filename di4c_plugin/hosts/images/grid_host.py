@@ -45,6 +45,13 @@ class GridHost(ImageHost):
     """
 
     networks: ClassVar[GridNetworks[Any]]
+    kept: ClassVar[Mapping[str, type]] = {
+        **ImageHost.kept,
+        "image_size": int,
+        "heads": int,
+        "classes": int,
+        "carry_over": bool,
+    }
 
     def __init__(
         self,
@@ -85,7 +92,7 @@ class GridHost(ImageHost):
         """Return the codes of a folder of pictures, made once; raises UserError."""
         pictures = read_pictures(folder, self.image_size, classes=sizes.classes, mirror=self.mirror)
         if self.vqgan is None:
-            raise UserError(f"{folder} holds pictures: name the VQ model, host.vqgan=PATH")
+            raise UserError(f"{folder} holds pictures: name the VQ model, {self.ask('vqgan')}")
         vq = self.vq(sizes).to("cuda" if torch.cuda.is_available() else "cpu")
         vq.check(side=sizes.side, codes=sizes.codes, image_size=self.image_size)
         return encode(pictures, vq, cache=self.cache, progress=told("pictures encoded"))
@@ -98,6 +105,11 @@ class GridHost(ImageHost):
             self._vq = vq
         return self._vq
 
+    def check_drawing(self) -> None:
+        """See `Host.check_drawing`: without the VQ model codes are no pictures to compare."""
+        if self.vqgan is None and self.trained_with.get("vqgan") is not None:
+            raise UserError(f"name the VQ model that draws the pictures: {self.ask('vqgan')}")
+
     def images(self, x: Tensor) -> Tensor:
         """See `Host.images`: decoded (n, 3, H, W), or codes as grey levels (n, 1, h, w)."""
         sizes: GridSizes = self.known_sizes()
@@ -105,6 +117,7 @@ class GridHost(ImageHost):
             raise UserError(f"pictures have {sizes.side} x {sizes.side} codes, not {x.shape[1]}")
         codes = x.view(-1, sizes.side, sizes.side)
         if self.vqgan is None:
+            announce_once(f"codes are drawn as grey levels; for pictures: {self.ask('vqgan')}")
             return grey(codes, sizes.codes)
         vq = self.vq(sizes)
         return torch.cat([vq.draw(part) for part in codes.split(16)])

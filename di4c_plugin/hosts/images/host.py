@@ -14,6 +14,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.base import Host
 from di4c_plugin.hosts.images.networks import ImageNetworks
 from di4c_plugin.hosts.ours import our_kind
+from di4c_plugin.hosts.plain_files import quoted
 from di4c_plugin.hosts.weights import Weights
 from di4c_plugin.models import Model
 from di4c_plugin.models.checkpoint import bare_names
@@ -36,6 +37,7 @@ class ImageHost(Host):
     """
 
     networks: ClassVar[ImageNetworks[Any, Any]]
+    kept: ClassVar[Mapping[str, type]] = {"dropout": float, "mirror": bool, "process": dict}
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class ImageHost(Host):
         self.process = named(process)
         self.options = {"name": self.networks.host} | dict(options)
         self.sizes: Any = None
+        self.trained_with: Mapping[str, Any] = {}
 
     def adopt(self, model: Model) -> None:
         """See `Host.adopt`.
@@ -60,6 +63,8 @@ class ImageHost(Host):
         if kind != host:
             raise UserError(f"this is a model of {kind!r}, not of host {host!r}")
         self.sizes = model.network
+        described = model.info.get("host")
+        self.trained_with = described if isinstance(described, Mapping) else {}
 
     @abstractmethod
     def size_options(self) -> dict[str, Any]:
@@ -92,7 +97,9 @@ class ImageHost(Host):
         )
         self.sizes = sizes
         info = {"origin": weights.origin, "fingerprint": weights.fingerprint}
-        return Model(denoiser, sizes, weights.latent, info | self.described())
+        # No places: a model's file is for everybody, and nobody takes them from it.
+        kept = {k: v for k, v in self.options.items() if k == "name" or k in self.kept}
+        return Model(denoiser, sizes, weights.latent, info | {"host": kept})
 
     def restore(self, path: Path) -> Model:
         """Return what `save_model` wrote of this host's networks.
@@ -105,10 +112,12 @@ class ImageHost(Host):
         if kind != self.networks.host:
             raise UserError(f"{path} is a model of {kind!r}, not of host {self.networks.host!r}")
         try:
+            if not only_numbers(description["network"]):
+                raise ValueError("its sizes are no numbers")
             sizes = replace(self.networks.sizes_of(description["network"]), **self.settings())
-            latent, info = description["latent"], description["info"]
+            latent, info = description["latent"], dict(description["info"])
             weights = Weights(tensors, latent, {}, None, str(path), "")
-            process = self.process_for(sizes) if self.process else description["process"]
+            process = self.process_for(sizes) if self.process else dict(description["process"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"the description of the model in {path} is damaged: {error!r}"
@@ -161,8 +170,14 @@ class ImageHost(Host):
         """
         name = self.networks.host
         if self.path is None:
-            raise UserError(f"name the data of host {name!r}: host.data=PATH")
+            raise UserError(f"name the data of host {name!r}: {self.ask('data')}")
         return Path(self.path), self.known_sizes()
+
+    def ask(self, option: str) -> str:
+        """Return what the user types for a path, and what the model's file says it was."""
+        said = self.trained_with.get(option)
+        told = f" (trained with {quoted(said)}, its file says)" if isinstance(said, str) else ""
+        return f"{self.typed}{option}=PATH{told}"
 
     def known_sizes(self) -> Any:
         """Return the sizes of the network; raises UserError before there is one."""
@@ -171,6 +186,15 @@ class ImageHost(Host):
                 f"host {self.networks.host!r} needs its teacher before data or pictures"
             )
         return self.sizes
+
+
+def only_numbers(sizes: Any) -> bool:
+    """Tell whether sizes out of a file hold nothing else: what they make is the host's own."""
+    if isinstance(sizes, Mapping):
+        return all(map(only_numbers, sizes.values()))
+    if isinstance(sizes, list):
+        return all(map(only_numbers, sizes))
+    return isinstance(sizes, int | float)
 
 
 def named(process: str | Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.hosts import host_for
 from di4c_plugin.hosts.images.grid_host import HaltonHost, MaskGITHost
 from di4c_plugin.hosts.images.tauldr_host import TauLDRHost
+from di4c_plugin.models.model_file import read_file, write_file
 from di4c_plugin.training import TrainingConfig
 from tests.hosts.images import test_halton, test_maskgit, test_tauldr
 from tests.hosts.images.conftest import Root
@@ -80,13 +81,10 @@ def options(place: Place) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_train_keep_load_sample(
-    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = place.folder / "out"
+def test_train_keep_load_sample(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    out, here = place.folder / "out", {"root": str(place.root)}
     assert main(place.arguments(f"out={out}")) == 0, capsys.readouterr().err
-    monkeypatch.chdir(place.root)  # the checkout is found
-    student = load_student(out / "student.safetensors")
+    student = load_student(out / "student.safetensors", host=here)
     assert student.network.kind == place.host
     expected = {"maskgit": "token", "halton_maskgit": "adaln", "tauldr": "unet"}[place.host]
     assert (student.latent or {})["name"] == expected
@@ -101,10 +99,11 @@ def test_train_keep_load_sample(
     before = place.network.state_dict()
     assert all(torch.allclose(own[k], v, atol=0.05) for k, v in before.items() if k in own)
     save_student(student, place.folder / "folder")
-    assert torch.equal(
-        sample(load_student(place.folder / "folder"), 2, steps=2, seed=3, cond=labels), first
+    again = sample(
+        load_student(place.folder / "folder", host=here), 2, steps=2, seed=3, cond=labels
     )
-    host = host_for(student)
+    assert torch.equal(again, first)
+    host = host_for(student, data=str(place.data))
     assert len(host.data().x_0) == (12 if place.host == "tauldr" else 6)  # mirrored
     pictures = host.images(first)
     assert pictures.dtype == torch.uint8
@@ -123,7 +122,7 @@ def test_a_student_is_a_teacher_too(place: Place) -> None:
     twice = distill(once, **common, progress=False)
     for name, value in once.denoiser.state_dict().items():
         torch.testing.assert_close(twice.denoiser.state_dict()[name], value)
-    assert once.info["host"]["data"] == str(place.data)
+    assert not {"data", "root", "vqgan", "cache", "config"} & once.info["host"].keys()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -136,7 +135,7 @@ def test_a_hybrid_needs_no_more_than_the_path_of_its_teacher(
     student, report = str(out / "student.safetensors"), place.folder / "report.json"
     hybrid = ["--sampler", "hybrid", "--teacher", str(place.teacher), "--teacher-steps", "1"]
     small = ["--steps", "2", "--samples", "4", "--option", "latents=fixed", "--json", str(report)]
-    checkout = ["--host-option", f"root={place.root}"]
+    checkout = ["--host-option", f"root={place.root}", "--host-option", f"data={place.data}"]
     assert main(["evaluate", student, *checkout, *hybrid, *small]) == 0, capsys.readouterr().err
     told = json.loads(report.read_text())
     assert told["teacher"] == str(place.teacher)
@@ -191,6 +190,44 @@ def test_load_teacher_finds_the_host(place: Place, monkeypatch: pytest.MonkeyPat
     teacher = load_teacher(place.teacher)
     for name, value in place.network.state_dict().items():
         assert torch.equal(teacher.denoiser.network.state_dict()[name], value)
+
+
+def test_a_checkpoint_saved_as_a_model_file_names_no_place(root: Root, tmp_path: Path) -> None:
+    place = Place("maskgit", root("maskgit"), tmp_path)
+    given = options(place) | {"data": str(place.data), "vqgan": "VQ/", "mirror": True}
+    info = load_teacher(place.teacher, host=given).info
+    kept = {"name": "maskgit", "heads": given["heads"], "classes": given["classes"], "mirror": True}
+    assert {k: v for k, v in info["host"].items() if v is not None} == kept | {"image_size": 256}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"network": {"heads": "torch"}}, {"network": {"dropout": ["x"]}}, {"info": 3}, {"process": 3}],
+)
+def test_a_description_of_something_else_is_damaged(
+    change: dict[str, Any], root: Root, tmp_path: Path
+) -> None:
+    place, file = Place("maskgit", root("maskgit"), tmp_path), tmp_path / "model.safetensors"
+    load_teacher(place.teacher, host=options(place)).save(file)
+    description, tensors = read_file(file)
+    for part, value in change.items():
+        merged = isinstance(value, dict)
+        description[part] = description[part] | value if merged else value
+    write_file(file, description, tensors)
+    with pytest.raises(UserError, match="^the description of the model in .* is damaged: [^\n]*$"):
+        load_teacher(file, host={"root": str(place.root)})
+
+
+def test_pictures_are_judged_as_they_were_trained(root: Root, tmp_path: Path) -> None:
+    place = Place("maskgit", root("maskgit"), tmp_path)
+    teacher = load_teacher(place.teacher, host=options(place))
+    teacher.info["host"]["vqgan"] = "VQ\n/"  # as a file may say
+    host = host_for(teacher)
+    host.typed = "--host-option "
+    wanted = r"--host-option vqgan=PATH \(trained with 'VQ\\n/', its file says\)$"
+    with pytest.raises(UserError, match=wanted):
+        host.check_drawing()
+    host_for(teacher, vqgan="mine").check_drawing()
 
 
 VQ = "host.data={{pictures}} host.vqgan={}"

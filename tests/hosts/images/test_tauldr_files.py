@@ -53,7 +53,7 @@ def test_student_and_config(tmp_path: Path) -> None:
     assert weights.latent == {"name": "unet"}
     assert weights.config == {"data": {"S": 17}}
     (tmp_path / "config" / "config_001.yaml").write_text("data: [\n")
-    with pytest.raises(UserError, match="config_001.yaml is not a readable config"):
+    with pytest.raises(UserError, match="config_001.yaml is not readable: "):
         NETS.read(path)
 
 

@@ -1,5 +1,6 @@
 """The VQ models of the hosts' own classes: the same codes and pictures as by the classes alone."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.images import vq as vq_module
 from di4c_plugin.hosts.images.importing import host_module
-from di4c_plugin.hosts.images.vq import VQ, layout, load_vq
+from di4c_plugin.hosts.images.vq import VQ, layout, load_vq, parameters
 from tests.hosts.images.vq_files import (
     CODES,
     with_stand_in,
@@ -173,11 +174,15 @@ def test_other_sizes_are_refused(stand_ins: Root, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"quantize.embedding.weight is \(12, 4\), not \(13, 4\)"):
         load_vq("maskgit", folder, place)
     yaml.write_text(text.replace("n_embed", "codes"))
-    with pytest.raises(UserError, match="model.yaml does not make the host's VQ model: .*codes"):
+    with pytest.raises(UserError, match="model.yaml does not make the host's VQ model: .*n_embed"):
         load_vq("maskgit", folder, place)
-    for bad in ("model: [", "model: {target: x}", ""):
+    for bad, reason in (
+        ("model: [", "is not readable"),
+        ("model: {target: x}", "is no config of a VQGAN"),
+        ("", "is no config of a VQGAN"),
+    ):
         yaml.write_text(bad)
-        with pytest.raises(UserError, match="^[^\n]*model.yaml is no config of a VQGAN[^\n]*$"):
+        with pytest.raises(UserError, match=f"^[^\n]*model.yaml {reason}[^\n]*$"):
             load_vq("maskgit", folder, place)
 
 
@@ -203,3 +208,32 @@ def test_layouts_of_the_released_models(name: str, real_root: Root) -> None:
     found = layout(model.state_dict())
     assert found == {key: getattr(model.config, key) for key in found}
     assert len(found) == 6
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ("ddconfig: {ch: '${oc.env:HOME}'}", "is no config of a VQGAN: ch is no number"),
+        ("ddconfig: {ch_mult: [1, x]}", "is no config of a VQGAN: ch_mult is no number"),
+        ("n_embed: {a: 1}\n    ddconfig: {}", "is no config of a VQGAN: n_embed is no number"),
+        ("remap: codes.npy\n    ddconfig: {}", "renumbers its codes by another file (remap)"),
+        ("ddconfig: 3", "is no config of a VQGAN: it has no model.params.ddconfig"),
+        ("&x ddconfig: {ch: &y [*y]}", "is not readable: "),
+    ],
+)
+def test_only_sizes_are_taken_from_a_config(params: str, message: str, tmp_path: Path) -> None:
+    config = tmp_path / "model.yaml"
+    config.write_text(f"model:\n  params:\n    {params}\n")
+    with pytest.raises(UserError, match=f"^{re.escape(f'{config} {message}')}[^\n]*$"):
+        parameters(config)
+
+
+def test_nothing_of_a_config_reaches_the_hosts_class_but_sizes(tmp_path: Path) -> None:
+    config = tmp_path / "model.yaml"
+    classes = "lossconfig: {target: os.system, params: {command: x}}"
+    more = f"ckpt_path: x.ckpt\n    image_key: x\n    monitor: ${{oc.env:HOME}}\n    {classes}"
+    layers = "ddconfig: {ch: 8, ch_mult: [1, 2], double_z: false, target: x.y}"
+    params = f"params:\n    n_embed: 7\n    {more}\n    {layers}\n"
+    config.write_text(f"model:\n  target: a.b\n  {params}")
+    layers_found = {"ch": 8, "ch_mult": [1, 2], "double_z": False}
+    assert parameters(config) == {"n_embed": 7, "ddconfig": layers_found, "lossconfig": {}}

@@ -1,0 +1,67 @@
+"""One run at a time in a folder: a lock that ends, at the latest, with its process."""
+
+import contextlib
+import errno
+import functools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from di4c_plugin.errors import UserError
+
+LOCK = ".di4c-run.lock"
+# What a file system that knows no locks answers.
+CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other runs out of `folder` while the block runs; within it, a thread may enter again.
+
+    The folder is made if need be, and is gone again if the block leaves nothing in it. Where the
+    file system cannot lock, a line on stderr says so, and the block runs all the same.
+
+    Raises:
+        UserError: if another run is there, or there can be no such folder.
+    """
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is not a folder")
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = FileLock(folder.resolve() / LOCK, is_singleton=True, fallback_to_soft=False)
+    try:
+        _acquire(lock, folder)
+        yield
+    finally:
+        if lock.is_locked and lock.lock_counter == 1:
+            # Not after the release: then it may be another's. A removed file locks nobody in.
+            _remove(folder / LOCK)
+        lock.release()
+        for path in missing:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _acquire(lock: FileLock, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(f"{folder} is in use by another run") from None
+    except OSError as error:
+        if error.errno not in CANNOT_LOCK:
+            raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+        _remove(folder / LOCK)
+        _warn(folder)
+
+
+@functools.cache
+def _warn(folder: Path) -> None:
+    sys.stderr.write(f"di4c: {folder} cannot be locked: start no other run in it meanwhile\n")
+
+
+def _remove(file: Path) -> None:
+    with contextlib.suppress(OSError):
+        file.unlink()
