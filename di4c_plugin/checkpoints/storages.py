@@ -7,12 +7,14 @@ uninitialised memory) and none is much larger than what the file holds.
 
 import math
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from di4c_plugin.errors import UserError
 
 # Storage types, as a pickle names them, and the type of their elements. Untyped ones hold bytes.
 DTYPES = {
@@ -32,6 +34,7 @@ DTYPES = {
 }
 # An expanded tensor (stride 0) may be larger than its storage, up to this many bytes.
 EXPANDED = 2**26
+COPIES = 4  # of a file, that its tensors may be in all
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,22 @@ def rebuild_parameter(data: Any, requires_grad: Any, *rest: Any) -> Tensor:
     if not isinstance(data, Tensor):
         raise pickle.UnpicklingError("a parameter without a tensor")
     return nn.Parameter(data.detach(), bool(requires_grad) and data.is_floating_point())
+
+
+def check_total(tensors: Mapping[str, Tensor], size: int, origin: str) -> None:
+    """Refuse tensors that are far larger than the file they come from, for they will be copied.
+
+    Args:
+        tensors: by name; one may have several names, and several may share a storage.
+        size: of the file, in bytes.
+        origin: for the message.
+
+    Raises:
+        UserError: if they are.
+    """
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    if total > COPIES * size + EXPANDED:
+        raise UserError(f"{origin} holds {size} bytes, and its tensors would take {total}")
 
 
 def _whole_numbers(values: Any) -> tuple[int, ...]:

@@ -15,13 +15,19 @@ from torch import Tensor
 
 from di4c_plugin.diffusion.categorical import sample_categorical
 from di4c_plugin.diffusion.process import MatrixProcess
+from di4c_plugin.errors import UserError
 
 # Terms of the Poisson mixture, whose mean is at most 1: the rest is below 1e-46.
 POWERS = 40
+MOST = 1024  # tokens: there are as many matrices of S x S numbers
 
 
 class DiscretisedGaussian(MatrixProcess):
-    """The forward process of tauLDR's CIFAR-10 model; defaults are its released values."""
+    """The forward process of tauLDR's CIFAR-10 model; defaults are its released values.
+
+    Raises:
+        UserError: for fewer than 2 or more than `MOST` tokens.
+    """
 
     def __init__(
         self,
@@ -32,6 +38,8 @@ class DiscretisedGaussian(MatrixProcess):
         time_exponential: float = 100.0,
         time_base: float = 3.0,
     ) -> None:
+        if not 2 <= num_tokens <= MOST:
+            raise UserError(f"this process is for 2 to {MOST} tokens, not {num_tokens}")
         super().__init__(num_tokens, num_tokens)
         self.rate_sigma, self.q_sigma = rate_sigma, q_sigma
         self.time_exponential, self.time_base = time_exponential, time_base

@@ -5,7 +5,6 @@ is no object in it that would have to be unpickled. Tests: tests/evaluation/test
 """
 
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.evaluation.array_files import load_arrays
 from di4c_plugin.files import atomic_write
 
 
@@ -53,11 +53,7 @@ def read_statistics(path: Path, expected: Mapping[str, Any]) -> Statistics:
         UserError: if it is damaged, has no record, or is of something else; the first difference
             is named.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no readable file of statistics: {error}") from error
+    arrays = load_arrays(path, "mu", "no readable file of statistics")
     record = _record(arrays, path)
     for name, value in expected.items():
         if record.get(name) != value:

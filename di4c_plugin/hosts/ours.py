@@ -3,18 +3,20 @@
 import json
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from di4c_plugin.models.model_file import described_in
 
 
 def our_kind(path: Path) -> str | None:
-    """Return the kind of network in a file that `save_model` wrote; None for any other file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            described = (file.metadata() or {}).get("di4c")
-    except (SafetensorError, OSError):
+    """Return the kind of network in a file that `save_model` wrote; None for any other file.
+
+    Of a damaged one it is "": who reads it says what is wrong.
+    """
+    text = described_in(path)
+    if text is None:
         return None
     try:
-        content = json.loads(described) if described is not None else None
-    except ValueError:
-        return ""  # ours, and damaged: who reads it says so
-    return None if content is None else str(content.get("kind", "transformer"))
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    kind = content.get("kind", "transformer") if isinstance(content, dict) else ""
+    return kind if isinstance(kind, str) else ""

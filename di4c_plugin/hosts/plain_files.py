@@ -16,6 +16,7 @@ from di4c_plugin.errors import UserError
 SIZE = 2**20  # bytes of a file
 VALUES = 10**5  # in all, with aliases written out
 DEPTH = 50
+NUMBER = 100  # characters of one
 EXPONENT = re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+\Z")
 
 
@@ -27,6 +28,14 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
     def flatten_mapping(self, node: Any) -> None:
         """Leave `<<` as it stands, for which there is no value."""
+
+
+    def construct_scalar(self, node: Any) -> Any:
+        """Refuse numbers so long that it takes minutes to read them, in other bases than ten."""
+        number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+        if number and len(node.value) > NUMBER:
+            raise ValueError(f"a number of more than {NUMBER} characters")
+        return super().construct_scalar(node)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -80,11 +89,3 @@ class _Copy:
         if value is None or isinstance(value, bool | int | float | str):
             return value
         raise ValueError(f"it holds a {type(value).__name__}")
-
-
-def quoted(value: Any) -> str:
-    """Return a value out of a file as short ASCII text on one line, strings in quotes."""
-    if not isinstance(value, str | int | float):
-        return f"a {type(value).__name__}"
-    text = ascii(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -7,11 +7,11 @@ words. Tests: tests/hosts/test_rebuild.py.
 from collections.abc import Mapping
 from typing import Any
 
-from di4c_plugin.diffusion import build_process
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.weights import Weights
-from di4c_plugin.models import DiTConfig, Model, new_model
-from di4c_plugin.models.checkpoint import FindLatent, load_weights, network_config
+from di4c_plugin.models import DiTConfig, Model
+from di4c_plugin.models.checkpoint import FindLatent, fitting, network_config
+from di4c_plugin.models.description import check_process, sizes_of
 
 # Duo's names for uniform-state diffusion, and the model_type of its hub repositories.
 UNIFORM = ("duo", "duo_base", "distillation", "ot-finetune")
@@ -26,14 +26,18 @@ def model_of(weights: Weights, *, find_latent: FindLatent) -> Model:
     Raises:
         UserError: if what describes them does not suffice, or they are no teacher.
     """
-    network, process = network_of(weights), build_process(process_of(weights))
     info = {"origin": weights.origin, "fingerprint": weights.fingerprint}
     info |= {key: weights.notes[key] for key in ("teacher", "run") if key in weights.notes}
     info |= weights.notes.get("info", {})
-    model = new_model(network, process, weights.latent, info=info, find_latent=find_latent)
-    load_weights(model.denoiser.network, weights.tensors, weights.origin)
-    model.denoiser.eval()
-    return model
+    return fitting(
+        network_of(weights),
+        process_of(weights),
+        weights.latent,
+        weights.tensors,
+        weights.origin,
+        info=info,
+        find_latent=find_latent,
+    )
 
 
 def network_of(weights: Weights) -> DiTConfig:
@@ -46,23 +50,29 @@ def network_of(weights: Weights) -> DiTConfig:
         return _described(weights)
     _check_diffusion(weights)
     tensors, config = weights.tensors, weights.config
-    vocab, hidden = tensors["vocab_embed.embedding"].shape
-    return DiTConfig(
-        vocab_size=vocab,
-        length=_number(weights, "length", "model_length"),
-        hidden_size=hidden,
-        cond_dim=len(tensors["sigma_map.mlp.0.weight"]),
-        n_blocks=sum(name.endswith(".attn_qkv.weight") for name in tensors),
-        n_heads=_heads(weights, hidden),
-        time_conditioning=bool(said(config, "time_conditioning", default=is_uniform(config))),
-    )
+    vocab, hidden = _embedding(weights)
+    sizes = {
+        "vocab_size": vocab,
+        "length": _number(weights, "length", "model_length"),
+        "hidden_size": hidden,
+        "cond_dim": len(tensors["sigma_map.mlp.0.weight"]),
+        "n_blocks": sum(name.endswith(".attn_qkv.weight") for name in tensors),
+        "n_heads": _heads(weights, hidden),
+        "time_conditioning": said(config, "time_conditioning", default=is_uniform(config)),
+    }
+    return sizes_of(DiTConfig, sizes, weights.origin, weights=len(tensors))
+
+
+def _embedding(weights: Weights) -> tuple[int, int]:
+    """Return V and H; raises UserError."""
+    shape = weights.tensors["vocab_embed.embedding"].shape
+    if len(shape) != 2:
+        raise UserError(f"{weights.origin}: embeddings of shape {tuple(shape)}")
+    return shape[0], shape[1]
 
 
 def _described(weights: Weights) -> DiTConfig:
-    try:
-        network = network_config(weights.notes)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the description in {weights.origin} is damaged: {error!r}") from error
+    network = network_config(weights.notes, weights.origin, weights=len(weights.tensors))
     if not isinstance(network, DiTConfig):
         raise UserError(f"{weights.origin} is no DiT")
     return network
@@ -78,7 +88,12 @@ def process_of(weights: Weights) -> dict[str, Any]:
     if weights.process is not None:
         return weights.process
     _check_diffusion(weights)
-    config, vocab = weights.config, len(weights.tensors["vocab_embed.embedding"])
+    return check_process(_told(weights), weights.origin)
+
+
+def _told(weights: Weights) -> dict[str, Any]:
+    """Return the process that the config of a host tells; raises UserError."""
+    config, (vocab, _) = weights.config, _embedding(weights)
     noise = _noise(weights)
     if is_uniform(config):
         # Duo's networks leave out what a token says of itself.

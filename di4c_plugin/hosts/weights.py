@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from di4c_plugin.checkpoints.storages import check_total
 from di4c_plugin.checkpoints.stubs import Inert, plain
 from di4c_plugin.checkpoints.torch_file import load_inert
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import refusing
 from di4c_plugin.hosts.naming import backbone_tensors, with_averages
 from di4c_plugin.hosts.places import Source, locate
+from di4c_plugin.models.description import check_parts, read_description
+from di4c_plugin.models.model_file import read_safetensors
 
 # The released students of Di4C say nothing of their latent but have its weights.
 OFFICIAL_LATENT = "latent_projection."
@@ -76,12 +78,13 @@ def read_weights(source: str | Path, *, ema: bool = True) -> Weights:
 def read_located(source: Source, *, ema: bool = True) -> Weights:
     """Read the weights of a file that was found; errors as for `read_weights`."""
     path = source.path
-    if _is_safetensors(path):
-        found = _read_safetensors(path)
-    else:
-        found = _read_torch(path, ema, source.origin)
-    found.config = found.config or source.config
-    return _finish(found, source.origin)
+    with refusing(f"{source.origin} cannot be read"):
+        if _is_safetensors(path):
+            found = _read_safetensors(path)
+        else:
+            found = _read_torch(path, ema, source.origin)
+        found.config = found.config or source.config
+        return _finish(found, source.origin, path.stat().st_size)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -90,16 +93,8 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_safetensors(path: Path) -> _Found:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        notes = json.loads(metadata.get("di4c", "{}"))
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
-    except ValueError as error:
-        raise UserError(f"the description in {path} is damaged: {error}") from error
-    return _Found(state, notes=notes)
+    text, state = read_safetensors(path)
+    return _Found(state, notes={} if text is None else read_description(text, str(path)))
 
 
 def _read_torch(path: Path, ema: bool, origin: str) -> _Found:
@@ -178,11 +173,14 @@ def _vocabulary(tokenizer: Inert) -> dict[str, Any]:
     return (vocabulary if isinstance(vocabulary, dict) else {}) | added
 
 
-def _finish(found: _Found, origin: str) -> Weights:
+def _finish(found: _Found, origin: str, size: int) -> Weights:
+    tensors = backbone_tensors(found.state, origin)
+    check_total(tensors, size, origin)
     # Clones: a memory-mapped file may be rewritten while the model is in use.
-    tensors = {k: v.detach().clone() for k, v in backbone_tensors(found.state, origin).items()}
+    tensors = {k: v.detach().clone() for k, v in tensors.items()}
     config = found.config | _inherited(found.state)
-    notes = found.notes or config.get("di4c", {})
+    described = found.notes or config.get("di4c", {})
+    notes = check_parts(described if isinstance(described, Mapping) else {}, origin)
     latent = notes.get("latent")
     if latent is None and any(name.startswith(OFFICIAL_LATENT) for name in tensors):
         latent = {"name": "token"}

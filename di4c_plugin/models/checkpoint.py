@@ -3,17 +3,20 @@
 Names and shapes of weights must match exactly. Tests: tests/models/test_checkpoint.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from di4c_plugin.diffusion import Absorbing, Process, Uniform, build_process
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, quoted, refusing
 from di4c_plugin.models.attach import attach_latent
 from di4c_plugin.models.denoiser import NetworkDenoiser
+from di4c_plugin.models.description import MOST, sizes_of
 from di4c_plugin.models.dit import DiT, DiTConfig
 from di4c_plugin.models.latent import LATENTS, LatentInjector, new_injector, same_options
 from di4c_plugin.models.latent import FindLatent as FindLatent
@@ -23,6 +26,7 @@ from di4c_plugin.models.transformer import Transformer, TransformerConfig
 
 # The networks of this package.
 OwnConfig = TransformerConfig | DiTConfig
+KINDS: dict[str, type[OwnConfig]] = {"transformer": TransformerConfig, "dit": DiTConfig}
 
 
 @dataclass(frozen=True)
@@ -173,45 +177,111 @@ def load_model(path: str | Path, *, find_latent: FindLatent = builtin_latent) ->
             weights do not fit its description; the message names the first keys that do not.
     """
     description, weights = read_file(Path(path))
-    try:
-        model = new_model(
-            network_config(description),
-            build_process(description["process"]),
-            description["latent"],
-            info=description["info"],
-            find_latent=find_latent,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the description of the model in {path} is damaged: {error!r}") from error
-    if isinstance(model.network, DiTConfig):
-        weights = {f"network.{name}": value for name, value in weights.items()}
-    load_weights(model.denoiser, weights, str(path))
+    network = network_config(description, str(path), weights=len(weights))
+    if all(
+        name.startswith("network.") for name in weights
+    ):  # of a network of ours, by `bare_names`
+        weights = {name.removeprefix("network."): value for name, value in weights.items()}
+    return fitting(
+        network,
+        description["process"],
+        description["latent"],
+        weights,
+        str(path),
+        info=description["info"],
+        find_latent=find_latent,
+    )
+
+
+def network_config(
+    description: Mapping[str, Any], origin: str, *, weights: int = MOST
+) -> OwnConfig:
+    """Return the sizes in a description, {"kind": ..., "network": {...}}; see `sizes_of`.
+
+    Raises:
+        UserError: if they are no such sizes.
+    """
+    network = dict(description["network"])
+    kind = description.get("kind", network.pop("kind", "transformer"))
+    if kind not in KINDS:
+        raise UserError(f"{origin} has an unknown kind of network, {quoted(kind)}")
+    return sizes_of(KINDS[kind], network, origin, weights=weights)
+
+
+def fitting(
+    network: OwnConfig,
+    process: dict[str, Any],
+    latent: dict[str, Any] | None,
+    weights: Mapping[str, Tensor],
+    origin: str,
+    *,
+    info: dict[str, Any],
+    find_latent: FindLatent,
+) -> Model:
+    """Return the model of a file, in eval mode, made only if the weights are those of its sizes.
+
+    Args:
+        network: sizes.
+        process: its config.
+        latent: as `new_model`.
+        weights: by the names of the network.
+        origin: for messages.
+        info: see `Model`.
+        find_latent: as `new_model`.
+
+    Raises:
+        UserError: if something of these does not go with the rest.
+    """
+    with refusing(f"the model in {origin} cannot be made"), naming(origin):
+        built = build_process(process)
+        check_states(network, built)
+        with torch.device("meta"):  # of shapes alone: sizes out of a file take no memory here
+            injector = None if latent is None else new_injector(network, latent, find_latent)
+            outline = make_network(network, built, injector)
+    check_weights(outline, weights, origin)
+    model = new_model(network, built, latent, info=info, find_latent=find_latent)
+    load_weights(model.denoiser.network, weights, origin)
     model.denoiser.eval()
     return model
 
 
-def network_config(description: Mapping[str, Any]) -> OwnConfig:
-    """Return the sizes in a description, {"kind": ..., "network": {...}}.
+@contextmanager
+def naming(origin: str) -> Iterator[None]:
+    """Say which file it is that a UserError of its model is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"the model in {origin} cannot be made: {error}") from error
 
-    Raises:
-        KeyError, TypeError, ValueError: if they are no such sizes.
-    """
-    network: dict[str, Any] = dict(description["network"])
-    kind = description.get("kind", network.pop("kind", "transformer"))
-    if kind == "dit":
-        return DiTConfig(**network)
-    if kind != "transformer":
-        raise ValueError(f"unknown kind of network {kind!r}")
-    for pair in ("grid", "patch"):
-        network[pair] = tuple(network[pair])
-    return TransformerConfig(**network)
+
+def check_states(network: OwnConfig, process: Process) -> None:
+    """Refuse a process on other states than the network's; raises UserError."""
+    tokens, states = process.num_tokens, process.num_states
+    if isinstance(network, TransformerConfig):
+        fits = (tokens, states) == (network.num_tokens, network.num_states)
+        fits = fits and network.mask in (None, getattr(process, "mask", None))
+        known = f"{network.num_tokens} tokens, {network.num_states} states"
+    else:
+        fits = tokens <= states == network.vocab_size
+        known = f"{network.vocab_size} states"
+        end = torch.ones(1, dtype=torch.float64)
+        if network.time_conditioning and not getattr(process, "schedule").alpha(end) > 0:
+            raise UserError("the network knows the time, whose logarithm of alpha is infinite at 1")
+    if not fits:
+        raise UserError(f"the network has {known}, and the process {tokens} and {states}")
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
-    """Load weights whose names and shapes must all match.
+    """Load weights whose names and shapes must all match; raises UserError as `check_weights`."""
+    check_weights(module, weights, origin)
+    module.load_state_dict(weights)
+
+
+def check_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse weights that are not those of a network, which may be an outline on "meta".
 
     Raises:
-        UserError: naming up to three mismatches.
+        UserError: naming up to three mismatches of names, shapes or types, or numbers that are not finite.
     """
     own = module.state_dict()
     problems = [f"missing {k}" for k in own if k not in weights]
@@ -221,12 +291,21 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: str) 
         for k in own
         if k in weights and weights[k].shape != own[k].shape
     ]
+    problems += [
+        f"{k} has numbers of {weights[k].dtype}"
+        for k in own
+        if k in weights and weights[k].is_floating_point() != own[k].is_floating_point()
+    ]
+    problems += [
+        f"{k} has numbers that are not finite"
+        for k, _ in module.named_parameters()
+        if k in weights and not weights[k].isfinite().all()
+    ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(
             f"the weights of {origin} do not fit this architecture: {', '.join(problems[:3])}{more}"
         )
-    module.load_state_dict(weights)
 
 
 def with_info(model: Model, **info: Any) -> Model:

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import atomic_write
 from di4c_plugin.models.checkpoint import Model, describe, save_model
 from di4c_plugin.models.dit import DiTConfig
+from di4c_plugin.models.model_file import described_in
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -112,11 +111,7 @@ def is_card(path: Path, text: str, description: Mapping[str, Any] | None) -> boo
 
 def has_description(path: Path) -> bool:
     """Return whether a file is a model file of ours."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return "di4c" in (file.metadata() or {})
-    except (SafetensorError, OSError):
-        return False
+    return described_in(path) is not None
 
 
 def config_json(model: Model) -> str:

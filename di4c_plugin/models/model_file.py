@@ -1,7 +1,7 @@
 """A model file: safetensors weights, and in their metadata the JSON that describes them.
 
-Nothing is unpickled, and a file replaces an older one only when complete.
-Tests: tests/models/test_checkpoint.py.
+The one reader of safetensors. Nothing is unpickled, and a file replaces an older one only when
+complete. Tests: tests/models/test_checkpoint.py.
 """
 
 import json
@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, reason
 from di4c_plugin.files import atomic_write
+from di4c_plugin.models.description import FORMAT as FORMAT
+from di4c_plugin.models.description import read_description
 
-FORMAT = 1
+ENTRY = "di4c"  # of the metadata
 
 
 def write_file(
@@ -32,7 +34,7 @@ def write_file(
         places.add(tensor.data_ptr())
     with atomic_write(path) as temporary:
         # `save_file` would make a file that only its owner can read.
-        temporary.write_bytes(save(whole, metadata={"di4c": json.dumps(description)}))
+        temporary.write_bytes(save(whole, metadata={ENTRY: json.dumps(description)}))
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -43,19 +45,31 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     if not path.is_file():
         raise UserError(f"no such model file: {path}")
+    text, weights = read_safetensors(path)
+    if text is None:
+        raise UserError(f"{path} was not written by di4c: it has no description of the model")
+    return read_description(text, str(path)), weights
+
+
+def read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
+    """Return the text of our description, None without one, and the tensors of a file.
+
+    Raises:
+        UserError: if it is no such file, or damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
-    if "di4c" not in metadata:
-        raise UserError(f"{path} was not written by di4c: it has no description of the model")
+            return (file.metadata() or {}).get(ENTRY), weights
+    except Exception as error:  # of another language's reader, for any kind of damage
+        raise UserError(f"{path} is not a readable safetensors file: {reason(error)}") from error
+
+
+def described_in(path: Path) -> str | None:
+    """Return the text of our description in a file; None for any other file."""
     try:
-        description: dict[str, Any] = json.loads(metadata["di4c"])
-        newer = description["format"] > FORMAT
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the description of the model in {path} is damaged: {error!r}") from error
-    if newer:
-        raise UserError(f"{path} was written by a newer di4c_plugin; please upgrade")
-    return description, weights
+        with safe_open(path, framework="pt") as file:
+            found: str | None = (file.metadata() or {}).get(ENTRY)
+            return found
+    except Exception:  # as in `read_safetensors`; who reads it as something else tells
+        return None

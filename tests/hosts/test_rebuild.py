@@ -114,7 +114,7 @@ def test_our_own_notes_go_before_everything(tmp_path: Path) -> None:
     [
         ({}, "here does not say its length: put a config.json beside the weights .*model_length"),
         ({"model_length": 6}, "here does not say its n_heads: "),
-        (HUB_CONFIG | {"n_heads": 5}, "5 heads do not divide hidden size 24"),
+        (HUB_CONFIG | {"n_heads": 5}, ".*here is damaged: 5 heads do not divide hidden size 24"),
         (CONFIGS["mdlm"] | {"parameterization": "ar"}, "here is an autoregressive model"),
         (CONFIGS["sdtt"] | {"parameterization": {"name": "ar"}}, "here is an autoregressive mo"),
         ({"algo": {"name": "sedd", "parameterization": "score"}}, "here is SEDD"),

@@ -3,7 +3,6 @@
 Tests: tests/hosts/images/test_arrays.py.
 """
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.evaluation.array_files import load_arrays
 
 SUFFIXES = (".npy", ".npz")
 Array = np.ndarray[Any, Any]
@@ -31,15 +31,9 @@ def read_arrays(path: Path, name: str) -> dict[str, Array]:
     """
     if not path.is_file():
         raise UserError(f"no such file or folder: {path}")
-    try:
-        with path.open("rb") as file:  # numpy would leave a damaged file open
-            content = np.load(file, allow_pickle=False)
-            arrays = dict(content) if isinstance(content, Mapping) else {name: content}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} is not a readable .npy or .npz file: {reason}") from error
+    arrays = load_arrays(path, name, "not a readable .npy or .npz file")
     if name not in arrays:
-        there = ", ".join(sorted(arrays)) or "nothing"
+        there = ", ".join(sorted(arrays))[:200] or "nothing"
         raise UserError(f"{path} has no array {name!r}; there are: {there}")
     return arrays
 

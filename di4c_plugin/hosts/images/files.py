@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from di4c_plugin.checkpoints.storages import check_total
 from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.weights import Weights, fingerprint
@@ -35,6 +36,7 @@ def read_checkpoint(path: str | Path, host: str) -> Weights:
     content = load_inert(path)
     state = content.get("model_state_dict", content)
     weights = weights_of(state, str(path), host)
+    check_total(weights.tensors, Path(path).stat().st_size, str(path))
     if any(name.startswith("latent_projection.") for name in weights.tensors):
         return replace(weights, latent={"name": "token"})
     return weights
@@ -60,7 +62,8 @@ def kind_of(path: str | Path) -> str | None:
     except UserError:
         return None  # who reads it as something else says what is wrong
     state = content.get("model_state_dict", content.get("model", content))
-    names = {bare(str(name)).removeprefix("net.") for name in state} if state else set()
+    named = state if isinstance(state, Mapping) else {}
+    names = {bare(str(name)).removeprefix("net.") for name in named}
     return next((host for host, (mark, _) in KINDS.items() if mark in names), None)
 
 

@@ -6,7 +6,6 @@ Tests: tests/hosts/images/test_maskgit.py, test_halton.py.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -141,15 +140,10 @@ class GridNetworks(ImageNetworks[Sizes, GridDenoiser], Generic[Sizes]):
     """See `ImageNetworks`; options of the sizes: `heads`, `classes`, `dropout`, `carry_over`."""
 
     made: ClassVar[type[GridDenoiser]]
-    made_of: ClassVar[type[GridSizes]]
 
     def default_process(self, sizes: Sizes) -> dict[str, Any]:
         """See `ImageNetworks.default_process`."""
         return {"name": "confidence", "num_tokens": sizes.codes + 1, "mask": sizes.codes}
-
-    def sizes_of(self, values: Mapping[str, Any]) -> Sizes:
-        """See `ImageNetworks.sizes_of`."""
-        return self.made_of(**values)  # type: ignore[return-value]
 
     def wrap(self, network: nn.Module, sizes: Sizes, process: Process) -> GridDenoiser:
         """See `ImageNetworks.wrap`."""

@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, quoted, refusing
 from di4c_plugin.hosts.base import Host
 from di4c_plugin.hosts.images.networks import ImageNetworks
 from di4c_plugin.hosts.ours import our_kind
-from di4c_plugin.hosts.plain_files import quoted
 from di4c_plugin.hosts.weights import Weights
 from di4c_plugin.models import Model
 from di4c_plugin.models.checkpoint import bare_names
+from di4c_plugin.models.description import sizes_of
 from di4c_plugin.models.model_file import read_file
 
 # What every process of a network has in common with its host's.
@@ -90,8 +90,9 @@ class ImageHost(Host):
             raise UserError(f"no checkpoint {source}: host={name} takes teacher=PATH of a file")
         if our_kind(path) is not None:
             return self.restore(path)
-        weights = self.read(path, ema=ema)
-        sizes = self.networks.sizes(weights, **self.size_options())
+        with refusing(f"{path} cannot be read"):
+            weights = self.read(path, ema=ema)
+            sizes = self.networks.sizes(weights, **self.size_options())
         denoiser = self.networks.restore(
             weights, sizes, process=self.process_for(sizes), root=self.root
         )
@@ -111,17 +112,12 @@ class ImageHost(Host):
         kind = description.get("kind", "transformer")
         if kind != self.networks.host:
             raise UserError(f"{path} is a model of {kind!r}, not of host {self.networks.host!r}")
-        try:
-            if not only_numbers(description["network"]):
-                raise ValueError("its sizes are no numbers")
-            sizes = replace(self.networks.sizes_of(description["network"]), **self.settings())
-            latent, info = description["latent"], dict(description["info"])
-            weights = Weights(tensors, latent, {}, None, str(path), "")
-            process = self.process_for(sizes) if self.process else dict(description["process"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"the description of the model in {path} is damaged: {error!r}"
-            ) from error
+        kind = self.networks.made_of
+        sizes = sizes_of(kind, description["network"], str(path), weights=len(tensors))
+        sizes = replace(sizes, **self.settings())
+        latent, info = description["latent"], dict(description["info"])
+        weights = Weights(tensors, latent, {}, None, str(path), "")
+        process = self.process_for(sizes) if self.process else dict(description["process"])
         self.sizes = sizes
         denoiser = self.networks.restore(weights, sizes, process=process, root=self.root)
         return Model(denoiser, sizes, latent, info)
@@ -186,15 +182,6 @@ class ImageHost(Host):
                 f"host {self.networks.host!r} needs its teacher before data or pictures"
             )
         return self.sizes
-
-
-def only_numbers(sizes: Any) -> bool:
-    """Tell whether sizes out of a file hold nothing else: what they make is the host's own."""
-    if isinstance(sizes, Mapping):
-        return all(map(only_numbers, sizes.values()))
-    if isinstance(sizes, list):
-        return all(map(only_numbers, sizes))
-    return isinstance(sizes, int | float)
 
 
 def named(process: str | Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -18,6 +18,8 @@ from importlib.machinery import FileFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 
+import torch
+
 from di4c_plugin.errors import UserError, printable
 from di4c_plugin.hosts.announce import announce_once
 from di4c_plugin.hosts.detect import KnownHost, host_named
@@ -100,6 +102,11 @@ def host_module(host: str, name: str, root: str | Path | None = None) -> ModuleT
         UserError: if the checkout is missing, or a package that the module imports.
     """
     place = checkout(host, root)
+    with torch.device("cpu"):  # what a module makes when it is imported, wherever it is called
+        return _imported(host, name, place)
+
+
+def _imported(host: str, name: str, place: Path) -> ModuleType:
     try:
         if str(place) in sys.path:
             module = importlib.import_module(name)

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from di4c_plugin.diffusion import Process, build_process
+from di4c_plugin.errors import refusing
 from di4c_plugin.hosts.weights import Weights
 from di4c_plugin.models import NetworkDenoiser
 from di4c_plugin.models.attach import Head, latent_shape
-from di4c_plugin.models.checkpoint import load_weights
+from di4c_plugin.models.checkpoint import check_weights, load_weights
 from di4c_plugin.models.latent import same_options
 
 
@@ -50,6 +52,7 @@ class ImageNetworks(ABC, Generic[Sizes, Made]):
     """
 
     host: ClassVar[str]
+    made_of: ClassVar[type[Any]]  # the dataclass of the sizes
 
     @abstractmethod
     def read(self, path: str | Path) -> Weights:
@@ -73,10 +76,6 @@ class ImageNetworks(ABC, Generic[Sizes, Made]):
     @abstractmethod
     def default_process(self, sizes: Sizes) -> dict[str, Any]:
         """Return the process of the host, as `build_process` takes it."""
-
-    @abstractmethod
-    def sizes_of(self, values: Mapping[str, Any]) -> Sizes:
-        """Return the sizes of the plain values that `dataclasses.asdict` made of some."""
 
     @abstractmethod
     def wrap(self, network: nn.Module, sizes: Sizes, process: Process) -> Made:
@@ -106,8 +105,13 @@ class ImageNetworks(ABC, Generic[Sizes, Made]):
     ) -> Made:
         """Return the teacher, or student, with these weights, in eval mode.
 
-        Raises UserError, naming weights that do not fit.
+        Raises UserError, naming weights that do not fit, before anything of these sizes is made.
         """
+        with refusing(f"the network in {weights.origin} cannot be made"), torch.device("meta"):
+            outline = self.build(sizes, root)
+            if weights.latent is not None:
+                self.let_latent_in(outline, weights.latent, sizes)
+        check_weights(outline, weights.tensors, weights.origin)
         denoiser = self.denoiser(sizes, weights.latent, process=process, root=root)
         load_weights(denoiser.network, weights.tensors, weights.origin)
         return denoiser.eval()

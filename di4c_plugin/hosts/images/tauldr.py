@@ -26,7 +26,9 @@ from di4c_plugin.hosts.images.unet_latent import let_latent_in
 from di4c_plugin.hosts.images.unet_sizes import Layout, layout_of
 from di4c_plugin.hosts.weights import Weights
 from di4c_plugin.models.denoiser import normalise, repeated
+from di4c_plugin.models.description import sizes_of
 
+MODEL = ("data_min_max", "dropout", "skip_rescale", "time_scale_factor", "fix_logistic")
 PROCESS = ("rate_sigma", "q_sigma", "time_exponential", "time_base")
 
 
@@ -114,7 +116,7 @@ class TauLDRDenoiser(ImageDenoiser):
 class TauLDRNetworks(ImageNetworks[TauLDRSizes, TauLDRDenoiser]):
     """See `ImageNetworks`; options of the sizes: `config` (data and model) and `dropout`."""
 
-    host = "tauldr"
+    host, made_of = "tauldr", TauLDRSizes
 
     def read(self, path: str | Path, *, ema: bool = True) -> Weights:
         """See `ImageNetworks.read`; without `ema` the weights are those of the last step."""
@@ -167,13 +169,6 @@ class TauLDRNetworks(ImageNetworks[TauLDRSizes, TauLDRDenoiser]):
         numbers = {name: getattr(sizes, name) for name in ("num_tokens", *PROCESS)}
         return {"name": "gaussian"} | numbers
 
-    def sizes_of(self, values: Mapping[str, Any]) -> TauLDRSizes:
-        """See `ImageNetworks.sizes_of`."""
-        layout = dict(values["layout"])
-        layout["widths"] = tuple(layout["widths"])
-        pairs = {name: tuple(values[name]) for name in ("shape", "data_min_max")}
-        return TauLDRSizes(**{**values, **pairs, "layout": Layout(**layout)})
-
     def wrap(self, network: nn.Module, sizes: TauLDRSizes, process: Process) -> TauLDRDenoiser:
         """See `ImageNetworks.wrap`."""
         if process.num_tokens != sizes.num_tokens or process.num_states != sizes.num_tokens:
@@ -189,19 +184,12 @@ def sizes_of_config(config: Mapping[str, Any], layout: Layout, origin: str) -> T
     """
     try:
         data, model = config["data"], config["model"]
-        return TauLDRSizes(
-            layout=layout,
-            shape=tuple(data["shape"]),
-            num_tokens=data["S"],
-            data_min_max=tuple(model["data_min_max"]),
-            dropout=model["dropout"],
-            skip_rescale=model["skip_rescale"],
-            time_scale_factor=model["time_scale_factor"],
-            fix_logistic=model["fix_logistic"],
-            **{name: float(model[name.replace("q_", "Q_")]) for name in PROCESS},
-        )
+        said = {name: model[name.replace("q_", "Q_")] for name in PROCESS}
+        said |= {name: model[name] for name in MODEL}
+        said |= {"layout": layout, "shape": data["shape"], "num_tokens": data["S"]}
     except (KeyError, TypeError) as error:
         raise UserError(f"the config of {origin} says no {error}") from error
+    return sizes_of(TauLDRSizes, said, f"the config of {origin}")
 
 
 def check_shape(sizes: TauLDRSizes) -> None:

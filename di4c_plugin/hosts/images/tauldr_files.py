@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from di4c_plugin.checkpoints.storages import check_total
 from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.images.files import bare, weights_of
@@ -34,6 +35,7 @@ def read_run(path: str | Path, *, ema: bool = True) -> Weights:
     model = content.get("model", content)
     state = model if isinstance(model, Mapping) else {}
     weights = weights_of(unet_tensors(state, str(path), ema), str(path), "tauldr")
+    check_total(weights.tensors, Path(path).stat().st_size, str(path))
     latent = {"name": "unet"} if "tlam_mix.weight" in weights.tensors else None
     return replace(weights, latent=latent, config=config_of_run(Path(path)))
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from di4c_plugin.checkpoints.storages import check_total
 from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.images.importing import host_module
@@ -223,6 +224,7 @@ def state_of(file: Path, key: str) -> dict[str, Tensor]:
     found = {str(name): value for name, value in tensors if isinstance(value, Tensor)}
     if EMBEDDING not in found:
         raise UserError(f"{file} holds no VQ model: {key!r} has no {EMBEDDING}")
+    check_total(found, file.stat().st_size, str(file))
     return found
 
 

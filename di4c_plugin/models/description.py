@@ -1,0 +1,212 @@
+"""What a file says of a model: one schema for all who read it, ours and the hosts' config files.
+
+Kinds and ranges of values are checked here, before anything is made of them. Whether sizes are
+those of the weights is for `checkpoint.fitting`. Tests: tests/models/test_description.py.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from di4c_plugin.errors import UserError, quoted, reason
+
+FORMAT = 1
+MOST = 2**31 - 1
+TEXT = 2**22  # characters of a description
+VALUES, DEPTH = 10**5, 50  # in one
+PARTS = ("network", "process", "latent", "info")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
+# Ranges of numbers that are not 1 ... MOST (whole ones) or above 0 (others).
+RANGES: dict[str, tuple[float, float]] = {
+    "attention": (-1, MOST),
+    "classes": (0, MOST),
+    "data_min_max": (0, MOST),
+    "dim": (1, 2**16),
+    "dropout": (0, 1),
+    "eps": (0, 0.99),
+    "length": (1, 2**20),
+    "mask": (0, MOST),
+    "num_classes": (0, MOST),
+    "registers": (0, MOST),
+    "shape": (1, 2**16),
+    "std": (0, MOST),
+    "temperature": (0, MOST),
+}
+# There is at least one weight for each of these.
+COUNTED = ("blocks", "depth", "n_blocks", "num_blocks", "widths")
+# Of the processes, schedules and latents that we know; those of plugins have plain values.
+OPTIONS: dict[str, Any] = {
+    "name": str,
+    "schedule": str,
+    **dict.fromkeys(("num_tokens", "dim", "features"), int),
+    **dict.fromkeys(("mask", "blocks"), int | None),
+    **dict.fromkeys(("eps", "std", "temperature"), float),
+    **dict.fromkeys(("rate_sigma", "q_sigma", "time_exponential", "time_base"), float),
+    **dict.fromkeys(("leave_one_out", "randomize"), bool),
+    "grid": tuple[int, int] | None,
+}
+Sizes = TypeVar("Sizes")
+
+
+def read_description(text: Any, origin: str) -> dict[str, Any]:
+    """Return the description that is JSON text, checked.
+
+    Raises:
+        UserError: naming `origin` and the first field that is missing or of another kind, or if a
+            newer version wrote it.
+    """
+    told = f"the description of the model in {origin} is damaged"
+    if not isinstance(text, str) or len(text) > TEXT:
+        raise UserError(f"{told}: it has more than {TEXT} characters")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{told}: {reason(error)}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{told}: it is {quoted(found)}, with no fields")
+    if missing := [name for name in ("format", *PARTS) if name not in found]:
+        raise UserError(f"{told}: it has no {missing[0]!r}")
+    checked = check_parts(found, origin)
+    if checked["format"] > FORMAT:
+        raise UserError(f"{origin} was written by a newer di4c_plugin; please upgrade")
+    return checked
+
+
+def check_parts(found: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Check those parts of a description that are there, and return them.
+
+    Raises:
+        UserError: as `read_description`.
+    """
+    check = _Check(origin)
+    check.plain(found, "it")
+    if "format" in found:
+        check.value(int, found["format"], "format")
+    if "kind" in found:
+        check.value(str, found["kind"], "kind")
+    for part in PARTS:
+        value = found.get(part, {})
+        if not isinstance(value, Mapping) and not (part == "latent" and value is None):
+            raise check.wrong(part, value, "no fields")
+    for part in ("process", "latent"):
+        options = found.get(part) or {}
+        if part in found and found[part] is not None and "name" not in options:
+            raise check.wrong(part, options, f"a {part} without a name")
+        for name, value in options.items():
+            check.value(OPTIONS.get(name, Any), value, f"{part}.{name}")
+    return dict(found)
+
+
+def check_process(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Return the config of a process, checked as that of a description; raises UserError."""
+    checked: dict[str, Any] = check_parts({"process": dict(config)}, origin)["process"]
+    return checked
+
+
+def sizes_of(
+    kind: type[Sizes], values: Mapping[str, Any], origin: str, *, weights: int = MOST
+) -> Sizes:
+    """Return the sizes of a network, a dataclass, that plain values describe.
+
+    Args:
+        kind: the dataclass.
+        values: by the names of its fields.
+        origin: for messages.
+        weights: how many tensors there are: a network has no more blocks.
+
+    Raises:
+        UserError: as `read_description`, and if the sizes do not go together.
+    """
+    check = _Check(origin, weights)
+    made: Sizes = check.value(kind, values, "network")
+    return made
+
+
+class _Check:
+    """Checks values of a file against types; the first wrong one is a UserError."""
+
+    def __init__(self, origin: str, weights: int = MOST) -> None:
+        self.origin, self.weights, self.left = origin, weights, VALUES
+
+    def wrong(self, field: str, value: Any, what: str) -> UserError:
+        said = f"{field} is {quoted(value)}: {what}"
+        return UserError(f"the description of the model in {self.origin} is damaged: {said}")
+
+    def plain(self, value: Any, field: str, depth: int = 0) -> None:
+        """Refuse what is no plain value, or too many, or too deep."""
+        self.left -= 1
+        if self.left < 0 or depth > DEPTH:
+            raise self.wrong(field, value, f"more than {VALUES} values, or {DEPTH} in each other")
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                self.plain(inner, f"{field}.{key!s:.40}" if depth else f"{key!s:.40}", depth + 1)
+        elif isinstance(value, list | tuple):
+            for inner in value:
+                self.plain(inner, field, depth + 1)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            if not -(2**63) <= value < 2**64:  # nor is nan
+                raise self.wrong(field, value, "no number that is in range")
+        elif value is not None and not isinstance(value, bool | str):
+            raise self.wrong(field, value, "no plain value")
+
+    def value(self, hint: Any, value: Any, field: str) -> Any:
+        """Return a value of the type that `hint` says."""
+        if hint is Any:
+            return value
+        if get_origin(hint) is UnionType:  # with None
+            return None if value is None else self.value(get_args(hint)[0], value, field)
+        if is_dataclass(hint):
+            return self._made(hint, value, field)
+        if get_origin(hint) is tuple:
+            return self._tuple(get_args(hint), value, field)
+        if hint is str:
+            if not (isinstance(value, str) and NAME.fullmatch(value)):
+                raise self.wrong(field, value, "no name")
+        elif hint is bool:
+            if not isinstance(value, bool):
+                raise self.wrong(field, value, "neither true nor false")
+        else:
+            self._number(hint, value, field)
+        return value
+
+    def _number(self, hint: Any, value: Any, field: str) -> None:
+        name = field.rpartition(".")[2]
+        what = "no whole number" if hint is int else "no number"
+        if type(value) not in ((int,) if hint is int else (int, float)):
+            raise self.wrong(field, value, what)
+        low, high = RANGES.get(name, (1 if hint is int else 1e-12, MOST))
+        if not low <= value <= high or not math.isfinite(value):
+            raise self.wrong(field, value, f"{what} from {low:g} to {high:g}")
+        if name in COUNTED and value > self.weights:
+            raise self.wrong(field, value, f"there are {self.weights} weights")
+
+    def _tuple(self, hints: tuple[Any, ...], value: Any, field: str) -> tuple[Any, ...]:
+        length = 64 if hints[-1] is Ellipsis else len(hints)
+        if not isinstance(value, list | tuple) or not value or len(value) > length:
+            raise self.wrong(field, value, "no list of numbers")
+        if hints[-1] is not Ellipsis and len(value) != length:
+            raise self.wrong(field, value, f"no list of {length} numbers")
+        return tuple(self.value(hints[0], inner, field) for inner in value)
+
+    def _made(self, kind: Any, values: Any, field: str) -> Any:
+        if isinstance(values, kind):
+            return values
+        if not isinstance(values, Mapping):
+            raise self.wrong(field, values, "no fields")
+        hints, known = get_type_hints(kind), fields(kind)
+        for name in values.keys() - {each.name for each in known}:
+            raise self.wrong(f"{field}.{name!s:.40}", values[name], f"{kind.__name__} has no such")
+        for each in known:
+            if each.name not in values and each.default is MISSING:
+                raise self.wrong(f"{field}.{each.name}", None, "it is missing")
+        made = {k: self.value(hints[k], v, f"{field}.{k}") for k, v in values.items()}
+        try:
+            return kind(**made)
+        except UserError as error:
+            raise UserError(
+                f"the description of the model in {self.origin} is damaged: {error}"
+            ) from error
