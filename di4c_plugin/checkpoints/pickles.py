@@ -9,7 +9,7 @@ which only record what the file says. No attribute of anything but a stub is eve
 import collections
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -34,6 +34,9 @@ FindStorage = Callable[[StorageType, str, int, Any], Storage]
 COPIED = (str, bytes, bytearray, list, tuple, set, frozenset, dict, collections.deque)
 COPIES_FOR_A_BYTE, COPIES = 4, 10**6
 KEY_PARTS = 1000  # of a tuple that is a key of a dict: hashing walks through all of them
+# Numbers can be chosen to have one hash, and looking each up takes as long as there are others. So
+# can not text, and whole numbers below this; of others a dict holds no more than so many.
+HASHES, CHOSEN = 2**61 - 1, 200
 
 
 class InertUnpickler(pickle._Unpickler):
@@ -46,6 +49,8 @@ class InertUnpickler(pickle._Unpickler):
     stack: list[Any]
     append: Callable[[Any], None]
     read: Callable[[int], bytes]
+    readline: Callable[[], bytes]
+    memo: dict[int, Any]
     pop_mark: Callable[[], list[Any]]
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
 
@@ -164,6 +169,8 @@ class InertUnpickler(pickle._Unpickler):
         if not isinstance(target, dict | Inert):
             raise pickle.UnpicklingError(f"it sets items of {_name(target)}")
         for key, value in zip(items[::2], items[1::2], strict=True):
+            if isinstance(target, dict):
+                _check_chosen(key, len(target))
             target[_key(key)] = value
 
     def _additems(self) -> None:
@@ -172,11 +179,18 @@ class InertUnpickler(pickle._Unpickler):
         if not isinstance(target, set | Inert):
             raise pickle.UnpicklingError(f"it adds to {_name(target)}")
         for value in values:
+            if isinstance(target, set):
+                _check_chosen(value, len(target))
             target.add(_key(value))
 
     def _frozenset(self) -> None:
-        values = self.pop_mark()
-        self.append(frozenset(map(_key, values)))
+        self.append(frozenset(_keys(self.pop_mark())))
+
+    def _memoize(self) -> None:
+        number = int(self.readline())
+        if not 0 <= number < 2**32:
+            raise pickle.UnpicklingError("it counts its values beyond its end")
+        self.memo[number] = self.stack[-1]
 
     def _bytearray8(self) -> None:
         # Python's own makes room for as many bytes as the file claims to hold.
@@ -192,6 +206,7 @@ InertUnpickler.dispatch |= {
     pickle.BYTEARRAY8[0]: InertUnpickler._bytearray8,
     pickle.DICT[0]: InertUnpickler._dict,
     pickle.FROZENSET[0]: InertUnpickler._frozenset,
+    pickle.PUT[0]: InertUnpickler._memoize,
     pickle.NEWOBJ[0]: InertUnpickler._newobj,
     pickle.NEWOBJ_EX[0]: InertUnpickler._newobj_ex,
     pickle.REDUCE[0]: InertUnpickler._reduce,
@@ -217,6 +232,26 @@ def _key(key: Any) -> Any:
         if isinstance(part, tuple):
             waiting += [(inner, depth + 1) for inner in part[:KEY_PARTS]]
     return key
+
+
+def _keys(values: Iterable[Any]) -> list[Any]:
+    """Return values that become the keys of one dict or set, each checked."""
+    found = []
+    for count, value in enumerate(values):
+        _check_chosen(value, count)
+        found.append(_key(value))
+    return found
+
+
+def _check_chosen(key: Any, count: int) -> None:
+    """Refuse one more key whose hash the file may have chosen, beside so many; see `CHOSEN`."""
+    if count < CHOSEN or isinstance(key, str | bytes | Inert | type | None):
+        return
+    if isinstance(key, int) and abs(key) < HASHES:
+        return
+    if isinstance(key, tuple) and all(isinstance(part, str | bytes | None) for part in key):
+        return
+    raise pickle.UnpicklingError(f"more than {CHOSEN} keys of a dict are numbers and the like")
 
 
 def _is_class(target: Any) -> bool:
@@ -255,8 +290,11 @@ def _counter(*parts: Any) -> collections.Counter[Any]:
 
 
 def _pairs(items: Any = ()) -> list[tuple[Any, Any]]:
-    items = items.items() if isinstance(items, dict) else _copied(items)
-    return [(_key(key), value) for key, value in items]
+    pairs = [
+        (key, value)
+        for key, value in (items.items() if isinstance(items, dict) else _copied(items))
+    ]
+    return list(zip(_keys(key for key, _ in pairs), (value for _, value in pairs), strict=True))
 
 
 def _bytes(data: Any = b"", encoding: Any = None) -> bytes:
@@ -274,7 +312,7 @@ def _copied(items: Any) -> Any:
 
 
 def _set_of(items: Any = ()) -> set[Any]:
-    return set(map(_key, _copied(items)))
+    return set(_keys(_copied(items)))
 
 
 def _device(kind: Any, index: Any = None) -> Any:

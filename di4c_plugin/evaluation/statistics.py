@@ -53,7 +53,9 @@ def read_statistics(path: Path, expected: Mapping[str, Any]) -> Statistics:
         UserError: if it is damaged, has no record, or is of something else; the first difference
             is named.
     """
-    arrays = load_arrays(path, "mu", "no readable file of statistics")
+    arrays = load_arrays(path, "", "no readable file of statistics")
+    if "" in arrays:
+        raise UserError(f"{path} is no readable file of statistics: it is one array")
     record = _record(arrays, path)
     for name, value in expected.items():
         if record.get(name) != value:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, reason
 from di4c_plugin.hosts import hub
-from di4c_plugin.hosts.plain_files import read_json, read_yaml
+from di4c_plugin.plain_files import read_json, read_yaml
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 CONFIG_FILE = "config.json"
@@ -29,10 +29,16 @@ def locate(source: str | Path) -> Source:
     Raises:
         UserError: if there is neither file nor folder nor repository.
     """
-    path = Path(source).expanduser()
-    if path.is_dir() and str(source):
-        path = _weights_in(path)
-    if path.is_file():
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir() and str(source):
+            path = _weights_in(path)
+        there = path.is_file()
+    except (OSError, RuntimeError) as error:  # too long a name, a home of nobody
+        raise UserError(
+            f"no such model file: {str(source)[:200]} ({reason(error)[:100]})"
+        ) from error
+    if there:
         config = read_config(path.parent / CONFIG_FILE) or run_config(path)
         return Source(path, config, str(source))
     if isinstance(source, Path) or not hub.looks_like_id(source):

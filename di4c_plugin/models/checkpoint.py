@@ -265,7 +265,7 @@ def check_states(network: OwnConfig, process: Process) -> None:
         fits = tokens <= states == network.vocab_size
         known = f"{network.vocab_size} states"
         end = torch.ones(1, dtype=torch.float64)
-        if network.time_conditioning and not getattr(process, "schedule").alpha(end) > 0:
+        if network.time_conditioning and not process.schedule.alpha(end) > 0:
             raise UserError("the network knows the time, whose logarithm of alpha is infinite at 1")
     if not fits:
         raise UserError(f"the network has {known}, and the process {tokens} and {states}")
@@ -281,7 +281,7 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: str)
     """Refuse weights that are not those of a network, which may be an outline on "meta".
 
     Raises:
-        UserError: naming up to three mismatches of names, shapes or types, or numbers that are not finite.
+        UserError: naming up to three mismatches of names, shapes and types, and what is not finite.
     """
     own = module.state_dict()
     problems = [f"missing {k}" for k in own if k not in weights]

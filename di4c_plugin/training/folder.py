@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import atomic_write, is_plain, named_file, unfinished
+from di4c_plugin.plain_files import read_yaml
 
 RECORD, CONFIG, CHECKPOINT = "run.json", "config.yaml", "last.ckpt"
 STUDENT, TEACHER = "student.safetensors", "teacher.safetensors"
@@ -127,7 +127,9 @@ class RunFolder:
             raise UserError(f"nothing to resume: there is no {self.config}")
         if begun:
             try:
-                # Plain tensors and values only: loading runs no code.
+                # Of the two forms that torch.load reads without trusting paths; then, by itself,
+                # plain tensors and values only: loading runs no code.
+                load_inert(self.checkpoint, mmap=True)
                 torch.load(self.checkpoint, map_location="cpu", weights_only=True)
             except Exception as error:
                 raise UserError(
@@ -199,10 +201,10 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
 def read_config(path: Path) -> dict[str, Any] | None:
     """Return what a config.yaml says; None if it is not readable, or something else."""
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException):
+        content = read_yaml(path)
+    except UserError:
         return None
-    return {str(k): v for k, v in content.items()} if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _listed(record: Path) -> frozenset[str]:
@@ -214,8 +216,9 @@ def _listed(record: Path) -> frozenset[str]:
             content = json.loads(file.read(LARGEST))
     except (OSError, ValueError, RecursionError):
         return frozenset()
-    files = content.get("files") if isinstance(content, dict) else None
-    if not isinstance(files, list) or content.get("di4c_run") != FORMAT:
+    content = content if isinstance(content, dict) else {}
+    files, version = content.get("files"), content.get("di4c_run")
+    if not isinstance(files, list) or (type(version), version) != (int, FORMAT):
         return frozenset()
     return NAMES.intersection([RECORD, *(name for name in files if isinstance(name, str))])
 

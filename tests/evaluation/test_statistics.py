@@ -99,7 +99,7 @@ def test_other_files_are_refused_and_nothing_in_them_runs(kind: str, path: Path)
         path.write_bytes(path.read_bytes()[:300])
     elif kind == "npy":
         with path.open("wb") as file:
-            np.save(file, np.ones(3))
+            np.save(file, np.ones(3))  # one array, and not by these names
     elif kind == "pickle":
         path.write_bytes(pickle.dumps(bomb))
     else:

@@ -156,9 +156,7 @@ def test_missing_and_unexpected_weights_are_named(path: Path) -> None:
 def test_wrong_shapes_are_named_and_the_rest_counted(path: Path) -> None:
     description, _ = model_file.read_file(path)
     rewrite(path, network=description["network"] | {"hidden_size": 16})
-    with pytest.raises(
-        UserError, match=r"position is \(2, 8\), not \(2, 16\).* and \d+ more"
-    ):
+    with pytest.raises(UserError, match=r"position is \(2, 8\), not \(2, 16\).* and \d+ more"):
         load_model(path)
 
 

@@ -14,8 +14,8 @@ from di4c_plugin.checkpoints.storages import check_total
 from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.images.files import bare, weights_of
-from di4c_plugin.hosts.plain_files import read_yaml
 from di4c_plugin.hosts.weights import Weights
+from di4c_plugin.plain_files import read_yaml
 
 AVERAGES = "ema_shadow_params"
 

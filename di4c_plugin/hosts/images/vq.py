@@ -14,9 +14,9 @@ from di4c_plugin.checkpoints.storages import check_total
 from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.images.importing import host_module
-from di4c_plugin.hosts.plain_files import read_yaml
 from di4c_plugin.hosts.weights import fingerprint
 from di4c_plugin.models.checkpoint import load_weights
+from di4c_plugin.plain_files import read_yaml
 
 LLAMAGEN = "vq_ds16_c2i.pt"
 WHERE = {  # in the hosts' own words

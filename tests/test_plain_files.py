@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.plain_files import read_json, read_yaml
+from di4c_plugin.plain_files import read_json, read_yaml
 
 # Each level holds the one before nine times.
 BOMB = "a0: &a0 [x]\n" + "".join(

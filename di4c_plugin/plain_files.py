@@ -1,6 +1,6 @@
 """Foreign files of YAML and JSON as plain values: nothing in them is resolved, expanded or made.
 
-Whatever is wrong with a file is one line that names it. Tests: tests/hosts/test_plain_files.py.
+Whatever is wrong with a file is one line that names it. Tests: tests/test_plain_files.py.
 """
 
 import json
@@ -13,7 +13,7 @@ import yaml
 
 from di4c_plugin.errors import UserError
 
-SIZE = 2**20  # bytes of a file
+JSON, YAML = 2**20, 2**18  # bytes of a file; a megabyte of YAML takes ten seconds
 VALUES = 10**5  # in all, with aliases written out
 DEPTH = 50
 NUMBER = 100  # characters of one
@@ -28,7 +28,6 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
     def flatten_mapping(self, node: Any) -> None:
         """Leave `<<` as it stands, for which there is no value."""
-
 
     def construct_scalar(self, node: Any) -> Any:
         """Refuse numbers so long that it takes minutes to read them, in other bases than ten."""
@@ -51,20 +50,20 @@ def read_yaml(path: Path) -> Any:
     Raises:
         UserError: if it cannot be read, or holds other things than plain values.
     """
-    return _read(path, lambda text: yaml.load(text, Loader=_Loader))  # a SafeLoader
+    return _read(path, YAML, lambda text: yaml.load(text, Loader=_Loader))  # a SafeLoader
 
 
 def read_json(path: Path) -> Any:
     """Return what a JSON file says; raises UserError if it cannot be read."""
-    return _read(path, json.loads)
+    return _read(path, JSON, json.loads)
 
 
-def _read(path: Path, parse: Callable[[str], Any]) -> Any:
+def _read(path: Path, most: int, parse: Callable[[str], Any]) -> Any:
     try:
         with path.open("rb") as file:
-            content = file.read(SIZE + 1)
-        if len(content) > SIZE:
-            raise ValueError(f"it has more than {SIZE} bytes")
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise ValueError(f"it has more than {most} bytes")
         return _Copy()(parse(content.decode("utf-8-sig")))
     except Exception as error:  # of yaml's constructors, any
         told = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
