@@ -247,7 +247,10 @@ def sample(
         rows = slice(start, start + count)
         parts = {k: conditioned(v, given, rows, device) for k, v in denoisers.items()}
         denoiser, now = parts.pop(""), options | parts
-        x = draw(denoiser, x, times, process=process, generator=generator, cond=labels, **now)
+        try:
+            x = draw(denoiser, x, times, process=process, generator=generator, cond=labels, **now)
+        except IndexError as error:  # of a table looked up with what was drawn by them
+            raise UserError("the predictions of this model are no probabilities") from error
         done.append(x.cpu())
         if on_batch is not None:
             on_batch(start + count)

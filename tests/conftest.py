@@ -13,8 +13,12 @@ import pytest
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked `gpu` where there is none."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the tests marked `gpu` where there is none, and `campaign` if nobody asks for them."""
+    if "campaign" not in config.getoption("markexpr"):
+        for item in items:
+            if item.get_closest_marker("campaign"):
+                item.add_marker(pytest.mark.skip(reason="a long campaign: -m campaign"))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

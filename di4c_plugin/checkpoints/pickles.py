@@ -184,7 +184,8 @@ class InertUnpickler(pickle._Unpickler):
             target.add(_key(value))
 
     def _frozenset(self) -> None:
-        self.append(frozenset(_keys(self.pop_mark())))
+        values = self.pop_mark()  # first: it changes what `append` is
+        self.append(frozenset(_keys(values)))
 
     def _memoize(self) -> None:
         number = int(self.readline())
@@ -290,11 +291,10 @@ def _counter(*parts: Any) -> collections.Counter[Any]:
 
 
 def _pairs(items: Any = ()) -> list[tuple[Any, Any]]:
-    pairs = [
-        (key, value)
-        for key, value in (items.items() if isinstance(items, dict) else _copied(items))
-    ]
-    return list(zip(_keys(key for key, _ in pairs), (value for _, value in pairs), strict=True))
+    items = items.items() if isinstance(items, dict) else _copied(items)
+    pairs = [(key, value) for key, value in items]
+    keys = _keys(key for key, _ in pairs)
+    return [(key, value) for key, (_, value) in zip(keys, pairs, strict=True)]
 
 
 def _bytes(data: Any = b"", encoding: Any = None) -> bytes:

@@ -19,16 +19,18 @@ from di4c_plugin.training.interrupt import SignalFlag
 class LastCheckpoint(Callback):
     """Saves every `every` updates, at the last one, and when a signal asks to stop.
 
-    `path` is None for a run that keeps no files. After the fit, `stopped` tells whether a signal
+    `path` is None for a run that keeps no files. `began` tells whether a checkpoint to resume from
+    has been restored. After the fit, `stopped` tells whether a signal
     ended it, and `flag.signum` which, on the processes that got it.
     """
 
     def __init__(self, path: Path | None, every: int, flag: SignalFlag) -> None:
         self.path, self.every, self.flag = path, every, flag
-        self.stopped = False
+        self.began = self.stopped = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to signals, in place of Lightning, which has just begun to."""
+        self.began = True
         self.flag.listen()
 
     def on_train_batch_end(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, reason
 
 LOCK = ".di4c-run.lock"
 # What a file system that knows no locks answers.
@@ -26,9 +26,12 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         UserError: if another run is there, or there can be no such folder.
     """
-    for path in (folder, *folder.parents):
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is not a folder")
+    try:
+        blocking = [p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()]
+    except (OSError, ValueError) as error:  # no name of a file
+        raise UserError(f"cannot write {str(folder)[:200]}: {reason(error)[:100]}") from error
+    if blocking:
+        raise UserError(f"{blocking[0]} is not a folder")
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = FileLock(folder.resolve() / LOCK, is_singleton=True, fallback_to_soft=False)
     try:

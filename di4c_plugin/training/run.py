@@ -17,7 +17,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from di4c_plugin.algorithms.base import Algorithm, Data
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import STRANGE, UserError
 from di4c_plugin.models import Model
 from di4c_plugin.models.checkpoint import with_info
 from di4c_plugin.plugins import lookup
@@ -123,10 +123,12 @@ def _fit(
         try:
             # Plain tensors and values only: loading runs no code.
             trainer.fit(module, ckpt_path=start, weights_only=True)
-        except BaseException:
+        except BaseException as error:
             if folder and is_first_process():
                 folder.release()
-            raise
+            if start is None or keeper.began or not isinstance(error, STRANGE):
+                raise
+            raise UserError(f"{start} is damaged; start again with overwrite") from error
     if keeper.stopped:
         raise Interrupted(flag.signum or signal.SIGINT, trainer.global_step, keeper.path)
 

@@ -35,15 +35,16 @@ def read_checkpoint(path: str | Path, host: str) -> Weights:
     """
     content = load_inert(path)
     state = content.get("model_state_dict", content)
-    weights = weights_of(state, str(path), host)
-    check_total(weights.tensors, Path(path).stat().st_size, str(path))
+    weights = weights_of(state, str(path), host, size=Path(path).stat().st_size)
     if any(name.startswith("latent_projection.") for name in weights.tensors):
         return replace(weights, latent={"name": "token"})
     return weights
 
 
-def weights_of(state: Any, origin: str, host: str) -> Weights:
+def weights_of(state: Any, origin: str, host: str, *, size: int | None = None) -> Weights:
     """Return the tensors of a state dict by the names of the host's network.
+
+    `size` is that of the file, of which they cannot be many times as much.
 
     Raises:
         UserError: if they are of another network.
@@ -52,6 +53,8 @@ def weights_of(state: Any, origin: str, host: str) -> Weights:
     if isinstance(state, Mapping):
         tensors = {bare(str(k)): v.detach() for k, v in state.items() if isinstance(v, Tensor)}
     check_kind(tensors, origin, host)
+    if size is not None:
+        check_total(tensors, size, origin)
     return Weights(tensors, None, {}, None, origin, fingerprint(tensors))
 
 

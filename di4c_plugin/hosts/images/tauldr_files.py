@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from di4c_plugin.checkpoints.storages import check_total
 from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.images.files import bare, weights_of
@@ -34,8 +33,8 @@ def read_run(path: str | Path, *, ema: bool = True) -> Weights:
     content = load_inert(path)
     model = content.get("model", content)
     state = model if isinstance(model, Mapping) else {}
-    weights = weights_of(unet_tensors(state, str(path), ema), str(path), "tauldr")
-    check_total(weights.tensors, Path(path).stat().st_size, str(path))
+    size = Path(path).stat().st_size
+    weights = weights_of(unet_tensors(state, str(path), ema), str(path), "tauldr", size=size)
     latent = {"name": "unet"} if "tlam_mix.weight" in weights.tensors else None
     return replace(weights, latent=latent, config=config_of_run(Path(path)))
 
