@@ -264,8 +264,9 @@ def check_states(network: OwnConfig, process: Process) -> None:
     else:
         fits = tokens <= states == network.vocab_size
         known = f"{network.vocab_size} states"
+        schedule: Any = getattr(process, "schedule", None)
         end = torch.ones(1, dtype=torch.float64)
-        if network.time_conditioning and not process.schedule.alpha(end) > 0:
+        if network.time_conditioning and schedule and not schedule.alpha(end) > 0:
             raise UserError("the network knows the time, whose logarithm of alpha is infinite at 1")
     if not fits:
         raise UserError(f"the network has {known}, and the process {tokens} and {states}")
