@@ -5,13 +5,14 @@ words. Tests: tests/hosts/test_rebuild.py.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from di4c_plugin.diffusion import build_process
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.weights import Weights
 from di4c_plugin.models import DiTConfig, Model, new_model
-from di4c_plugin.models.checkpoint import FindLatent, load_weights, network_config
+from di4c_plugin.models.checkpoint import FindLatent, load_weights, network_config, role_of
 
 # Duo's names for uniform-state diffusion, and the model_type of its hub repositories.
 UNIFORM = ("duo", "duo_base", "distillation", "ot-finetune")
@@ -30,7 +31,11 @@ def model_of(weights: Weights, *, find_latent: FindLatent) -> Model:
     info = {"origin": weights.origin, "fingerprint": weights.fingerprint}
     info |= {key: weights.notes[key] for key in ("teacher", "run") if key in weights.notes}
     info |= weights.notes.get("info", {})
-    model = new_model(network, process, weights.latent, info=info, find_latent=find_latent)
+    role = role_of({"role": weights.notes.get("role"), "latent": weights.latent})
+    model = new_model(
+        network, process, weights.latent, info=info, role=role, find_latent=find_latent
+    )
+    model = replace(model, sampling=weights.notes.get("sampling", {}))
     load_weights(model.denoiser.network, weights.tensors, weights.origin)
     model.denoiser.eval()
     return model

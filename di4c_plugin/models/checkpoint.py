@@ -21,6 +21,7 @@ from di4c_plugin.models.model_file import FORMAT, read_file, write_file
 from di4c_plugin.models.sizes import NetworkConfig
 from di4c_plugin.models.transformer import Transformer, TransformerConfig
 
+TEACHER, STUDENT = "teacher", "student"
 # The networks of this package.
 OwnConfig = TransformerConfig | DiTConfig
 
@@ -32,14 +33,18 @@ class Model:
     Attributes:
         denoiser: teacher (product model) or student (mixture).
         network: sizes of the network; their `kind` says which one it is.
-        latent: name and options of the latent injector; None for a teacher.
+        latent: name and options of the latent injector; None for a product model.
         info: free JSON values: what made the model, from which teacher.
+        role: "teacher", or "student" of a distillation, with or without a latent.
+        sampling: how the method that made it samples, see `Algorithm.sampling`.
     """
 
     denoiser: NetworkDenoiser
     network: NetworkConfig
     latent: dict[str, Any] | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    role: str = TEACHER
+    sampling: dict[str, Any] = field(default_factory=dict)
 
     @property
     def process(self) -> Process:
@@ -48,8 +53,8 @@ class Model:
 
     @property
     def is_student(self) -> bool:
-        """Whether the denoiser is a mixture over a latent."""
-        return self.latent is not None
+        """Whether the model was distilled."""
+        return self.role == STUDENT
 
     def save(self, path: str | Path) -> None:
         """Write the model to `path`; see `save_model`."""
@@ -73,16 +78,18 @@ def new_model(
     latent: dict[str, Any] | None = None,
     *,
     info: dict[str, Any] | None = None,
+    role: str | None = None,
     find_latent: FindLatent = builtin_latent,
 ) -> Model:
     """Make a model with random weights.
 
-    `latent` is {"name": ..., "blocks": ..., **options of that injector}. Raises UserError as
-    `new_injector`.
+    `latent` is {"name": ..., "blocks": ..., **options of that injector}. Without a role it is a
+    student if it has a latent. Raises UserError as `new_injector`.
     """
+    role = role_of({"role": role, "latent": latent})
     injector = None if latent is None else new_injector(network, latent, find_latent)
     denoiser = NetworkDenoiser(make_network(network, process, injector), process)
-    return Model(denoiser, network, latent, info or {})
+    return Model(denoiser, network, latent, info or {}, role)
 
 
 def make_network(config: OwnConfig, process: Process, injector: LatentInjector | None) -> nn.Module:
@@ -102,9 +109,9 @@ def make_network(config: OwnConfig, process: Process, injector: LatentInjector |
 
 
 def student_of(
-    teacher: Model, latent: dict[str, Any], *, find_latent: FindLatent = builtin_latent
+    teacher: Model, latent: dict[str, Any] | None, *, find_latent: FindLatent = builtin_latent
 ) -> Model:
-    """Make a student that starts from the teacher's weights.
+    """Make a student that starts from the teacher's weights; without a latent a product model.
 
     If the teacher is itself a student with the same latent (Di4C twice over), its injector carries
     over too; otherwise the injector starts as its class says.
@@ -113,7 +120,7 @@ def student_of(
         UserError: as `new_model`, and for networks of a host.
     """
     network = own_config(teacher)
-    student = new_model(network, teacher.process, latent, find_latent=find_latent)
+    student = new_model(network, teacher.process, latent, role=STUDENT, find_latent=find_latent)
     weights = teacher.denoiser.state_dict()
     if not same_options(teacher.latent, latent):
         body, own = latent_names(teacher.denoiser), latent_names(student.denoiser)
@@ -153,6 +160,8 @@ def describe(model: Model) -> dict[str, Any]:
         "network": asdict(model.network),
         "process": model.process.config,
         "latent": model.latent,
+        "role": model.role,
+        "sampling": model.sampling,
         "info": model.info,
     }
 
@@ -179,8 +188,10 @@ def load_model(path: str | Path, *, find_latent: FindLatent = builtin_latent) ->
             build_process(description["process"]),
             description["latent"],
             info=description["info"],
+            role=role_of(description),
             find_latent=find_latent,
         )
+        model = replace(model, sampling=description.get("sampling", {}))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the description of the model in {path} is damaged: {error!r}") from error
     if isinstance(model.network, DiTConfig):
@@ -188,6 +199,18 @@ def load_model(path: str | Path, *, find_latent: FindLatent = builtin_latent) ->
     load_weights(model.denoiser, weights, str(path))
     model.denoiser.eval()
     return model
+
+
+def role_of(description: Mapping[str, Any]) -> str:
+    """Return the role in a description; before it stood there, students were those with a latent.
+
+    Raises:
+        ValueError: for an unknown one.
+    """
+    role = description.get("role") or (STUDENT if description.get("latent") else TEACHER)
+    if role not in (TEACHER, STUDENT):
+        raise ValueError(f"role {role!r}")
+    return str(role)
 
 
 def network_config(description: Mapping[str, Any]) -> OwnConfig:
