@@ -3,6 +3,7 @@
 Tests: tests/test_api.py; the README's examples are run there too.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from di4c_plugin.algorithms.base import Data
+from di4c_plugin.algorithms.base import Algorithm, Data
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import named_file
 from di4c_plugin.hosts import Host, host_for, load_source
 from di4c_plugin.models import Model
 from di4c_plugin.models.folder import save_folder
+from di4c_plugin.models.latent import same_options
 from di4c_plugin.plugins import lookup, make
 from di4c_plugin.samplers.base import Step
 from di4c_plugin.samplers.checks import check_labels, check_partners, usable
@@ -41,9 +43,10 @@ class LoadedModel(Model):
     @classmethod
     def of(cls, model: Model, file: Path | None = None) -> "LoadedModel":
         """Return the same model with these methods."""
-        return cls(model.denoiser, model.network, model.latent, model.info, file)
+        kept = (model.network, model.latent, model.info, model.role, model.sampling)
+        return cls(model.denoiser, *kept, file)
 
-    def sample(self, n: int, *, steps: int = 8, **options: Any) -> Tensor:
+    def sample(self, n: int, *, steps: int | None = None, **options: Any) -> Tensor:
         """Draw n samples, shape (n, D); see `di4c_plugin.sample` for the options."""
         return sample(self, n, steps=steps, **options)
 
@@ -88,7 +91,7 @@ def load_student(
     """
     model = load_teacher(source, ema=ema, host=host)
     if not model.is_student:
-        raise UserError(f"{source} is a teacher, not a student: it has no latent")
+        raise UserError(f"{source} is a teacher, not a student")
     return model
 
 
@@ -104,7 +107,7 @@ def save_student(model: Model, folder: str | Path, *, overwrite: bool = False) -
             write.
     """
     if not model.is_student:
-        raise UserError("this model is a teacher, not a student: it has no latent")
+        raise UserError("this model is a teacher, not a student")
     save_folder(model, folder, overwrite=overwrite)
 
 
@@ -114,9 +117,11 @@ def distill(
     *,
     algo: Mapping[str, Any] | None = None,
     latent: Mapping[str, Any] | None = None,
+    start: Model | None = None,
     training: "TrainingConfig | None" = None,
     host: str | Mapping[str, Any] | Host | None = None,
     out: str | Path | None = None,
+    info: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -127,18 +132,21 @@ def distill(
         teacher: a product model, or a student to be distilled once more.
         data: training data; by default the host's.
         algo: name and options of a registered algorithm; by default {"name": "di4c"}.
-        latent: name and options of the latent injector; by default {"name": "adaln"}.
+        latent: name and options of the latent of networks that take one; by default the host's
+            where the method needs one, and none where it may do without.
+        start: a student that the student starts from, with its latent; by default the teacher.
         training: length, learning rate and the like.
         host: whose networks and data these are: a name, {"name": ..., **options} as in
             configs/host, or a host; by default that of the teacher.
         out: folder for checkpoints, logs and the student; None: nothing is written.
+        info: further plain values to be kept with the student, and compared on resuming.
         resume: go on from the last checkpoint in `out`, or begin where there is none yet.
         overwrite: replace the run that `out` holds; of its files only, and never the teacher's.
         progress: show a bar, or lines where there is no terminal.
 
     Raises:
-        UserError: for unknown names and options, a latent where the algorithm makes no mixture,
-            and as `di4c_plugin.training.train`.
+        UserError: for unknown names and options, a latent where no network takes one, a start with
+            another latent or process, and as `di4c_plugin.training.train`.
     """
     # Lightning takes longer to import than a few samples take to draw.
     from di4c_plugin.training import TrainingConfig, make_algorithm, train
@@ -146,13 +154,12 @@ def distill(
     adapter = as_host(host, teacher)
     algo, training = {"name": "di4c"} | dict(algo or {}), training or TrainingConfig()
     method = make_algorithm(algo, teacher.process)
-    if method.makes_mixture:
-        latent = {"name": "adaln"} | dict(latent or {})
-        student = new_student(adapter, teacher, latent, training.seed)
-    elif latent is None:
-        student = teacher
-    else:
+    if latent is not None and all(role.latent == "none" for role in method.roles.values()):
         raise UserError(f"algorithm {algo['name']!r} makes no mixture: leave out the latent")
+    if not method.needs_teacher:
+        raise UserError(f"algorithm {algo['name']!r} trains teachers: use di4c train-teacher")
+    networks = start_networks(adapter, method, teacher, latent, start, training.seed)
+    student = networks.pop("student")
     trained = train(
         method,
         student,
@@ -160,8 +167,10 @@ def distill(
         data or adapter.data(),
         training,
         None if out is None else Path(out),
-        info={"algo": algo, "latent": latent} | adapter.described(),
-        inputs=[getattr(teacher, "file", None), teacher.info.get("origin")],
+        others=networks,
+        info={"algo": algo, "latent": student.latent} | adapter.described() | dict(info or {}),
+        inputs=[getattr(model, "file", None) for model in (teacher, start)]
+        + [model.info.get("origin") for model in (teacher, start) if model is not None],
         resume=resume,
         overwrite=overwrite,
         progress=progress,
@@ -178,20 +187,65 @@ def as_host(host: str | Mapping[str, Any] | Host | None, teacher: Model) -> Host
     return host_for(teacher, **options)
 
 
-def new_student(adapter: Host, teacher: Model, latent: dict[str, Any], seed: int) -> Model:
-    """Return the student that training starts from; torch's global generator stays as it was."""
+def start_networks(
+    adapter: Host,
+    method: Algorithm,
+    teacher: Model,
+    latent: Mapping[str, Any] | None,
+    start: Model | None,
+    seed: int,
+) -> dict[str, Model]:
+    """Return the network that each role of a method starts from; see `distill`.
+
+    Torch's global generator stays as it was.
+    """
+    if start is not None:
+        check_start(method, teacher, latent, start)
+    found: dict[str, Model] = {}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return adapter.build_student(teacher, latent)
+        for name, role in method.roles.items():
+            if start is not None and name == "student":
+                found[name] = start
+            elif role.latent == "none" or (role.latent == "optional" and latent is None):
+                found[name] = adapter.build_student(teacher, None)
+            else:
+                chosen = {"name": adapter.latent} | dict(latent or {})
+                found[name] = adapter.build_student(teacher, chosen)
+    return found
+
+
+def check_start(
+    method: Algorithm, teacher: Model, latent: Mapping[str, Any] | None, start: Model
+) -> None:
+    """Refuse a start that is another model than the method's student of this teacher.
+
+    Raises:
+        UserError: for another network or process, another latent than the one asked for, and one
+            where the method needs it and there is none, or takes none and there is one.
+    """
+    for what, one, other in (
+        ("network", start.network, teacher.network),
+        ("process", start.process.config, teacher.process.config),
+    ):
+        if one != other:
+            raise UserError(f"the student to start from has another {what} than the teacher")
+    if latent is not None and not same_options(start.latent, dict(latent)):
+        raise UserError(f"the student to start from has the latent {start.latent}, not {latent}")
+    kind = method.roles["student"].latent
+    if kind == "required" and start.latent is None:
+        raise UserError("the student to start from has no latent, and this method needs one")
+    if kind == "none" and start.latent is not None:
+        raise UserError("the student to start from has a latent, and this method's has none")
 
 
 def sample(
     model: Model,
     n: int,
     *,
-    steps: int,
+    steps: int | None = None,
     seed: int = 0,
-    sampler: str = "ancestral",
+    sampler: str | None = None,
     cond: Tensor | None = None,
     prefix: Given | None = None,
     known: tuple[Given, Given] | None = None,
@@ -206,9 +260,10 @@ def sample(
     Args:
         model: teacher or student; it is moved to `device`.
         n: how many.
-        steps: network calls a sample.
+        steps: network calls a sample; None: as the method that made the model says, else 8.
         seed: equal seeds give equal samples for an equal batch size.
-        sampler: a registered sampler, such as "ancestral" or "hybrid".
+        sampler: a registered sampler, such as "ancestral" or "hybrid"; None: as the method that
+            made the model says, else "ancestral".
         cond: class labels (n,), -1 for none; or None.
         prefix: tokens (P,) or (n, P) that samples start with.
         known: tokens and bool mask, both (D,) or (n, D): given wherever the mask is true.
@@ -216,7 +271,8 @@ def sample(
         device: where to compute.
         on_batch: called with the number of samples done after each batch.
         on_step: called after each step of each batch, with the states that the step led to.
-        options: passed to the sampler, such as teacher=..., teacher_steps=... for "hybrid".
+        options: passed to the sampler, such as teacher=..., teacher_steps=... for "hybrid"; of
+            those not given here the method's are taken, where the sampler has them.
 
     Raises:
         UserError: for steps or n below 1, an unknown sampler, options it does not take, labels,
@@ -227,6 +283,7 @@ def sample(
         raise UserError(f"n and batch_size must be at least 1, not {n} and {batch_size}")
     if not 0 <= seed < 2**63:
         raise UserError(f"seed must be in [0, 2^63), not {seed}")
+    steps, sampler, options = as_method(model, steps, sampler, options)
     draw, times = lookup("sampler", sampler), time_grid(steps)
     check_labels(model, cond, n)
     if on_step is not None:
@@ -255,3 +312,15 @@ def sample(
         if on_batch is not None:
             on_batch(start + count)
     return torch.cat(done)
+
+
+def as_method(
+    model: Model, steps: int | None, sampler: str | None, options: dict[str, Any]
+) -> tuple[int, str, dict[str, Any]]:
+    """Return steps, sampler and options, with what was not said as the model's method has it."""
+    said = dict(model.sampling)
+    steps = said.pop("steps", 8) if steps is None else steps
+    own = said.pop("sampler", "ancestral")
+    sampler = own if sampler is None else sampler
+    known = inspect.signature(lookup("sampler", sampler)).parameters
+    return steps, sampler, {k: v for k, v in said.items() if k in known} | options

@@ -4,6 +4,7 @@ Imports stay inside the hooks: asking for a sampler loads no host.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 from di4c_plugin.hookspecs import hookimpl
 
@@ -38,13 +39,13 @@ def di4c_samplers() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
     from di4c_plugin.samplers import ancestral, halton, hybrid, maskgit, steered, tau_leaping
 
-    # Di4C's sampler is ancestral sampling, by its paper with latents=fresh; the analytic sampler of
-    # SEDD and MDLM has, for masked diffusion, the law of the ancestral one.
+    # Di4C's sampler is ancestral sampling with λ anew at every step; the analytic sampler of SEDD
+    # and MDLM has, for masked diffusion, the law of the ancestral one.
     step_by_step = steered(ancestral)
     return {
         "ancestral": step_by_step,
         "analytic": step_by_step,
-        "di4c": step_by_step,
+        "di4c": steered(partial(ancestral, latents="fresh")),
         "halton": halton,
         "hybrid": steered(hybrid),
         "maskgit": maskgit,

@@ -161,6 +161,11 @@ def lookup(kind: str, name: str) -> Any:
     return get_manager().lookup(kind, name)
 
 
+def names_of(kind: str) -> list[str]:
+    """Return the names that are registered under `kind`; raises UserError as `lookup`."""
+    return list(get_manager()._registered(kind))
+
+
 def make(kind: str, config: Mapping[str, Any], *args: object) -> Any:
     """Call what is registered under `kind` as config["name"] with `args` and the other options.
 

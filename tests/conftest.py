@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,3 +65,10 @@ def example_plugin(tmp_path_factory: pytest.TempPathFactory, repository: Path) -
         check=True,
     )
     return folder
+
+
+@pytest.fixture
+def mutual(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The example plugin's method of two trained networks."""
+    monkeypatch.syspath_prepend(repository / "tests" / "example_plugin")
+    return importlib.import_module("di4c_example.mutual").Mutual

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Data
-from di4c_plugin.api import LoadedModel, distill, load_student, load_teacher, sample
+from di4c_plugin.api import (
+    LoadedModel,
+    distill,
+    load_student,
+    load_teacher,
+    sample,
+    save_student,
+)
 from di4c_plugin.diffusion import Absorbing, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.models import Model, TransformerConfig, new_model, student_of
@@ -346,3 +353,39 @@ def test_a_hybrid_of_strangers_is_refused(student: Model) -> None:
     for stranger in (longer, unmasked):
         with pytest.raises(UserError, match="^teacher does not go with this model: "):
             sample(student, 2, steps=2, sampler="hybrid", teacher=stranger, teacher_steps=1)
+
+
+def test_a_student_goes_on_from_a_student(teacher: Model) -> None:
+    first = train(teacher)
+    going = train(teacher, start=first, seed=1)
+    untouched = distill(
+        teacher, DATA, training=replace(RUN, lr=0.0, ema=0.0), start=first, progress=False
+    )
+    assert (going.latent, going.role) == (first.latent, "student")
+    assert torch.equal(weights(untouched), weights(first))
+    assert not torch.equal(weights(going), weights(first))
+    assert going.info["algo"] == {"name": "di4c"}
+
+
+def test_a_start_that_does_not_go_with_the_method_is_refused(teacher: Model) -> None:
+    first = train(teacher)
+    other = load_teacher("builtin:digits")
+    for options, message in (
+        ({"start": first, "latent": {"name": "token"}}, "has the latent"),
+        ({"start": teacher}, "has no latent, and this method needs one"),
+        ({"start": replace(other, role="student")}, "another network"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(teacher, **options)
+
+
+def test_what_a_method_says_of_sampling_is_kept_and_used(teacher: Model, tmp_path: Path) -> None:
+    said = {"steps": 3, "latents": "fresh"}
+    student = LoadedModel.of(replace(train(teacher), sampling=said))
+    save_student(student, tmp_path)
+    again = load_student(tmp_path)
+    assert again.sampling == said
+    assert "fresh" in (tmp_path / "README.md").read_text()
+    assert torch.equal(again.sample(5), sample(again, 5, steps=3, latents="fresh"))
+    assert torch.equal(again.sample(5, steps=2), sample(again, 5, steps=2, latents="fresh"))
+    assert torch.equal(again.sample(5, latents="fixed"), sample(again, 5, steps=3, latents="fixed"))

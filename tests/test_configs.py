@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from di4c_plugin.algorithms.base import Algorithm
+from di4c_plugin.algorithms.base import Algorithm, Role
 from di4c_plugin.algorithms.di4c import Di4C, Weights
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
 from di4c_plugin.hosts import Host, detect
+from di4c_plugin.hosts.callback import as_chosen
+from di4c_plugin.hosts.callback import plain as plain_config
 from di4c_plugin.hosts.text.sampling import sampler_settings
 from di4c_plugin.hosts.text.settings import distillation
 from di4c_plugin.models import Model
@@ -70,8 +71,8 @@ def in_host(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
         text = "defaults: [_self_, {/algo: duo_base}]"
     (folder / host.configs / "config.yaml").write_text(text)
     with initialize_config_dir(str(folder / host.configs), version_base=None):
-        config: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
-    return config
+        composed = compose("config", list(overrides), return_hydra_config=True)
+    return as_chosen(plain_config(composed), composed.hydra)
 
 
 def test_every_config_is_tested_here() -> None:
@@ -94,8 +95,8 @@ def test_algo(name: str) -> None:
 def test_di4c_in_a_host_is_as_released(name: str, tmp_path: Path) -> None:
     config = in_host(tmp_path, name, "algo=di4c", "teacher=x")
     settings = distillation(config)
-    assert settings.latent == {"name": "token", "dim": 1, "features": 128, "blocks": None}
-    assert (settings.teacher, settings.teacher_ema, settings.rounds) == ("x", True, 1)
+    assert settings.latent_of(Role(latent="required")) == {"name": "token"}
+    assert (settings.teacher, settings.teacher_ema, settings.rounds) == ("x", True, None)
     method = vars(settings.make(Absorbing(4, mask=3)))
     assert {key: method[key] for key in RELEASED} == RELEASED
     assert settings.algo.keys() - {"name"} == inspect.signature(Di4C).parameters.keys() - {
@@ -107,7 +108,9 @@ def test_di4c_in_a_host_is_as_released(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", HOSTS)
 def test_every_latent_in_every_host(host: str, latent: str, tmp_path: Path) -> None:
     config = in_host(tmp_path, host, "algo=di4c", f"latent={latent}", "teacher=x", "rounds=2")
-    assert distillation(config).latent["name"] == latent
+    chosen = distillation(config).latent
+    assert chosen is not None
+    assert chosen["name"] == latent
     assert distillation(config).rounds == 2
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from di4c_plugin.algorithms.base import Batch, Data, Networks
+from di4c_plugin.algorithms.base import Batch, Data, Networks, Update
 from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.api import distill, sample
 from di4c_plugin.diffusion import Absorbing, DiscretisedGaussian, Process, Uniform
@@ -40,12 +40,12 @@ def test_the_loss_is_made_where_the_networks_are(
 ) -> None:
     teacher = teacher_of(process)
     student = student_of(teacher, {"name": latent}).denoiser.to(device)
-    networks = Networks(student, teacher.denoiser.to(device))
+    networks = {"student": student, "teacher": teacher.denoiser.to(device)}
     generator = torch.Generator(device).manual_seed(0)
     for partial in (False, True):
         algorithm = Di4C(process, latents=3, partial=partial)
         batch = Batch(X_0.to(device))
-        terms = algorithm.losses(batch, networks, generator=generator, progress=0.5)
+        terms = algorithm.losses(batch, networks, Update(generator, 1, 2))
         assert terms.total.device.type == device
         terms.total.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters())
@@ -58,7 +58,8 @@ def text_networks(device: str) -> tuple[Networks, Di4C]:
     config = DiTConfig(5, 4, hidden_size=16, cond_dim=8, n_blocks=2, n_heads=2)
     teacher = new_model(config, process)
     student = student_of(teacher, {"name": "adaln"}).denoiser.to(device)
-    return Networks(student, teacher.denoiser.to(device)), Di4C(process, latents=3, prior_share=0.5)
+    networks = {"student": student, "teacher": teacher.denoiser.to(device)}
+    return networks, Di4C(process, latents=3, prior_share=0.5)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -66,10 +67,10 @@ def test_the_loss_by_chunks_is_made_where_the_networks_are(device: str) -> None:
     networks, algorithm = text_networks(device)
     generator = torch.Generator(device).manual_seed(0)
     batch = Batch(X_0.to(device) % 4)
-    terms = algorithm.losses(batch, networks, generator=generator, progress=0.5)
+    terms = algorithm.losses(batch, networks, Update(generator, 1, 2))
     assert terms.total.device.type == device
     terms.total.backward()
-    student = networks.student
+    student = networks["student"]
     assert isinstance(student, torch.nn.Module)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters())
 
@@ -83,7 +84,7 @@ def test_an_update_does_not_wait_for_the_gpu() -> None:
         generator = torch.Generator("cuda").manual_seed(0)
         torch.cuda.set_sync_debug_mode(mode)
         try:
-            terms = algorithm.losses(batch, networks, generator=generator, progress=0.5)
+            terms = algorithm.losses(batch, networks, Update(generator, 1, 2))
             terms.total.backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -13,7 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from di4c_plugin.algorithms.base import Batch, Networks
+from di4c_plugin.algorithms.base import Batch, Update
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
@@ -57,9 +57,8 @@ def test_the_marginal_loss_vanishes_only_at_the_teacher(
     x_0 = toy.TwoBits().data().x_0.repeat(16, 1)
     losses = manager.lookup("algorithm", "marginal")(toy.PROCESS).losses(
         Batch(x_0),
-        Networks(student=student, teacher=toy.exact_teacher),
-        generator=torch.Generator().manual_seed(0),
-        progress=0.0,
+        {"student": student, "teacher": toy.exact_teacher},
+        Update(torch.Generator().manual_seed(0)),
     )
     assert losses.total.item() == pytest.approx(loss, abs=0.02)
 

@@ -146,7 +146,6 @@ def test_pictures_as_released(name: str) -> None:
         "schedule": "constant",
         "warmup": 0,
         "clip": 1,
-        "target": "student",
     }
     assert {key: training[key] for key in wanted} == wanted
     examples = training["batch_size"] * training["accumulate"] * training["devices"]

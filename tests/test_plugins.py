@@ -155,7 +155,7 @@ def test_an_installed_plugin_is_listed(di4c: Run, example_plugin: str) -> None:
         line.removeprefix(example) for line in listed.stdout.splitlines() if example in line
     ] == [
         "host\ttwo_bits",
-        "algorithm\tmarginal",
+        "algorithm\tmarginal, mutual",
         "sampler\tconfidence",
         "config path\tpkg://di4c_example.configs",
     ]

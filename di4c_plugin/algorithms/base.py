@@ -1,16 +1,24 @@
-"""What a training method is: given networks and a batch, named loss terms.
+"""What a training method is: the networks it trains, and their losses on a batch.
 
-An algorithm neither logs nor steps an optimiser; `di4c_plugin.training` and the host adapters do.
-Tests: tests/algorithms/.
+A method neither logs nor steps an optimiser, and knows of no program: `di4c_plugin.training.engine`
+runs it under our own loop, inside MDLM, SDTT and Duo, and under tauLDR's.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from di4c_plugin.models.denoiser import Denoiser
+
+# What an algorithm is given: a denoiser for each of its roles, the frozen "teacher", and the moving
+# average "<role>_average" of each role that asks for one.
+Networks = Mapping[str, Denoiser]
+AVERAGE = "_average"
 
 
 @dataclass(frozen=True)
@@ -23,56 +31,104 @@ class Data:
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean data: x_0 (B, D), int64; cond (B,), int64, or None."""
+    """Clean data: x_0 (B, D), int64; cond (B,), int64 class labels, or None."""
 
     x_0: Tensor
     cond: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Networks:
-    """The networks of an update.
+class Role:
+    """A network that a method trains; it starts from the teacher's weights.
 
     Attributes:
-        student: what is trained.
-        teacher: frozen; None for methods that need none.
-        target: what stands for the student where gradients stop: itself, or its moving average.
-        auxiliary: a second trained network, for alternating methods such as D-MMD.
+        latent: whether it takes a latent λ: "none", "optional" (where the user names one), or
+            "required".
+        averaged: whether the losses read the moving average of its weights.
+        lr: factor on the learning rate of the program that trains it.
+        betas: of Adam; None: the program's.
+        eps: of Adam; None: the program's.
     """
 
-    student: Denoiser
-    teacher: Denoiser | None = None
-    target: Denoiser | None = None
-    auxiliary: Denoiser | None = None
+    latent: str = "none"
+    averaged: bool = False
+    lr: float = 1.0
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
+
+
+@dataclass(frozen=True)
+class Update:
+    """Where in a run a loss is asked for, and what it draws from.
+
+    Attributes:
+        generator: source of every random draw, on the networks' device.
+        index: of the optimiser update, from 0.
+        total: updates of the whole run.
+        round: from 0; at the end of one the student becomes the teacher.
+        rounds: how many there are.
+    """
+
+    generator: torch.Generator
+    index: int = 0
+    total: int = 1
+    round: int = 0
+    rounds: int = 1
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, in [0, 1], for annealed quantities."""
+        return min(self.index / self.total, 1.0)
 
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The scalar to differentiate and its parts, detached, in nats per example."""
+    """What an update minimises.
 
-    total: Tensor
+    Attributes:
+        totals: the scalar to differentiate of each role that is trained now. The total of a role
+            has no gradient in another's network.
+        terms: named parts, detached, in nats per example, for the log.
+    """
+
+    totals: Mapping[str, Tensor]
     terms: dict[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of the totals."""
+        return torch.stack(list(self.totals.values())).sum()
 
 
 class Algorithm(ABC):
-    """A training method."""
+    """A training method.
+
+    Attributes:
+        needs_teacher: whether there is a frozen "teacher" among its networks.
+        roles: the networks it trains, by name; "student" is the one that is kept. May be set in
+            `__init__`, where it depends on the process.
+        rounds: into how many a run is divided, unless the user says otherwise.
+        renew: what starts anew with a round: "optimiser", its moments, and "average".
+        sampling: how its students are sampled unless the user says otherwise, kept in the model
+            file: `steps`, `sampler`, and options of the sampler such as `latents`.
+    """
 
     needs_teacher: bool = True
-    makes_mixture: bool = True
+    roles: Mapping[str, Role] = MappingProxyType({"student": Role()})
+    rounds: int = 1
+    renew: Collection[str] = ()
+    sampling: Mapping[str, Any] = MappingProxyType({})
 
-    def trains(self, update: int) -> str:
-        """Name the field of `Networks` that optimiser update `update` (from 0) trains."""
-        return "student"
+    def trained(self, update: Update) -> Collection[str]:
+        """Return the roles that an update trains; by default all."""
+        return self.roles
 
     @abstractmethod
-    def losses(
-        self, batch: Batch, networks: Networks, *, generator: torch.Generator, progress: float
-    ) -> LossTerms:
-        """Return the loss terms of one batch.
+    def losses(self, batch: Batch, networks: Networks, update: Update) -> LossTerms:
+        """Return the losses of one batch.
 
         Args:
             batch: on the networks' device.
             networks: see `Networks`.
-            generator: source of every random draw, on the same device.
-            progress: share of the training done, in [0, 1], for annealed quantities.
+            update: see `Update`; `totals` are for the roles that `trained` names.
         """

@@ -3,13 +3,12 @@ r"""Denoising: trains a teacher, by masked diffusion's evidence lower bound or b
 Masked diffusion (MDLM, Sahoo et al. 2024, its continuous-time bound): the cross-entropy of the
 masked tokens is weighted by -\alpha'_t / (1 - \alpha_t), which is 1/t for the log-linear schedule.
 Other processes: the plain cross-entropy of x_0, tauLDR's auxiliary loss (Campbell et al. 2022).
-Tests: tests/algorithms/test_denoising.py.
 """
 
 import torch
 from torch import Tensor
 
-from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks
+from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks, Update
 from di4c_plugin.algorithms.noising import drop_labels, low_discrepancy_times
 from di4c_plugin.diffusion import Absorbing, Process, Schedule
 from di4c_plugin.losses.mixture import token_log_prob
@@ -25,7 +24,6 @@ class Denoising(Algorithm):
     """
 
     needs_teacher = False
-    makes_mixture = False
 
     def __init__(
         self, process: Process, *, label_dropout: float = 0.1, min_time: float = 1e-3
@@ -34,14 +32,13 @@ class Denoising(Algorithm):
         self.label_dropout = label_dropout
         self.min_time = min_time
 
-    def losses(
-        self, batch: Batch, networks: Networks, *, generator: torch.Generator, progress: float
-    ) -> LossTerms:
+    def losses(self, batch: Batch, networks: Networks, update: Update) -> LossTerms:
         """See `Algorithm.losses`."""
+        generator = update.generator
         t = low_discrepancy_times(len(batch.x_0), self.min_time, generator)
         x_t = self.process.corrupt(batch.x_0, t, generator=generator)
         cond = drop_labels(batch.cond, self.label_dropout, generator)
-        log_p_0 = networks.student(x_t, t, cond=cond)
+        log_p_0 = networks["student"](x_t, t, cond=cond)
         active = self.process.active(x_t)
         cross_entropy = -token_log_prob(log_p_0[None], batch.x_0[None], active).sum(-1).flatten()
         if not isinstance(self.process, Absorbing):
@@ -61,4 +58,4 @@ def elbo_weight(schedule: Schedule, t: Tensor) -> Tensor:
 
 def _terms(name: str, loss: Tensor) -> LossTerms:
     mean = loss.mean()
-    return LossTerms(mean, {name: mean.detach()})
+    return LossTerms({"student": mean}, {name: mean.detach()})

@@ -13,7 +13,6 @@ The terms, sums over positions in nats per example (paper: loss functions, contr
   consis_marg  and marginal part, sum_d KL(mean_j p_{s|u}(. | x_u^j; lambda_j) || bar p_{s|t})
   data_corr    -log p^theta_{0|t}(x_0 | x_t) on data: correlation part, weighted by alpha_t
   data_marg    and marginal part, with the teacher's marginals: sum_d KL(p^psi_{0|t} || bar p_{0|t})
-Tests by enumeration: tests/algorithms/test_di4c.py.
 """
 
 from dataclasses import asdict, dataclass
@@ -21,14 +20,14 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks
+from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks, Role, Update
 from di4c_plugin.algorithms.noising import (
     NO_LABEL,
     drop_labels,
     low_discrepancy_times,
     more_early,
 )
-from di4c_plugin.algorithms.paths import PATHS, Draws, choose_path, terms_by
+from di4c_plugin.algorithms.paths import PATHS, Draws, Trio, choose_path, terms_by
 from di4c_plugin.algorithms.predicting import States
 from di4c_plugin.diffusion import Process
 from di4c_plugin.diffusion.categorical import host_uniform, uniform
@@ -90,9 +89,11 @@ class Di4C(Algorithm):
         loss: how the terms are computed, see `di4c_plugin.algorithms.paths`; "auto": by chunks if
             all networks hand out hidden states, else all at once.
         loss_mb: budget of a chunk, in MiB.
+        target: what stands for the student where gradients stop: "student" itself, or its moving
+            "average".
 
     Raises:
-        UserError: for values out of range, unknown weights or an unknown loss.
+        UserError: for values out of range, unknown weights, an unknown loss or target.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Di4C(Algorithm):
         weights: dict[str, float] | None = None,
         loss: str = "auto",
         loss_mb: int = 128,
+        target: str = "student",
     ) -> None:
         if latents < 1 or (states is not None and states < 1):
             raise UserError(f"latents and states must be at least 1, not {latents} and {states}")
@@ -142,7 +144,11 @@ class Di4C(Algorithm):
             raise UserError(f"partial=true needs a step with a posterior: not process={name}")
         if loss_mb < 1:
             raise UserError(f"loss_mb must be at least 1, not {loss_mb}")
+        if target not in ("student", "average"):
+            raise UserError(f"unknown target {target!r}; there are student, average")
         correlation_weight(alpha, torch.ones(()))
+        self.averaged = target == "average"
+        self.roles = {"student": Role(latent="required", averaged=self.averaged)}
         self.process = process
         self.latents, self.states, self.prior_share = latents, states, prior_share
         self.stratified = stratified
@@ -152,15 +158,14 @@ class Di4C(Algorithm):
         self.alpha, self.label_dropout = alpha, label_dropout
         self.loss, self.max_bytes = loss, loss_mb << 20
 
-    def losses(
-        self, batch: Batch, networks: Networks, *, generator: torch.Generator, progress: float
-    ) -> LossTerms:
+    def losses(self, batch: Batch, networks: Networks, update: Update) -> LossTerms:
         """See `Algorithm.losses`."""
-        assert networks.teacher is not None, "Di4C distils a teacher"
-        noised = self._noise(batch, generator)
-        path = choose_path("naive" if self.partial else self.loss, networks, self.process)
-        draws = self._draws(networks, noised, generator, progress)
-        found = terms_by(path, networks, draws, self.process, self.max_bytes)
+        student, teacher = networks["student"], networks["teacher"]
+        trio = Trio(student, teacher, networks["student_average"] if self.averaged else student)
+        noised = self._noise(batch, update.generator)
+        path = choose_path("naive" if self.partial else self.loss, trio, self.process)
+        draws = self._draws(trio, noised, update)
+        found = terms_by(path, trio, draws, self.process, self.max_bytes)
         near = noised.t < self.delta
         alpha = correlation_weight(self.alpha, noised.t)
         scale = {"distil": near, "consis_corr": ~near, "consis_marg": ~near, "data_corr": alpha}
@@ -170,7 +175,7 @@ class Di4C(Algorithm):
         }
         used = {name: weight for name, weight in asdict(self.weights).items() if weight}
         total = torch.stack([weight * terms[name] for name, weight in used.items()]).sum()
-        return LossTerms(total, {name: terms[name].detach() for name in used})
+        return LossTerms({"student": total}, {name: terms[name].detach() for name in used})
 
     def _noise(self, batch: Batch, generator: torch.Generator) -> Noised:
         if self.prior_share and host_uniform(generator) < self.prior_share:
@@ -202,32 +207,29 @@ class Di4C(Algorithm):
         t = torch.ones(1, dtype=torch.float64, device=x_0.device)
         return Noised(x_1, t, cond, x_0.unsqueeze(1), latents)
 
-    def _draws(
-        self, networks: Networks, noised: Noised, generator: torch.Generator, progress: float
-    ) -> Draws:
+    def _draws(self, networks: Trio, noised: Noised, update: Update) -> Draws:
         """Draw everything that is random in an update, however the terms are computed."""
+        generator = update.generator
         teacher = self._states(networks.teacher, noised, generator)
         student = self._states(networks.student, noised, generator)
         if not (self.weights.consis_corr or self.weights.consis_marg):
             return Draws(noised.x_0, teacher, student)
         shape = (noised.latents, *noised.x_t.shape)
-        u = self._intermediate_time(noised.t, generator, progress)
+        u = self._intermediate_time(noised.t, update)
         end = uniform(u.shape, generator=generator, device=u.device) if self.partial else None
         noise = self.process.step_noise(shape, generator=generator, device=u.device)
-        latent = self._latent(networks.target or networks.student, noised, generator)
+        latent = self._latent(networks.target, noised, generator)
         chance = uniform(shape, generator=generator, device=u.device)
         s = None if end is None else u * end
         return Draws(noised.x_0, teacher, student, u, noise, latent, chance, s)
 
-    def _states(
-        self, denoiser: Denoiser | None, noised: Noised, generator: torch.Generator
-    ) -> States:
+    def _states(self, denoiser: Denoiser, noised: Noised, generator: torch.Generator) -> States:
         """Return the noised states with N lambda for a mixture."""
         latent = self._latent(denoiser, noised, generator)
         return States(noised.x_t.unsqueeze(0), noised.t, noised.cond, latent)
 
     def _latent(
-        self, denoiser: Denoiser | None, noised: Noised, generator: torch.Generator
+        self, denoiser: Denoiser, noised: Noised, generator: torch.Generator
     ) -> Tensor | None:
         """Draw N lambda for each x_t, (N, B, *latent_shape); None for a product model."""
         shape: tuple[int, ...] | None = getattr(denoiser, "latent_shape", None)
@@ -242,11 +244,11 @@ class Di4C(Algorithm):
             stratified=self.stratified,
         )
 
-    def _intermediate_time(self, t: Tensor, generator: torch.Generator, progress: float) -> Tensor:
+    def _intermediate_time(self, t: Tensor, update: Update) -> Tensor:
         """Return u in [t/2, t): the teacher never does more than half of the way to 0."""
         low, high = (
-            start * (end / start) ** progress
+            start * (end / start) ** update.progress
             for start, end in zip(self.delta_t, self.delta_t_end, strict=True)
         )
-        share = uniform(t.shape, generator=generator, device=t.device)
+        share = uniform(t.shape, generator=update.generator, device=t.device)
         return t - torch.minimum(low * (high / low) ** share, t / 2)

@@ -6,7 +6,6 @@ r"""The terms of Di4C for each example, by one of several ways to compute them.
   two_pass    one lambda at a time, its network's activations included; chunked where there are
               hidden states
 All see the same random numbers, `Draws`, and agree to rounding.
-Tests: tests/algorithms/test_paths.py.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +14,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from di4c_plugin.algorithms.base import Networks
 from di4c_plugin.algorithms.predicting import (
     Active,
     Everywhere,
@@ -48,6 +46,15 @@ PATHS = ("naive", "checkpoint", "chunked", "two_pass")
 
 
 @dataclass(frozen=True)
+class Trio:
+    """The networks of Di4C; `target` stands for the student where gradients stop."""
+
+    student: Denoiser
+    teacher: Denoiser
+    target: Denoiser
+
+
+@dataclass(frozen=True)
 class Draws:
     """What an update draws, for B states with N lambda; the last five are for consistency.
 
@@ -77,7 +84,7 @@ class Draws:
         return States(x_u, self.u, self.student.cond, self.latent)
 
 
-def choose_path(loss: str, networks: Networks, process: Process) -> str:
+def choose_path(loss: str, networks: Trio, process: Process) -> str:
     """Return the path that `loss` asks for.
 
     Raises:
@@ -95,14 +102,14 @@ def choose_path(loss: str, networks: Networks, process: Process) -> str:
     return loss
 
 
-def has_heads(networks: Networks) -> bool:
+def has_heads(networks: Trio) -> bool:
     """Whether every network hands out hidden states."""
-    used = (networks.student, networks.teacher, networks.target or networks.student)
+    used = (networks.student, networks.teacher, networks.target)
     return all(has_head(network) for network in used)
 
 
 def terms_by(
-    path: str, networks: Networks, draws: Draws, process: Process, max_bytes: int
+    path: str, networks: Trio, draws: Draws, process: Process, max_bytes: int
 ) -> dict[str, Tensor]:
     """Return distil, data_corr, data_marg, and with `draws.u` consis_corr and consis_marg; (B,)."""
     active = process.active(draws.student.x[0])
@@ -119,7 +126,7 @@ class Work:
 
     def __init__(
         self,
-        networks: Networks,
+        networks: Trio,
         draws: Draws,
         process: Process,
         places: Places,
@@ -128,9 +135,8 @@ class Work:
     ) -> None:
         self.draws, self.process, self.places = draws, process, places
         self.hidden, self.max_bytes = hidden, max_bytes
-        assert networks.teacher is not None, "there is a teacher"
         self.student, self.teacher = networks.student, networks.teacher
-        self.target = networks.target or networks.student
+        self.target = networks.target
 
     def predict(self, denoiser: Denoiser, states: States, *, revealed: bool = False) -> Prediction:
         """Return a prediction at the places."""

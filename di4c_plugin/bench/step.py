@@ -1,14 +1,11 @@
-"""A whole update of Di4C: teacher, student, composition, backward pass and AdamW.
-
-Tests: tests/bench/test_step.py.
-"""
+"""A whole update of Di4C: teacher, student, composition, backward pass and AdamW."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from di4c_plugin.algorithms.base import Batch, Networks
+from di4c_plugin.algorithms.base import Batch, Update
 from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.bench.cases import StepCase
 from di4c_plugin.bench.measure import median_seconds, peak_bytes
@@ -22,7 +19,7 @@ def make_update(case: StepCase) -> Callable[[], None]:
     generator = torch.Generator(device).manual_seed(case.seed)
     shape = (case.batch, case.positions)
     x_0 = torch.randint(case.vocab - 1, shape, generator=generator, device=device)
-    networks = Networks(student.denoiser, teacher.denoiser)
+    networks = {"student": student.denoiser, "teacher": teacher.denoiser}
     algorithm = Di4C(
         student.process,
         latents=case.latents,
@@ -34,7 +31,7 @@ def make_update(case: StepCase) -> Callable[[], None]:
     def update() -> None:
         optimiser.zero_grad()
         with autocast(case):
-            terms = algorithm.losses(Batch(x_0), networks, generator=generator, progress=0.0)
+            terms = algorithm.losses(Batch(x_0), networks, Update(generator))
         terms.total.backward()
         optimiser.step()
 

@@ -1,15 +1,16 @@
 """`di4c train`: distils a teacher into a student. Options are in configs/train.yaml."""
 
 import argparse
+import functools
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from di4c_plugin.algorithms.base import Algorithm, Data
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
     from di4c_plugin.cli.main import Subparsers
     from di4c_plugin.models import Model
-    from di4c_plugin.training.compose import RunConfig
 
 
 def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
@@ -31,58 +32,45 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Distil, and print the path of the student."""
-    from di4c_plugin.api import new_student
-    from di4c_plugin.errors import UserError
-    from di4c_plugin.plugins import make
-    from di4c_plugin.training import make_algorithm
+    from di4c_plugin import api
     from di4c_plugin.training.compose import compose_run
 
-    config = compose_run("train", [*host_latent(args.overrides), *args.overrides])
-    host = make("host", config.info["host"])
-    teacher = host.load_teacher(config.info["teacher"])
-    algorithm = make_algorithm(config.info["algo"], teacher.process)
-    if not algorithm.makes_mixture:
-        if any(override.startswith("latent") for override in args.overrides):
-            raise UserError("this algo makes no mixture: leave out latent")
-        config.info["latent"] = None
-    host.adopt(teacher)
-    latent, seed = config.info["latent"], config.training.seed
-    student = teacher if latent is None else new_student(host, teacher, latent, seed)
-    return train(config, algorithm, student, teacher, host.data())
+    config = compose_run("train", with_latent(args.overrides))
+    info, host = config.info, config.info["host"]
+    start = info["student"]
+    distil = functools.partial(
+        api.distill,
+        api.load_teacher(info["teacher"], host=host),
+        algo=info["algo"],
+        latent=info.get("latent"),
+        start=None if start is None else api.load_student(start, host=host),
+        training=config.training,
+        host=host,
+        out=config.out,
+        info={"teacher": info["teacher"]} | ({} if start is None else {"start": start}),
+        resume=config.resume,
+        overwrite=config.overwrite,
+    )
+    return finished(distil, config.out / "student.safetensors")
 
 
-def host_latent(overrides: Sequence[str]) -> list[str]:
-    """Return "latent=…" where the host asked for has one of its own and nobody chose another."""
+def with_latent(overrides: "Sequence[str]") -> list[str]:
+    """Return the overrides with the host's latent chosen where one sets options of it alone."""
     from di4c_plugin.plugins import lookup
 
-    asked = dict(override.split("=", 1) for override in overrides if "=" in override)
-    if "host" not in asked or "latent" in asked or "experiment" in asked:
-        return []
-    return [f"latent={lookup('host', asked['host']).latent}"]
+    asked = dict(override.partition("=")[::2] for override in overrides)
+    chosen = "latent" in asked or "experiment" in asked
+    if chosen or not any(name.startswith("latent.") for name in asked):
+        return list(overrides)
+    return [f"latent={lookup('host', asked.get('host', 'builtin')).latent}", *overrides]
 
 
-def train(
-    config: "RunConfig",
-    algorithm: "Algorithm",
-    student: "Model",
-    teacher: "Model | None",
-    data: "Data",
-) -> int:
-    """Train, print the path of the result, or what is left after a signal; return the exit code."""
+def finished(run: "Callable[[], Model]", path: "Path") -> int:
+    """Run, print the path of the result, or what is left after a signal; return the exit code."""
     from di4c_plugin import training
 
     try:
-        training.train(
-            algorithm,
-            student,
-            teacher,
-            data,
-            config.training,
-            config.out,
-            info=config.info,
-            resume=config.resume,
-            overwrite=config.overwrite,
-        )
+        run()
     except training.Interrupted as stopped:
         # Of several processes the first one speaks, and Lightning kills it if another one fails.
         if not training.is_first_process():
@@ -90,5 +78,5 @@ def train(
         print(f"di4c: interrupted {stopped}; resume=true goes on", file=sys.stderr)
         return 128 + stopped.signum
     if training.is_first_process():
-        print(training.model_file(config.out, algorithm))
+        print(path)
     return 0

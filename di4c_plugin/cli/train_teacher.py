@@ -1,9 +1,10 @@
 """`di4c train-teacher`: trains a product model. Options are in configs/train_teacher.yaml."""
 
 import argparse
+import functools
 from typing import TYPE_CHECKING
 
-from di4c_plugin.cli.train import add_overrides, train
+from di4c_plugin.cli.train import add_overrides, finished
 
 if TYPE_CHECKING:
     from di4c_plugin.cli.main import Subparsers
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     from di4c_plugin.errors import UserError
     from di4c_plugin.plugins import make
-    from di4c_plugin.training import make_algorithm
+    from di4c_plugin.training import make_algorithm, train
     from di4c_plugin.training.compose import compose_run
 
     config = compose_run("train_teacher", args.overrides)
@@ -37,4 +38,16 @@ def run(args: argparse.Namespace) -> int:
     algorithm = make_algorithm(config.info["algo"], model.process)
     if algorithm.needs_teacher:
         raise UserError(f"algo={config.info['algo']['name']} needs a teacher: use di4c train")
-    return train(config, algorithm, model, None, host.data())
+    fit = functools.partial(
+        train,
+        algorithm,
+        model,
+        None,
+        host.data(),
+        config.training,
+        config.out,
+        info=config.info,
+        resume=config.resume,
+        overwrite=config.overwrite,
+    )
+    return finished(fit, config.out / "teacher.safetensors")

@@ -1,10 +1,5 @@
-"""Reads .npy and .npz files: arrays without objects, of sizes that are known before they are made.
+"""Reads .npy and .npz files: arrays without objects, their sizes known before they are made."""
 
-Tests: tests/evaluation/test_array_files.py.
-"""
-
-import io
-import math
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO

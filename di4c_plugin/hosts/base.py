@@ -53,8 +53,11 @@ class Host(ABC):
         """Return the teacher that `source` names; raises UserError."""
         return load_source(source, ema=ema)
 
-    def build_student(self, teacher: Model, latent: dict[str, Any]) -> Model:
-        """Return a mixture that starts from the teacher's weights; raises UserError."""
+    def build_student(self, teacher: Model, latent: dict[str, Any] | None) -> Model:
+        """Return a network that starts from the teacher's weights; raises UserError.
+
+        With a latent it is a mixture, else a product model.
+        """
         return student_of(teacher, latent, find_latent=find_latent)
 
     def check_drawing(self) -> None:  # noqa: B027

@@ -19,7 +19,9 @@ from di4c_plugin.hosts.announce import announce_once
 from di4c_plugin.hosts.detect import HYDRA_HOSTS, Found, KnownHost, commit_of, host_of_configs
 from di4c_plugin.hosts.shims import remedies
 from di4c_plugin.hosts.text.errors import one_line
+from di4c_plugin.plugins import names_of
 
+METHOD = "algorithm"
 PATHS = (
     ("teacher",),
     ("sampler", "teacher"),
@@ -51,7 +53,8 @@ class Install(Callback):
         warn_of_commit(host, sources["main"])
         remedies.install(host.name)
         adapter = importlib.import_module(f"di4c_plugin.hosts.{host.name}")
-        adapter.install(as_typed(plain(config), Path(config.hydra.runtime.cwd)))
+        values = as_typed(plain(config), Path(config.hydra.runtime.cwd))
+        adapter.install(as_chosen(values, config.hydra))
 
 
 def warn_of_commit(host: KnownHost, configs: str) -> None:
@@ -75,6 +78,22 @@ def as_typed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         value = section.get(key) if isinstance(section, dict) else None
         if isinstance(value, str) and value and (folder / value).exists():
             section[key] = str(folder / value)
+    return config
+
+
+def as_chosen(config: dict[str, Any], hydra: DictConfig) -> dict[str, Any]:
+    """Return the config with what only Hydra knows of how it was composed.
+
+    Where `algo.name` is none of our methods but a name that the host's program knows, `algo.method`
+    is the file of the group that was chosen, unless the file says it itself. A latent that nobody
+    chose is left out, for methods whose student may do without.
+    """
+    algo, chosen = config.get("algo"), hydra.runtime.choices.get("algo")
+    if isinstance(algo, dict) and "teacher_ema" in config and algo["name"] not in names_of(METHOD):
+        algo.setdefault("method", chosen)
+    named = {override.lstrip("+").partition("=")[0] for override in hydra.overrides.task}
+    if not any(name.partition(".")[0] in ("latent", "experiment") for name in named):
+        config.pop("latent", None)
     return config
 
 

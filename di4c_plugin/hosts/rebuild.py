@@ -10,7 +10,7 @@ from typing import Any
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.weights import Weights
 from di4c_plugin.models import DiTConfig, Model
-from di4c_plugin.models.checkpoint import FindLatent, fitting, network_config
+from di4c_plugin.models.checkpoint import FindLatent, fitting, network_config, role_of
 from di4c_plugin.models.description import check_process, sizes_of
 
 # Duo's names for uniform-state diffusion, and the model_type of its hub repositories.
@@ -36,6 +36,8 @@ def model_of(weights: Weights, *, find_latent: FindLatent) -> Model:
         weights.tensors,
         weights.origin,
         info=info,
+        role=role_of({"role": weights.notes.get("role"), "latent": weights.latent}),
+        sampling=dict(weights.notes.get("sampling") or {}),
         find_latent=find_latent,
     )
 

@@ -24,6 +24,7 @@ from di4c_plugin.models.model_file import FORMAT, read_file, write_file
 from di4c_plugin.models.sizes import NetworkConfig
 from di4c_plugin.models.transformer import Transformer, TransformerConfig
 
+TEACHER, STUDENT = "teacher", "student"
 # The networks of this package.
 OwnConfig = TransformerConfig | DiTConfig
 KINDS: dict[str, type[OwnConfig]] = {"transformer": TransformerConfig, "dit": DiTConfig}
@@ -36,14 +37,18 @@ class Model:
     Attributes:
         denoiser: teacher (product model) or student (mixture).
         network: sizes of the network; their `kind` says which one it is.
-        latent: name and options of the latent injector; None for a teacher.
+        latent: name and options of the latent injector; None for a product model.
         info: free JSON values: what made the model, from which teacher.
+        role: "teacher", or "student" of a distillation, with or without a latent.
+        sampling: how the method that made it samples, see `Algorithm.sampling`.
     """
 
     denoiser: NetworkDenoiser
     network: NetworkConfig
     latent: dict[str, Any] | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    role: str = TEACHER
+    sampling: dict[str, Any] = field(default_factory=dict)
 
     @property
     def process(self) -> Process:
@@ -52,8 +57,8 @@ class Model:
 
     @property
     def is_student(self) -> bool:
-        """Whether the denoiser is a mixture over a latent."""
-        return self.latent is not None
+        """Whether the model was distilled."""
+        return self.role == STUDENT
 
     def save(self, path: str | Path) -> None:
         """Write the model to `path`; see `save_model`."""
@@ -77,16 +82,18 @@ def new_model(
     latent: dict[str, Any] | None = None,
     *,
     info: dict[str, Any] | None = None,
+    role: str | None = None,
     find_latent: FindLatent = builtin_latent,
 ) -> Model:
     """Make a model with random weights.
 
-    `latent` is {"name": ..., "blocks": ..., **options of that injector}. Raises UserError as
-    `new_injector`.
+    `latent` is {"name": ..., "blocks": ..., **options of that injector}. Without a role it is a
+    student if it has a latent. Raises UserError as `new_injector`.
     """
+    role = role_of({"role": role, "latent": latent})
     injector = None if latent is None else new_injector(network, latent, find_latent)
     denoiser = NetworkDenoiser(make_network(network, process, injector), process)
-    return Model(denoiser, network, latent, info or {})
+    return Model(denoiser, network, latent, info or {}, role)
 
 
 def make_network(config: OwnConfig, process: Process, injector: LatentInjector | None) -> nn.Module:
@@ -106,9 +113,9 @@ def make_network(config: OwnConfig, process: Process, injector: LatentInjector |
 
 
 def student_of(
-    teacher: Model, latent: dict[str, Any], *, find_latent: FindLatent = builtin_latent
+    teacher: Model, latent: dict[str, Any] | None, *, find_latent: FindLatent = builtin_latent
 ) -> Model:
-    """Make a student that starts from the teacher's weights.
+    """Make a student that starts from the teacher's weights; without a latent a product model.
 
     If the teacher is itself a student with the same latent (Di4C twice over), its injector carries
     over too; otherwise the injector starts as its class says.
@@ -117,7 +124,7 @@ def student_of(
         UserError: as `new_model`, and for networks of a host.
     """
     network = own_config(teacher)
-    student = new_model(network, teacher.process, latent, find_latent=find_latent)
+    student = new_model(network, teacher.process, latent, role=STUDENT, find_latent=find_latent)
     weights = teacher.denoiser.state_dict()
     if not same_options(teacher.latent, latent):
         body, own = latent_names(teacher.denoiser), latent_names(student.denoiser)
@@ -157,6 +164,8 @@ def describe(model: Model) -> dict[str, Any]:
         "network": asdict(model.network),
         "process": model.process.config,
         "latent": model.latent,
+        "role": model.role,
+        "sampling": model.sampling,
         "info": model.info,
     }
 
@@ -189,6 +198,8 @@ def load_model(path: str | Path, *, find_latent: FindLatent = builtin_latent) ->
         weights,
         str(path),
         info=description["info"],
+        role=role_of(description),
+        sampling=dict(description.get("sampling") or {}),
         find_latent=find_latent,
     )
 
@@ -216,6 +227,8 @@ def fitting(
     origin: str,
     *,
     info: dict[str, Any],
+    role: str,
+    sampling: dict[str, Any],
     find_latent: FindLatent,
 ) -> Model:
     """Return the model of a file, in eval mode, made only if the weights are those of its sizes.
@@ -227,6 +240,8 @@ def fitting(
         weights: by the names of the network.
         origin: for messages.
         info: see `Model`.
+        role: see `Model`.
+        sampling: see `Model`.
         find_latent: as `new_model`.
 
     Raises:
@@ -239,7 +254,8 @@ def fitting(
             injector = None if latent is None else new_injector(network, latent, find_latent)
             outline = make_network(network, built, injector)
     check_weights(outline, weights, origin)
-    model = new_model(network, built, latent, info=info, find_latent=find_latent)
+    model = new_model(network, built, latent, info=info, role=role, find_latent=find_latent)
+    model = replace(model, sampling=sampling)
     load_weights(model.denoiser.network, weights, origin)
     model.denoiser.eval()
     return model
@@ -252,6 +268,18 @@ def naming(origin: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"the model in {origin} cannot be made: {error}") from error
+
+
+def role_of(description: Mapping[str, Any]) -> str:
+    """Return the role in a description; before it stood there, students were those with a latent.
+
+    Raises:
+        UserError: for an unknown one.
+    """
+    role = description.get("role") or (STUDENT if description.get("latent") else TEACHER)
+    if role not in (TEACHER, STUDENT):
+        raise UserError(f"the role of the model is {quoted(role)}: there are teacher, student")
+    return str(role)
 
 
 def check_states(network: OwnConfig, process: Process) -> None:

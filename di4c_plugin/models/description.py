@@ -1,7 +1,7 @@
 """What a file says of a model: one schema for all who read it, ours and the hosts' config files.
 
 Kinds and ranges of values are checked here, before anything is made of them. Whether sizes are
-those of the weights is for `checkpoint.fitting`. Tests: tests/models/test_description.py.
+those of the weights is for `checkpoint.fitting`.
 """
 
 import json
@@ -86,9 +86,11 @@ def check_parts(found: Mapping[str, Any], origin: str) -> dict[str, Any]:
     check.plain(found, "it")
     if "format" in found:
         check.value(int, found["format"], "format")
+    if found.get("role", "teacher") not in ("teacher", "student"):
+        raise check.wrong("role", found["role"], "neither teacher nor student")
     if "kind" in found:
         check.value(str, found["kind"], "kind")
-    for part in PARTS:
+    for part in (*PARTS, "sampling"):
         value = found.get(part, {})
         if not isinstance(value, Mapping) and not (part == "latent" and value is None):
             raise check.wrong(part, value, "no fields")

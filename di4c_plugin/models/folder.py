@@ -11,7 +11,7 @@ from typing import Any
 
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import atomic_write
-from di4c_plugin.models.checkpoint import Model, describe, save_model
+from di4c_plugin.models.checkpoint import STUDENT, Model, describe, role_of, save_model
 from di4c_plugin.models.dit import DiTConfig
 from di4c_plugin.models.model_file import described_in
 
@@ -128,16 +128,16 @@ def config_json(model: Model) -> str:
 
 def card(description: Mapping[str, Any]) -> str:
     """Return the model card: what it is, how to load it, what made it; see `describe`."""
-    is_student = description["latent"] is not None
+    is_student = role_of(description) == STUDENT
     if is_student:
-        title = "A few-step student (Di4C)"
-        what = (
-            "A mixture over a latent, distilled from the teacher below with "
-            "[Di4C](https://arxiv.org/abs/2410.08709) by `di4c_plugin`."
-        )
+        title = "A few-step student"
+        kind = "A product model" if description["latent"] is None else "A mixture over a latent"
+        what = f"{kind}, distilled from the teacher below by `di4c_plugin`."
     else:
         title, what = "A discrete diffusion model", "A product model, as `di4c_plugin` keeps it."
-    facts = {name: description[name] for name in ("latent", "process")} | description["info"]
+    facts = {name: description[name] for name in ("latent", "process")}
+    facts |= {"sampling": description["sampling"]} if description.get("sampling") else {}
+    facts |= description["info"]
     rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items())
     load = "load_student" if is_student else "load_teacher"
     return TEMPLATE.format(title=title, what=what, load=load, rows=rows)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from di4c_plugin.errors import UserError
 from di4c_plugin.models.denoiser import Denoiser
-from di4c_plugin.samplers.base import LATENTS, LatentSource, Step, batch_time
+from di4c_plugin.samplers.base import LatentSource, Step, batch_time
 from di4c_plugin.samplers.guidance import guide
 from di4c_plugin.samplers.last_step import denoise, ending_at
 
@@ -86,7 +86,8 @@ def _then_denoise(
         finisher = options["teacher"] if teacher_steps else denoiser
         options = options | {"teacher_steps": max(teacher_steps - 1, 0)}
     generator, cond = options["generator"], options.get("cond")
-    source = LatentSource.of(denoiser, options.get("latents", LATENTS), len(x), generator)
+    policy = inspect.signature(sampler).parameters["latents"].default
+    source = LatentSource.of(denoiser, options.get("latents", policy), len(x), generator)
     x = sampler(denoiser, x, times[:-1], **options | {"latents": source})
     t = float(times[-2])
     latents = source if finisher is denoiser else source.policy

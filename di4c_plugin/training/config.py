@@ -1,7 +1,6 @@
 """How long, how fast and where a network is trained.
 
-Tests: tests/training/test_config.py. The same options with the same defaults, for the command line:
-configs/training/default.yaml.
+The same options with the same defaults, for the command line: configs/training/default.yaml.
 """
 
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from di4c_plugin.errors import UserError
 
 CHOICES = {
     "schedule": ("one_cycle", "constant"),
-    "target": ("student", "ema"),
+    "strategy": ("auto", "ddp"),
     "precision": ("32-true", "bf16-mixed"),
     "logger": ("csv", "tensorboard", "wandb", "none"),
 }
@@ -41,11 +40,13 @@ class TrainingConfig:
         warmup: share of the updates in which the learning rate rises to `lr`, in [0, 1).
         clip: largest gradient norm; 0 for no limit.
         ema: decay of the moving average that is evaluated and saved, in [0, 1).
-        target: the network that stands for the student where gradients stop: "student" or "ema".
+        rounds: into how many the run is divided: at the end of one the student becomes the
+            teacher. None: as the method says.
         seed: of data order, times, masks and latents.
         precision: "32-true", or "bf16-mixed": networks under autocast, losses in fp32.
         compile: whether the student runs through `torch.compile`.
-        devices, accelerator, strategy: as in `lightning.Trainer`; devices is a number.
+        devices, accelerator: as in `lightning.Trainer`; devices is a number.
+        strategy: "auto" or "ddp".
         checkpoint_every, log_every: in updates.
         logger: "csv", "tensorboard", "wandb" (offline unless WANDB_MODE says otherwise), "none".
 
@@ -63,7 +64,7 @@ class TrainingConfig:
     warmup: float = 0.3
     clip: float = 1.0
     ema: float = 0.99
-    target: str = "student"
+    rounds: int | None = None
     seed: int = 0
     precision: str = "32-true"
     compile: bool = False
@@ -79,6 +80,8 @@ class TrainingConfig:
         for name, least in AT_LEAST.items():
             if not getattr(self, name) >= least:
                 raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if self.rounds is not None and not self.rounds >= 1:
+            raise UserError(f"rounds must be at least 1, not {self.rounds}")
         for name in ("ema", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be in [0, 1), not {getattr(self, name)}")

@@ -1,7 +1,4 @@
-"""The exponential moving average of a network's weights: what is evaluated and saved.
-
-Tests: tests/training/test_ema.py.
-"""
+"""The exponential moving average of a network's weights: what is evaluated and saved."""
 
 import copy
 
@@ -15,19 +12,34 @@ class EMA(nn.Module):
     """A frozen copy of a network that follows it: m <- d m + (1 - d) w after every update.
 
     The decay d of update i is min(decay, (1 + i) / (10 + i)), so that the first weights are soon
-    forgotten. Buffers are copied. The copy keeps the weights' own precision, which is fp32 also in
-    mixed-precision training.
+    forgotten; i counts from 0, and anew after `restart`. Buffers are copied. The copy keeps the
+    weights' own precision, which is fp32 also in mixed-precision training.
     """
 
     def __init__(self, network: NetworkDenoiser, decay: float) -> None:
         super().__init__()
         self.decay = decay
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.updates = 0
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return what a checkpoint holds beside the weights."""
+        return {"updates": self.updates}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """See `get_extra_state`."""
+        self.updates = state["updates"]
+
+    def restart(self, network: nn.Module) -> None:
+        """Be the network as it is now."""
+        self.network.load_state_dict(network.state_dict())
+        self.updates = 0
 
     @torch.no_grad()
-    def update(self, network: nn.Module, update: int) -> None:
-        """Follow `network` after its optimiser update number `update`, from 0."""
-        decay = min(self.decay, (1 + update) / (10 + update))
+    def update(self, network: nn.Module) -> None:
+        """Follow `network` after one of its optimiser updates."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
         parameters = dict(network.named_parameters())
         for name, mean in self.network.named_parameters():
             mean.lerp_(parameters[name], 1 - decay)

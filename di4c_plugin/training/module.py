@@ -1,11 +1,9 @@
-"""One update of a network by an `Algorithm`, for Lightning's loop.
-
-Tests: tests/training/test_module.py.
-"""
+"""A run of an `Engine` under Lightning's loop, for the hosts without a training program."""
 
 import copy
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,13 +11,13 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from di4c_plugin.algorithms.base import Algorithm, Data, Networks
+from di4c_plugin.algorithms.base import Algorithm, Data
 from di4c_plugin.errors import UserError
 from di4c_plugin.models import NetworkDenoiser
 from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.data import BatchStream, MicroBatch
 from di4c_plugin.training.ema import EMA
-from di4c_plugin.training.rng import seeded_dropout, step_generator
+from di4c_plugin.training.engine import Engine
 from di4c_plugin.training.schedule import lr_factor
 from di4c_plugin.training.terms import RunningMeans
 
@@ -60,27 +58,49 @@ class MixedPrecision(nn.Module):
 
 
 class TrainingModule(LightningModule):
-    """Networks, optimiser and logging of a run; works on copies of the networks it is given."""
+    """Networks, optimiser and logging of a run; works on copies of the networks it is given.
+
+    Args:
+        algorithm: the method.
+        networks: the denoiser that each of its roles starts from.
+        teacher: None for methods that need none.
+        data: at least one example.
+        config: see `TrainingConfig`.
+    """
 
     def __init__(
         self,
         algorithm: Algorithm,
-        student: NetworkDenoiser,
+        networks: Mapping[str, NetworkDenoiser],
         teacher: NetworkDenoiser | None,
         data: Data,
         config: TrainingConfig,
-        *,
-        auxiliary: NetworkDenoiser | None = None,
     ) -> None:
         super().__init__()
-        self.algorithm, self.data, self.config = algorithm, data, config
-        self.student, self.auxiliary = _trainable(student), _trainable(auxiliary)
-        self.ema = EMA(self.student, config.ema)
-        # In a tuple the teacher is no submodule: it is neither in checkpoints nor under DDP.
-        self._frozen = (copy.deepcopy(teacher),)
+        self.data, self.config = data, config
+        self.networks = nn.ModuleDict({name: _trainable(n) for name, n in networks.items()})
+        averaged = {name for name, role in algorithm.roles.items() if role.averaged} | {"student"}
+        self.averages = nn.ModuleDict(
+            {name: EMA(self.networks[name], config.ema) for name in sorted(averaged)}  # type: ignore[arg-type]
+        )
+        # Outside the module's own attributes the teacher is in no checkpoint and not under DDP.
+        frozen = None if teacher is None else _frozen(teacher)
+        self.engine = Engine(
+            algorithm,
+            dict(self.networks.items()),
+            frozen,
+            averages=dict(self.averages.items()),  # type: ignore[arg-type]
+            next_teacher=self._next_teacher,
+            rounds=config.rounds,
+            seed=config.seed,
+            view=self._as_denoiser,
+        )
         self.means = RunningMeans()
-        self.update = 0
         self.latest: dict[str, float] = {}
+
+    def student(self) -> NetworkDenoiser:
+        """Return the average of the student's weights: what is kept of the run."""
+        return self.averages["student"].network  # type: ignore[return-value]
 
     def configure_optimizers(self) -> Any:
         """Return AdamW over all trained networks and its schedule, for Lightning.
@@ -88,9 +108,8 @@ class TrainingModule(LightningModule):
         One optimiser serves alternating algorithms too: it skips parameters without a gradient.
         """
         config = self.config
-        parameters = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
-            parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+            self.engine.groups(config.lr), betas=config.betas, weight_decay=config.weight_decay
         )
         factor = functools.partial(
             lr_factor, steps=config.steps, schedule=config.schedule, warmup=config.warmup
@@ -101,6 +120,11 @@ class TrainingModule(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def configure_gradient_clipping(self, *arguments: Any, **options: Any) -> None:
+        """Limit the gradient's norm of each role."""
+        if self.config.clip:
+            self.engine.clip(self.config.clip)
 
     def train_dataloader(self) -> DataLoader[MicroBatch]:
         """Return the stream of batches from where the run stands."""
@@ -123,71 +147,75 @@ class TrainingModule(LightningModule):
     def on_fit_start(self) -> None:
         """Set up the networks where the run takes place."""
         if self.config.compile:
-            self.student.network.compile()
+            for network in self.networks.values():
+                network.network.compile()  # type: ignore[union-attr]
         # A checkpoint is loaded before the networks are on their device.
         self.means.sums = {name: value.to(self.device) for name, value in self.means.sums.items()}
-        for network in self._frozen:
-            if network is not None:
-                network.to(self.device).eval().requires_grad_(False)
+        if isinstance(self.engine.teacher, nn.Module):
+            self.engine.teacher.to(self.device)
 
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
-        """Choose what the coming update trains."""
-        self.update = batch.step // self.config.accumulate
-        if self.auxiliary is not None:
-            trained = self.algorithm.trains(self.update)
-            self.student.requires_grad_(trained == "student")
-            self.auxiliary.requires_grad_(trained == "auxiliary")
+        """Choose what the coming update trains, and who its teacher is."""
+        optimizer = self.trainer.optimizers[0]
+        self.engine.begin(self._index(batch), self.config.steps, optimizer)
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
         """Return the loss of a micro-step."""
-        key = (self.config.seed, self.global_rank, batch.step)
-        with seeded_dropout(*key, self.device):
-            losses = self.algorithm.losses(
-                batch.batch,
-                self.networks(),
-                generator=step_generator(*key, device=self.device),
-                progress=self.update / self.config.steps,
-            )
+        losses = self.engine.losses(
+            batch.batch,
+            self._index(batch),
+            self.config.steps,
+            rank=self.global_rank,
+            step=batch.step,
+            device=self.device,
+        )
         self.means.add({"loss": losses.total, **losses.terms})
         return losses.total
 
-    def networks(self) -> Networks:
-        """Return the networks as the algorithm sees them."""
-        return Networks(
-            student=self._as_denoiser(self.student),
-            teacher=self._as_denoiser(self._frozen[0]),
-            target=self._as_denoiser(
-                self.ema.network if self.config.target == "ema" else self.student
-            ),
-            auxiliary=self._as_denoiser(self.auxiliary),
-        )
-
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Update, then let the moving average follow.
+        """Update, then let the moving averages follow.
 
         All that belongs to an update happens in here, before callbacks may save a checkpoint.
         """
+        index = self.trainer.global_step
         super().optimizer_step(*args, **kwargs)
-        if self.auxiliary is None or self.algorithm.trains(self.update) == "student":
-            self.ema.update(self.student, self.update)
-        done = self.update + 1
+        self.engine.finish(index, self.config.steps)
+        done = index + 1
         if done % self.config.log_every == 0 or done == self.config.steps:
             self._log_terms(done)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the running means, so that the log of a resumed run is that of an unbroken one."""
+        """Add the running means, so that the log of a resumed run is that of an unbroken one.
+
+        After the first round the teacher is of the run's own making, and is kept too.
+        """
         self.means.average(self._over_processes)
         checkpoint["means"] = {"sums": self.means.sums, "counts": self.means.counts}
+        checkpoint["round"] = self.engine.round
+        if self.engine.round:
+            checkpoint["teacher"] = self.engine.teacher.state_dict()  # type: ignore[union-attr]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See `on_save_checkpoint`."""
         means = checkpoint["means"]
         self.means.sums, self.means.counts = means["sums"], means["counts"]
+        self.engine.round = checkpoint["round"]
+        if self.engine.round:
+            teacher = self._next_teacher()
+            teacher.load_state_dict(checkpoint["teacher"])
+            self.engine.teacher = teacher
+
+    def _index(self, batch: MicroBatch) -> int:
+        """Return which optimiser update a batch is for."""
+        return batch.step // self.config.accumulate
+
+    def _next_teacher(self) -> Any:
+        return _frozen(self.student())
 
     def _as_denoiser(self, network: Any) -> Any:
-        if network is None or self.config.precision == "32-true":
-            return network
-        return MixedPrecision(network, self.device)
+        return (
+            network if self.config.precision == "32-true" else MixedPrecision(network, self.device)
+        )
 
     def _log_terms(self, done: int) -> None:
         self.means.average(self._over_processes)
@@ -203,5 +231,9 @@ class TrainingModule(LightningModule):
         return mean
 
 
-def _trainable(network: Any) -> Any:
-    return None if network is None else copy.deepcopy(network).requires_grad_(True).train()
+def _trainable(network: NetworkDenoiser) -> NetworkDenoiser:
+    return copy.deepcopy(network).requires_grad_(True).train()
+
+
+def _frozen(network: NetworkDenoiser) -> NetworkDenoiser:
+    return copy.deepcopy(network).eval().requires_grad_(False)

@@ -1,7 +1,4 @@
-"""`train`: a run, from untrained networks to the finished model.
-
-Tests: tests/training/test_run.py.
-"""
+"""`train`: a run, from the networks that it starts from to the finished model."""
 
 import contextlib
 import platform
@@ -19,6 +16,8 @@ from lightning.pytorch import Callback
 from di4c_plugin.algorithms.base import Algorithm, Data
 from di4c_plugin.errors import STRANGE, UserError
 from di4c_plugin.models import Model
+from di4c_plugin.models.checkpoint import STUDENT as STUDENT_ROLE
+from di4c_plugin.models.checkpoint import TEACHER as TEACHER_ROLE
 from di4c_plugin.models.checkpoint import with_info
 from di4c_plugin.plugins import lookup
 from di4c_plugin.training.checkpoint import LastCheckpoint
@@ -39,7 +38,7 @@ def train(
     config: TrainingConfig | None = None,
     out: Path | None = None,
     *,
-    auxiliary: Model | None = None,
+    others: Mapping[str, Model] | None = None,
     info: Mapping[str, Any] | None = None,
     inputs: Sequence[object] = (),
     resume: bool = False,
@@ -59,7 +58,7 @@ def train(
         out: the folder for run.json, config.yaml, last.ckpt, logs/ and the finished model
             (`model_file`), which no other run may have meanwhile. Without it nothing is written
             and nothing can be resumed.
-        auxiliary: a second trained network, for algorithms that alternate.
+        others: where the method's further networks start, by role.
         info: plain values that define the run beside `config`; saved, and compared on resuming.
         inputs: paths of files that the run reads, beside those named in `info`: none of them is
             ever replaced or removed.
@@ -76,21 +75,23 @@ def train(
     config = config or TrainingConfig()
     if algorithm.needs_teacher and teacher is None:
         raise UserError(f"{type(algorithm).__name__} needs a teacher")
+    networks = {"student": student, **(others or {})}
+    assert networks.keys() == algorithm.roles.keys(), f"networks for {set(algorithm.roles)}"
     check_data(data, student)
     description = {**(info or {}), "student": anatomy(student), "training": asdict(config)}
     with _opened(out, description, algorithm, inputs, resume=resume, overwrite=overwrite) as folder:
         module = TrainingModule(
             algorithm,
-            student.denoiser,
+            {name: model.denoiser for name, model in networks.items()},
             teacher.denoiser if teacher else None,
             data if student.network.num_classes else Data(data.x_0),
             config,
-            auxiliary=auxiliary.denoiser if auxiliary else None,
         )
         _fit(module, config, folder, resume=resume, progress=progress)
-        trained = module.ema.network.cpu().requires_grad_(True)
+        trained = module.student().cpu().requires_grad_(True)
+        role = STUDENT_ROLE if algorithm.needs_teacher else TEACHER_ROLE
         model = with_info(
-            replace(student, denoiser=trained),
+            replace(student, denoiser=trained, role=role, sampling=dict(algorithm.sampling)),
             **published(description),
             command=command(),
             versions=versions(),
@@ -112,7 +113,7 @@ def _fit(
     flag = SignalFlag()
     keeper = LastCheckpoint(folder.checkpoint if folder else None, config.checkpoint_every, flag)
     callbacks: list[Callback] = [keeper, ShowProgress()] if progress else [keeper]
-    alternates = module.auxiliary is not None
+    alternates = len(module.engine.algorithm.roles) > 1
     with quiet(), flag:
         trainer = make_trainer(
             config, folder.path if folder else None, callbacks, alternates=alternates

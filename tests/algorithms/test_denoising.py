@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from di4c_plugin.algorithms.base import Batch, Networks
+from di4c_plugin.algorithms.base import Batch, Update
 from di4c_plugin.algorithms.denoising import Denoising, elbo_weight
 from di4c_plugin.diffusion import Absorbing, Arccos, Cosine, LogLinear, Process, Schedule, Uniform
 from tests.enumeration import TableDenoiser, states
@@ -52,7 +52,7 @@ def test_the_loss_of_masked_diffusion_is_the_bound_whatever_the_schedule(
     generator = torch.Generator().manual_seed(0)
     batch = Batch(x_0.expand(200_000, 2))
     algorithm = Denoising(process, min_time=1e-5)
-    terms = algorithm.losses(batch, Networks(denoiser), generator=generator, progress=0)
+    terms = algorithm.losses(batch, {"student": denoiser}, Update(generator))
     assert terms.total.item() == pytest.approx(bound, rel=0.02)
     assert terms.terms.keys() == {"nelbo"}
 
@@ -64,8 +64,8 @@ def test_other_processes_pay_the_plain_cross_entropy() -> None:
         return torch.tensor([0.25, 0.75]).log().expand(2, 2, 2)
 
     generator = torch.Generator().manual_seed(0)
-    networks = Networks(sure_of_one)
-    terms = Denoising(process).losses(Batch(x_0), networks, generator=generator, progress=0)
+    networks = {"student": sure_of_one}
+    terms = Denoising(process).losses(Batch(x_0), networks, Update(generator))
     expected = -(math.log(0.25) + 3 * math.log(0.75)) / 2
     assert terms.total.item() == pytest.approx(expected, rel=1e-6)
     assert terms.terms.keys() == {"cross_entropy"}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from di4c_plugin.algorithms.base import Batch, LossTerms, Networks
+from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
 from di4c_plugin.algorithms.di4c import Di4C, Weights
 from di4c_plugin.diffusion import Absorbing, Process, Uniform
 from di4c_plugin.errors import UserError
@@ -22,7 +22,7 @@ from tests.enumeration import TableDenoiser, product_law, relative_entropy, stat
 
 POSITIONS = 2
 SPACES = [Absorbing(2), Absorbing(3), Uniform(3)]
-OPTIONS: dict[str, Any] = {"latents": 2, "delta": 0.2, "delta_t": (0.25, 0.25)}
+OPTIONS: dict[str, Any] = {"target": "average", "latents": 2, "delta": 0.2, "delta_t": (0.25, 0.25)}
 
 
 class Spy:
@@ -41,7 +41,7 @@ class Spy:
 
 
 @dataclass
-class Update:
+class Seen:
     """One call of `losses` and the states it drew."""
 
     terms: LossTerms
@@ -61,15 +61,20 @@ class Case:
         self.target = TableDenoiser(process, POSITIONS, 2, seed=3)
         self.clean = states(process.num_tokens, POSITIONS)
 
-    def update(self, algorithm: Di4C, seed: int, size: int = 64, progress: float = 0.0) -> Update:
+    def update(self, algorithm: Di4C, seed: int, size: int = 64, progress: float = 0.0) -> Seen:
         generator = torch.Generator().manual_seed(seed)
         x_0 = self.clean[torch.randint(len(self.clean), (size,), generator=generator)]
         student, target = Spy(self.student), Spy(self.target)
-        networks = Networks(student=student, teacher=self.teacher, target=target)
-        terms = algorithm.losses(Batch(x_0), networks, generator=generator, progress=progress)
+        networks: Networks = {
+            "student": student,
+            "teacher": self.teacher,
+            "student_average": target,
+        }
+        where = Update(generator, int(progress * 1000), 1000)
+        terms = algorithm.losses(Batch(x_0), networks, where)
         (x_t, t), (_, u) = student.calls[0], target.calls[0]
         # The student gets each state once, for all lambda; the target gets N samples of each.
-        return Update(terms, x_0, x_t, t, u[: len(t)])
+        return Seen(terms, x_0, x_t, t, u[: len(t)])
 
     def mixture(self, denoiser: TableDenoiser, x_t: Tensor, t: Tensor) -> Tensor:
         """log p_{0|t} of each component, (K, B, D, S)."""
@@ -79,7 +84,7 @@ class Case:
         middles = [torch.full((len(x_t), 1), (n + 0.5) / k) for n in range(k)]
         return torch.stack([denoiser(x_t, t, latent=middle) for middle in middles])
 
-    def composition(self, update: Update) -> tuple[Tensor, Tensor]:
+    def composition(self, update: Seen) -> tuple[Tensor, Tensor]:
         """The law of x_u, (B, M), and log p_{0|u} of each target component, (K, B, M, D, S)."""
         log_q = self.mixture(self.teacher, update.x_t, update.t)
         log_p_u = [self.process.log_posterior(q, update.x_t, update.t, update.u) for q in log_q]
@@ -105,7 +110,7 @@ def sum_of_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
     return relative_entropy(log_q.exp(), log_p.exp()).sum(-1)
 
 
-def expected(case: Case, update: Update, algorithm: Di4C) -> dict[str, Tensor]:
+def expected(case: Case, update: Seen, algorithm: Di4C) -> dict[str, Tensor]:
     """Each term by its definition, given x_t, per example."""
     log_q = case.mixture(case.teacher, update.x_t, update.t)
     log_p = case.mixture(case.student, update.x_t, update.t)
@@ -195,7 +200,7 @@ def test_partial_consistency_estimates_its_definition_at_s() -> None:
     assert error.std() / len(errors) ** 0.5 < 0.02
 
 
-def partial_gap(case: Case, update: Update, s: Tensor) -> Tensor:
+def partial_gap(case: Case, update: Seen, s: Tensor) -> Tensor:
     """E over the composition's x_s of -log p(x_s) + log bar p(x_s), (B,)."""
     law_u, log_c = case.composition(update)
     b, m = law_u.shape
@@ -233,7 +238,9 @@ def test_every_example_has_its_own_time() -> None:
 )
 def test_the_teachers_step_shrinks_geometrically(progress: float, low: float, high: float) -> None:
     process = SPACES[0]
-    algorithm = Di4C(process, latents=2, delta_t=(0.1, 0.4), delta_t_end=(0.025, 0.025))
+    algorithm = Di4C(
+        process, target="average", latents=2, delta_t=(0.1, 0.4), delta_t_end=(0.025, 0.025)
+    )
     update = Case(process).update(algorithm, seed=0, size=500, progress=progress)
     step, free = update.t - update.u, update.t > 2 * high
     assert torch.allclose(step[update.t < 2 * low], update.t[update.t < 2 * low] / 2)
@@ -267,7 +274,7 @@ def test_at_the_prior_the_data_are_those_of_one_label() -> None:
 @pytest.mark.parametrize("process", [Absorbing(3), Uniform(3)], ids=["mask3", "uniform3"])
 def test_at_the_prior_one_state_serves_the_whole_batch(process: Process, seed: int) -> None:
     case = Case(process)
-    algorithm = Di4C(process, prior_share=1.0, latents=1, states=2, delta=0.2)
+    algorithm = Di4C(process, prior_share=1.0, latents=1, states=2, delta=0.2, target="average")
     update = case.update(algorithm, seed=seed, size=50)
     assert update.x_t.shape == (1, POSITIONS)
     assert update.t.tolist() == [1.0]
@@ -301,11 +308,11 @@ class Dropping(nn.Module):
 
 def test_the_target_runs_without_dropout_and_gradient_and_the_student_with() -> None:
     student, teacher = Dropping(), TableDenoiser(SPACES[0], POSITIONS, seed=1)
-    networks = Networks(student=student, teacher=teacher)
+    networks: Networks = {"student": student, "teacher": teacher}
     x_0 = torch.zeros(4, POSITIONS, dtype=torch.int64)
-    algorithm = Di4C(SPACES[0], **OPTIONS)
+    algorithm = Di4C(SPACES[0], **OPTIONS | {"target": "student"})
     generator = torch.Generator().manual_seed(0)
-    algorithm.losses(Batch(x_0), networks, generator=generator, progress=0).total.backward()
+    algorithm.losses(Batch(x_0), networks, Update(generator)).total.backward()
     assert sorted(student.modes) == [(False, False), (True, True)]
     assert student.training
 
@@ -318,8 +325,8 @@ def test_any_batch_size_and_a_batch_without_masks(size: int) -> None:
     generator = torch.Generator().manual_seed(0)
     algorithm = Di4C(process, min_time=1e-9, **OPTIONS)
     batch = Batch(torch.zeros(size, POSITIONS, dtype=torch.int64))
-    networks = Networks(student=case.student, teacher=case.teacher, target=case.target)
-    terms = algorithm.losses(batch, networks, generator=generator, progress=0)
+    networks = {"student": case.student, "teacher": case.teacher, "student_average": case.target}
+    terms = algorithm.losses(batch, networks, Update(generator))
     terms.total.backward()
     assert case.student.logits.grad is not None
     assert case.student.logits.grad.isfinite().all()

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from di4c_plugin.algorithms.base import Batch, Networks
+from di4c_plugin.algorithms.base import Batch, Update
 from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.algorithms.noising import (
     NO_LABEL,
@@ -84,12 +84,13 @@ def times(updates: int = 400, size: int = 5, **options: Any) -> torch.Tensor:
             return super().corrupt(x_0, t, generator=generator)
 
     process = Spy(2)
-    networks = Networks(
-        student=TableDenoiser(process, 2, 2), teacher=TableDenoiser(process, 2, seed=1)
-    )
+    networks = {
+        "student": TableDenoiser(process, 2, 2),
+        "teacher": TableDenoiser(process, 2, seed=1),
+    }
     method, g = Di4C(process, latents=1, **options), generator()
     for _ in range(updates):
-        method.losses(Batch(torch.zeros(size, 2).long()), networks, generator=g, progress=0.0)
+        method.losses(Batch(torch.zeros(size, 2).long()), networks, Update(g))
     return torch.stack(seen)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from di4c_plugin.algorithms.base import Batch, LossTerms, Networks
+from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
 from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.algorithms.paths import PATHS, choose_path, has_heads
 from di4c_plugin.diffusion import Confidence, LogLinear, Process, Uniform
@@ -47,15 +47,16 @@ def update(
     networks: Networks, loss: str, data: Batch, *, chunk: int = 2, seed: int = 6, **options: Any
 ) -> Result:
     """One update by a path whose chunks have so many positions."""
-    assert isinstance(networks.student, NetworkDenoiser)
-    process = networks.student.process
-    algorithm = Di4C(process, loss=loss, **USUAL | options)
+    assert isinstance(networks["student"], NetworkDenoiser)
+    process = networks["student"].process
+    target = "average" if "student_average" in networks else "student"
+    algorithm = Di4C(process, loss=loss, target=target, **USUAL | options)
     algorithm.max_bytes = 12 * N * tiny.TOKENS * chunk
     generator = torch.Generator().manual_seed(seed)
-    losses = algorithm.losses(data, networks, generator=generator, progress=0.3)
+    losses = algorithm.losses(data, networks, Update(generator, 3, 10))
     losses.total.backward()
     after = torch.rand(3, generator=generator)
-    return Result(losses, tiny.gradients(networks.student), after)
+    return Result(losses, tiny.gradients(networks["student"]), after)
 
 
 def compare(found: Result, want: Result, tolerance: float = 1e-9) -> None:
@@ -139,7 +140,7 @@ def test_networks_with_logits_only(latent: str, teacher: dict[str, Any] | None) 
     networks = tiny.networks(
         tiny.masked(), LATENTS[latent], teacher=teacher, config=tiny.TRANSFORMER, target=True
     )
-    assert not has_heads(networks)
+    assert not has_heads(tiny.trio(networks))
     want = update(networks, "naive", tiny.batch(3))
     no_trivial(want)
     for loss in ("two_pass", "auto"):
@@ -160,8 +161,8 @@ def test_two_passes_drop_alike(config: Any) -> None:
     """One lambda at a time draws other masks than all together, but the same in both passes."""
     process = tiny.masked()
     networks = tiny.networks(process, LATENTS["adaln"], config=config)
-    assert isinstance(networks.student, NetworkDenoiser)
-    network: Any = networks.student.network
+    assert isinstance(networks["student"], NetworkDenoiser)
+    network: Any = networks["student"].network
     last: Any = network.blocks[-1].mlp
     last.append(nn.Dropout(0.5))
     dropped: list[Tensor] = []
@@ -204,15 +205,14 @@ class Spy:
 @pytest.mark.parametrize("loss", PATHS)
 def test_each_network_sees_a_state_once(loss: str) -> None:
     networks = tiny.networks(tiny.masked(), LATENTS["adaln"], target=True)
-    spies = [Spy(one) for one in vars(networks).values() if isinstance(one, NetworkDenoiser)]
+    spies = [Spy(one) for one in networks.values() if isinstance(one, NetworkDenoiser)]
     assert len(spies) == 3
     student, teacher, target = spies
-    algorithm = Di4C(tiny.masked(), loss=loss, latents=N)
+    algorithm = Di4C(tiny.masked(), loss=loss, latents=N, target="average")
     algorithm.losses(
         tiny.batch(4),
-        Networks(student, teacher, target),
-        generator=torch.Generator().manual_seed(0),
-        progress=0.0,
+        {"student": student, "teacher": teacher, "student_average": target},
+        Update(torch.Generator().manual_seed(0)),
     ).total.backward()
     assert teacher.rows == [(4, None)]
     assert target.rows == [(N * 4, N * 4)]
@@ -295,11 +295,11 @@ def test_the_watch_sees_what_waits() -> None:
 
 def whole_step(networks: Networks, **options: Any) -> Counter[str]:
     """What forward and backward of one update wait for."""
-    assert isinstance(networks.student, NetworkDenoiser)
-    algorithm = Di4C(networks.student.process, latents=N, **options)
+    assert isinstance(networks["student"], NetworkDenoiser)
+    algorithm = Di4C(networks["student"].process, latents=N, **options)
     generator, data = torch.Generator().manual_seed(0), tiny.batch(3)
     with Watch() as watch:
-        losses = algorithm.losses(data, networks, generator=generator, progress=0.5)
+        losses = algorithm.losses(data, networks, Update(generator, 1, 2))
         losses.total.backward()
     return watch.waits
 
@@ -337,7 +337,7 @@ def test_on_a_cpu_the_coin_of_prior_share_is_a_number_more() -> None:
 def test_a_step_never_waits_for_the_gpu(loss: str, prior_share: float) -> None:
     made = tiny.networks(tiny.masked(), LATENTS["adaln"])
     device = torch.device("cuda")
-    networks = replace(made, **{k: v.to(device) for k, v in vars(made).items() if v is not None})
+    networks = {k: v.to(device) for k, v in made.items() if isinstance(v, torch.nn.Module)}
     algorithm = Di4C(tiny.masked(), latents=N, loss=loss, prior_share=prior_share)
     generator = torch.Generator(device).manual_seed(0)
     data = Batch(tiny.batch(3).x_0.to(device))
@@ -345,7 +345,7 @@ def test_a_step_never_waits_for_the_gpu(loss: str, prior_share: float) -> None:
         # The first one sets up libraries and pinned memory.
         torch.cuda.set_sync_debug_mode("error" if step else "default")
         try:
-            losses = algorithm.losses(data, networks, generator=generator, progress=0.5)
+            losses = algorithm.losses(data, networks, Update(generator, 1, 2))
             losses.total.backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")
@@ -356,8 +356,8 @@ def test_a_step_never_waits_for_the_gpu(loss: str, prior_share: float) -> None:
 
 
 def test_the_path_is_chosen_by_what_the_networks_can() -> None:
-    heads = tiny.networks(tiny.masked(), LATENTS["adaln"])
-    logits = tiny.networks(tiny.masked(), LATENTS["adaln"], config=tiny.TRANSFORMER)
+    heads = tiny.trio(tiny.networks(tiny.masked(), LATENTS["adaln"]))
+    logits = tiny.trio(tiny.networks(tiny.masked(), LATENTS["adaln"], config=tiny.TRANSFORMER))
     mixed = replace(heads, teacher=logits.teacher)
     assert choose_path("auto", heads, tiny.masked()) == "chunked"
     assert (
@@ -379,7 +379,7 @@ def test_the_path_is_chosen_by_what_the_networks_can() -> None:
 def test_a_teacher_without_a_head_beside_a_student_with_one() -> None:
     heads = tiny.networks(tiny.masked(), LATENTS["adaln"])
     logits = tiny.networks(tiny.masked(), LATENTS["adaln"], config=tiny.TRANSFORMER)
-    mixed = replace(heads, teacher=logits.teacher)
+    mixed = {**heads, "teacher": logits["teacher"]}
     want = update(mixed, "naive", tiny.batch(3))
     for loss in ("auto", "two_pass"):
         compare(update(mixed, loss, tiny.batch(3)), want)
@@ -416,17 +416,15 @@ def test_partial_steps_take_the_naive_path() -> None:
 def test_a_process_that_ranks_positions_is_never_cut() -> None:
     process = Confidence(tiny.TOKENS, LogLinear(), mask=tiny.MASK)
     networks = tiny.networks(tiny.masked(), LATENTS["adaln"])
-    assert choose_path("auto", networks, process) == "naive"
+    assert choose_path("auto", tiny.trio(networks), process) == "naive"
     for loss in ("chunked", "checkpoint"):
         with pytest.raises(UserError, match=f"^loss={loss} .* process=confidence ranks: use naive"):
-            choose_path(loss, networks, process)
+            choose_path(loss, tiny.trio(networks), process)
     with pytest.raises(UserError, match="^partial=true needs .*: not process=confidence$"):
         Di4C(process, partial=True)
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
     naive, two_pass = (
-        Di4C(process, latents=N, loss=loss)
-        .losses(tiny.batch(3), networks, generator=generator, progress=0.0)
-        .total
+        Di4C(process, latents=N, loss=loss).losses(tiny.batch(3), networks, Update(generator)).total
         for loss, generator in zip(("naive", "two_pass"), generators, strict=True)
     )
     torch.testing.assert_close(naive, two_pass)

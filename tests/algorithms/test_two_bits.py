@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from di4c_plugin.algorithms.base import Algorithm, Batch, Networks
+from di4c_plugin.algorithms.base import Algorithm, Batch, Networks, Update
 from di4c_plugin.algorithms.denoising import Denoising
 from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.diffusion import Absorbing
@@ -27,8 +27,7 @@ def fit(algorithm: Algorithm, networks: Networks, trained: Model, updates: int) 
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.01, updates)
     x_0 = (torch.arange(32) % 2).unsqueeze(1).repeat(1, 2)
     for update in range(updates):
-        progress = update / updates
-        losses = algorithm.losses(Batch(x_0), networks, generator=generator, progress=progress)
+        losses = algorithm.losses(Batch(x_0), networks, Update(generator, update, updates))
         optimiser.zero_grad()
         losses.total.backward()
         optimiser.step()
@@ -51,7 +50,7 @@ def one_step_law(model: Model, latents: int = 1000) -> Tensor:
 def teacher() -> Model:
     torch.manual_seed(0)
     teacher = new_model(NETWORK, BITS)
-    fit(Denoising(BITS), Networks(teacher.denoiser), teacher, 300)
+    fit(Denoising(BITS), {"student": teacher.denoiser}, teacher, 300)
     return teacher
 
 
@@ -70,7 +69,7 @@ def test_the_mixture_learns_the_correlation(
     torch.manual_seed(0)
     student = student_of(teacher, {"name": "adaln", "std": 0.5})
     algorithm = Di4C(BITS, delta_t=(0.25, 0.25), **options)
-    fit(algorithm, Networks(student.denoiser, teacher.denoiser), student, 800)
+    fit(algorithm, {"student": student.denoiser, "teacher": teacher.denoiser}, student, 800)
     assert total_variation(one_step_law(student), EQUAL) <= limit
 
 

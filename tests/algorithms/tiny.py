@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Batch, Networks
+from di4c_plugin.algorithms.paths import Trio
 from di4c_plugin.diffusion import Absorbing, Process
 from di4c_plugin.models import DiTConfig, TransformerConfig, new_model
 from di4c_plugin.models.checkpoint import OwnConfig
@@ -58,10 +59,17 @@ def networks(
     """Student and teacher, and a target of its own if asked for; the latter two frozen."""
     student = denoiser(process, latent, config=config, seed=1)
     frozen = denoiser(process, teacher, config=config, seed=2).requires_grad_(False)
-    if not target:
-        return Networks(student, frozen)
-    average = denoiser(process, latent, config=config, seed=3).requires_grad_(False)
-    return Networks(student, frozen, average)
+    found = {"student": student, "teacher": frozen}
+    if target:
+        found["student_average"] = denoiser(process, latent, config=config, seed=3)
+        found["student_average"].requires_grad_(False)
+    return found
+
+
+def trio(networks: Networks) -> Trio:
+    """The same as the paths of Di4C take them."""
+    student = networks["student"]
+    return Trio(student, networks["teacher"], networks.get("student_average", student))
 
 
 def batch(size: int, seed: int = 0) -> Batch:

@@ -66,7 +66,10 @@ def test_a_teacher_is_distilled(
         (["out=null"], "name the folder of the run: out=FOLDER"),
         (["teacher=nowhere"], "no such model file: nowhere"),
         (["algo"], "Error parsing override 'algo'"),
-        (["algo=denoising", "latent=token"], "this algo makes no mixture: leave out latent"),
+        (
+            ["algo=denoising", "latent=token"],
+            "algorithm 'denoising' makes no mixture: leave out the latent",
+        ),
     ],
 )
 def test_mistakes_give_one_line_and_leave_nothing(
@@ -180,7 +183,9 @@ def test_plugins_bring_configs_and_algorithms(
     result = di4c(*command, "algo=marginal", "training.steps=1", PYTHONPATH=example_plugin)
     assert result.returncode == 0, result.stderr
     assert "marginal" in result.stderr
-    assert not load_model(tmp_path / "student.safetensors").is_student
+    student = load_model(tmp_path / "student.safetensors")
+    assert student.is_student
+    assert student.latent is None
 
 
 def start(*command: str) -> "subprocess.Popen[str]":

@@ -10,8 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from di4c_plugin import load_student
+from di4c_plugin.algorithms.base import Batch
 from di4c_plugin.hosts.text.module import HOST
-from di4c_plugin.training.rng import epoch_generator, seed_globals, step_generator
+from di4c_plugin.training.rng import epoch_generator, seed_globals
 
 
 class SameFunction(Callback):
@@ -93,8 +94,9 @@ class BothRanks(Callback):
             mine = order[rank::2][:half].tolist()
             x_0 = torch.stack([data[i]["input_ids"] for i in mine])
             seed_globals(module.seed, HOST, rank, 0)
-            generator = step_generator(module.seed, rank, 0, module.device)
-            loss = module.losses(x_0, generator).total / module.positions
+            where = {"rank": rank, "step": 0, "device": module.device}
+            losses = module.engine.losses(Batch(x_0), 0, module.updates, **where)
+            loss = losses.total / module.positions
             found["loss"].append(float(loss))
             found["data"].append(int(x_0.sum()))
             total = total + loss / 2

@@ -79,7 +79,8 @@ ABSORBING = {"mdlm": [], "sdtt": [], "duo": ["algo.diffusion=absorbing"]}
 def test_a_student_of_the_averaged_teacher_trains(host: str, start: Start, tmp_path: Path) -> None:
     module: Any = start(host, *ABSORBING[host])
     assert isinstance(module, TextStudent)
-    teacher: Any = module.networks().teacher
+    assert module.engine is not None
+    teacher: Any = module.engine.teacher
     teacher = teacher.backbone.state_dict()
     assert all(torch.equal(teacher[n], 2 * v) for n, v in state().items())
     process = module.process

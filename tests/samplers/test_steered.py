@@ -30,6 +30,20 @@ def draw(sampler: Any, denoiser: Any, process: Process, steps: int, **options: A
 
 
 @every_process
+@pytest.mark.parametrize("last", [None, "draw"])
+def test_di4c_draws_a_new_latent_at_every_step(process: Process, last: str | None) -> None:
+    student = TableDenoiser(process, D, 3)
+    options = {"last": last, "last_latents": 1}
+    found = draw(lookup("sampler", "di4c"), student, process, 3, **options)
+    fresh, fixed = (
+        draw(lookup("sampler", "ancestral"), student, process, 3, latents=policy, **options)
+        for policy in ("fresh", "fixed")
+    )
+    assert torch.equal(found, fresh)
+    assert not torch.equal(found, fixed)
+
+
+@every_process
 @pytest.mark.parametrize("name", ["ancestral", "analytic", "di4c", "hybrid"])
 def test_without_options_it_is_the_sampler_itself(process: Process, name: str) -> None:
     student, plain = TableDenoiser(process, D, 3), hybrid if name == "hybrid" else ancestral

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from di4c_plugin.algorithms.base import Batch, LossTerms, Networks
+from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
 from di4c_plugin.hosts.builtin import BuiltinHost
 from di4c_plugin.training import make_algorithm
 from di4c_plugin.training.data import BatchStream
@@ -20,10 +20,9 @@ PER_RANK, MICRO_STEPS, RANKS = 3, 2, 2
 
 
 def losses_of(rank: int, step: int, batch: Batch, networks: Networks) -> LossTerms:
-    assert networks.teacher is not None
     algorithm = make_algorithm({"name": "di4c"}, toy_process())
     generator = step_generator(0, rank, step)
-    return algorithm.losses(batch, networks, generator=generator, progress=0.0)
+    return algorithm.losses(batch, networks, Update(generator))
 
 
 def toy_process() -> Any:
@@ -45,7 +44,7 @@ def networks(teacher: Path, latent: dict[str, Any]) -> Networks:
     model = host.load_teacher(str(teacher))
     torch.manual_seed(0)
     student = host.build_student(model, latent).denoiser.train()
-    return Networks(student=student, teacher=model.denoiser.requires_grad_(False), target=student)
+    return {"student": student, "teacher": model.denoiser.requires_grad_(False)}
 
 
 @pytest.mark.slow

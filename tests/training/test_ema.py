@@ -15,7 +15,7 @@ def test_it_is_the_weighted_mean_of_the_weights_it_saw() -> None:
     for update, decay in enumerate(DECAYS):
         with torch.no_grad():
             network.get_parameter("network.norm.weight").add_(update + 1)
-        ema.update(network, update)
+        ema.update(network)
         expected = (
             decay * expected
             + (1 - decay) * network.get_parameter("network.norm.weight").detach().double()
@@ -31,7 +31,8 @@ def test_its_decay_grows_to_the_one_given() -> None:
     before = ema.network.get_parameter("network.norm.weight").clone()
     with torch.no_grad():
         network.get_parameter("network.norm.weight").add_(1)
-    ema.update(network, 10_000)
+    ema.updates = 10_000
+    ema.update(network)
     moved = (ema.network.get_parameter("network.norm.weight") - before).mean().item()
     assert moved == pytest.approx(0.4, rel=1e-5)
 
@@ -41,7 +42,7 @@ def test_it_copies_buffers_and_is_not_trained() -> None:
     network.register_buffer("seen", torch.zeros(2))
     ema = EMA(network, 0.9)
     network.get_buffer("seen").add_(5)
-    ema.update(network, 0)
+    ema.update(network)
     assert ema.network.get_buffer("seen").tolist() == [5, 5]
     assert not ema.network.training
     assert not any(p.requires_grad for p in ema.parameters())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from di4c_plugin.algorithms.base import Batch, LossTerms, Networks
+from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
 from di4c_plugin.training import Interrupted, TrainingConfig, train
 from di4c_plugin.training.interrupt import SignalFlag
 from tests.training import toy
@@ -20,10 +20,10 @@ class Signalled(toy.Distil):
 
     signum = signal.SIGINT
 
-    def losses(self, batch: Batch, networks: Networks, **options: Any) -> LossTerms:
+    def losses(self, batch: Batch, networks: Networks, update: Update) -> LossTerms:
         if len(self.totals) == 8:
             os.kill(os.getpid(), self.signum)
-        return super().losses(batch, networks, **options)
+        return super().losses(batch, networks, update)
 
 
 class Terminated(Signalled):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from di4c_plugin.algorithms.base import Batch, Data, LossTerms, Networks
+from di4c_plugin.algorithms.base import Batch, Data, LossTerms, Networks, Update
 from di4c_plugin.algorithms.denoising import Denoising
 from di4c_plugin.errors import UserError
 from di4c_plugin.models import Model, load_model
@@ -27,10 +27,10 @@ class Fails(toy.Distil):
 
     at = 17
 
-    def losses(self, batch: Batch, networks: Networks, **options: Any) -> LossTerms:
+    def losses(self, batch: Batch, networks: Networks, update: Update) -> LossTerms:
         if len(self.totals) == self.at:
             raise RuntimeError("power cut")
-        return super().losses(batch, networks, **options)
+        return super().losses(batch, networks, update)
 
 
 def run(
@@ -95,12 +95,12 @@ def test_a_folder_is_used_by_one_run_at_a_time(tmp_path: Path) -> None:
             taken.append(str(error))
 
     class Watched(toy.Distil):
-        def losses(self, batch: Batch, networks: Networks, **options: Any) -> LossTerms:
+        def losses(self, batch: Batch, networks: Networks, update: Update) -> LossTerms:
             if len(self.totals) == 2:
                 thread = threading.Thread(target=try_to_enter)
                 thread.start()
                 thread.join()
-            return super().losses(batch, networks, **options)
+            return super().losses(batch, networks, update)
 
     run(tmp_path, Watched)
     assert taken == [f"{tmp_path} is in use by another run"]
@@ -161,8 +161,8 @@ def test_what_is_returned_and_saved_is_the_moving_average(
     saved = load_model(tmp_path / "student.safetensors")
     assert not model.denoiser.training
     assert toy.same(toy.weights(saved), toy.weights(model))
-    assert toy.same(toy.weights(model), made[0].ema.network.state_dict())
-    assert not toy.same(toy.weights(model), made[0].student.state_dict())
+    assert toy.same(toy.weights(model), made[0].student().state_dict())
+    assert not toy.same(toy.weights(model), made[0].networks["student"].state_dict())
 
 
 def test_the_log_holds_the_means_of_every_term(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_run_leaves_its_description(tmp_path: Path) -> None:
 def test_the_checkpoint_holds_plain_values_and_no_teacher(tmp_path: Path) -> None:
     run(tmp_path)
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert {name.split(".")[0] for name in state["state_dict"]} == {"student", "ema"}
+    assert {name.split(".")[0] for name in state["state_dict"]} == {"networks", "averages"}
 
 
 def test_without_a_folder_nothing_is_written(
@@ -233,9 +233,9 @@ def test_other_loggers(tmp_path: Path, logger: str) -> None:
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     class Diverges(toy.Distil):
-        def losses(self, batch: Batch, networks: Networks, **options: Any) -> LossTerms:
-            losses = super().losses(batch, networks, **options)
-            return LossTerms(losses.total * float("nan"), losses.terms)
+        def losses(self, batch: Batch, networks: Networks, update: Update) -> LossTerms:
+            losses = super().losses(batch, networks, update)
+            return LossTerms({"student": losses.total * float("nan")}, losses.terms)
 
     with pytest.raises(UserError, match="the loss is not finite after 2 updates"):
         run(tmp_path, Diverges)

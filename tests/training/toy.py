@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from di4c_plugin.algorithms.base import Algorithm, Batch, Data, LossTerms, Networks
+from di4c_plugin.algorithms.base import Algorithm, Batch, Data, LossTerms, Networks, Role, Update
 from di4c_plugin.diffusion import Absorbing, Process, Uniform
 from di4c_plugin.losses.mixture import kl_divergence, token_log_prob
 from di4c_plugin.models import Model, TransformerConfig, new_model, student_of
@@ -56,21 +56,20 @@ class Distil(Algorithm):
     """
 
     def __init__(self, process: Process) -> None:
+        self.roles = {"student": Role(latent="required")}
         self.process = process
         self.draws: list[tuple[Tensor, Tensor]] = []
         self.totals: list[float] = []
 
-    def losses(
-        self, batch: Batch, networks: Networks, *, generator: torch.Generator, progress: float
-    ) -> LossTerms:
+    def losses(self, batch: Batch, networks: Networks, update: Update) -> LossTerms:
+        generator = update.generator
         size, device = len(batch.x_0), batch.x_0.device
         t = torch.rand(size, generator=generator, device=device, dtype=torch.float64)
         x_t = self.process.corrupt(batch.x_0, t, generator=generator)
         self.draws.append((t, x_t))
-        assert networks.teacher is not None
         with torch.no_grad():
-            log_q = networks.teacher(x_t, t, cond=batch.cond)
-        log_p = self.predict(networks.student, x_t, t, batch, generator)
+            log_q = networks["teacher"](x_t, t, cond=batch.cond)
+        log_p = self.predict(networks["student"], x_t, t, batch, generator)
         active = self.process.active(x_t)
         terms = {
             "distil": kl_divergence(log_q, log_p, active).mean(),
@@ -78,7 +77,7 @@ class Distil(Algorithm):
         }
         total = sum(terms.values(), torch.zeros((), device=device))
         self.totals.append(total.item())
-        return LossTerms(total, {name: term.detach() for name, term in terms.items()})
+        return LossTerms({"student": total}, {name: term.detach() for name, term in terms.items()})
 
     def predict(
         self, network: Any, x_t: Tensor, t: Tensor, batch: Batch, generator: torch.Generator

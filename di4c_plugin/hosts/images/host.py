@@ -16,7 +16,7 @@ from di4c_plugin.hosts.images.networks import ImageNetworks
 from di4c_plugin.hosts.ours import our_kind
 from di4c_plugin.hosts.weights import Weights
 from di4c_plugin.models import Model
-from di4c_plugin.models.checkpoint import bare_names
+from di4c_plugin.models.checkpoint import STUDENT, bare_names, role_of
 from di4c_plugin.models.description import sizes_of
 from di4c_plugin.models.model_file import read_file
 
@@ -100,7 +100,8 @@ class ImageHost(Host):
         info = {"origin": weights.origin, "fingerprint": weights.fingerprint}
         # No places: a model's file is for everybody, and nobody takes them from it.
         kept = {k: v for k, v in self.options.items() if k == "name" or k in self.kept}
-        return Model(denoiser, sizes, weights.latent, info | {"host": kept})
+        role = role_of({"latent": weights.latent})
+        return Model(denoiser, sizes, weights.latent, info | {"host": kept}, role)
 
     def restore(self, path: Path) -> Model:
         """Return what `save_model` wrote of this host's networks.
@@ -118,22 +119,23 @@ class ImageHost(Host):
         latent, info = description["latent"], dict(description["info"])
         weights = Weights(tensors, latent, {}, None, str(path), "")
         process = self.process_for(sizes) if self.process else dict(description["process"])
+        role, sampling = role_of(description), dict(description.get("sampling", {}))
         self.sizes = sizes
         denoiser = self.networks.restore(weights, sizes, process=process, root=self.root)
-        return Model(denoiser, sizes, latent, info)
+        return Model(denoiser, sizes, latent, info, role, sampling)
 
     def settings(self) -> dict[str, Any]:
         """Return what was asked for of the options that change a network and no weight of it."""
         return {k: v for k, v in self.size_options().items() if k in SETTINGS and v is not None}
 
-    def build_student(self, teacher: Model, latent: dict[str, Any]) -> Model:
+    def build_student(self, teacher: Model, latent: dict[str, Any] | None) -> Model:
         """See `Host.build_student`."""
         self.adopt(teacher)
         weights = Weights(bare_names(teacher), teacher.latent, {}, None, "the teacher", "")
         denoiser = self.networks.student(
             weights, teacher.network, latent, process=teacher.process.config, root=self.root
         )
-        return Model(denoiser, teacher.network, latent)
+        return Model(denoiser, teacher.network, latent, role=STUDENT)
 
     def new_teacher(self, process: dict[str, Any], **sizes: Any) -> Model:
         """See `Host.new_teacher`; there is none.

@@ -120,19 +120,22 @@ class ImageNetworks(ABC, Generic[Sizes, Made]):
         self,
         weights: Weights,
         sizes: Sizes,
-        latent: Mapping[str, Any],
+        latent: Mapping[str, Any] | None,
         *,
         process: Mapping[str, Any] | None = None,
         root: str | Path | None = None,
     ) -> Made:
         """Return a student that starts from the teacher's weights, in train mode.
 
+        Without a latent it is a product model.
+
         If the teacher is a student with the same latent, its injector carries over too; otherwise
         the injector starts as its class says. Raises UserError as `restore`.
         """
         network = self.build(sizes, root)
         body = set(network.state_dict())
-        self.let_latent_in(network, latent, sizes)
+        if latent is not None:
+            self.let_latent_in(network, latent, sizes)
         given = dict(weights.tensors)
         if not same_options(weights.latent, latent):
             # Without a latent nothing is left out, so that every name is checked.

@@ -24,7 +24,7 @@ OWN = {"halton_maskgit": {"halton": "halton", "confidence": "maskgit"}}
 class Flags:
     """What a user asks for: one of our samplers, a student (a path), options of the sampler."""
 
-    sampler: str = "di4c"
+    sampler: str = "ancestral"
     student: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -38,7 +38,7 @@ def take_flags(host: KnownHost, arguments: Sequence[str]) -> tuple[list[str], Fl
     rest, found = _split(arguments)
     if host.name not in HOSTS:
         if found[SAMPLER] or found[STUDENT] or found[OPTION]:
-            name = (found[SAMPLER] or ["di4c"])[-1]
+            name = (found[SAMPLER] or ["ancestral"])[-1]
             raise UserError(f"{host.name} is configured by Hydra: write sampler={name}")
         return list(arguments), None
     given = found[SAMPLER][-1] if found[SAMPLER] else None
@@ -52,7 +52,7 @@ def take_flags(host: KnownHost, arguments: Sequence[str]) -> tuple[list[str], Fl
         return list(arguments), None
     student = found[STUDENT][-1] if found[STUDENT] else None
     return rest, Flags(
-        given or "di4c", student, dict(pair_of(text, OPTION) for text in found[OPTION])
+        given or "ancestral", student, dict(pair_of(text, OPTION) for text in found[OPTION])
     )
 
 

@@ -1,8 +1,8 @@
 """Our samplers with the interface of tauLDR's: made of a config, `sample(model, N, num)`.
 
 Registered as "Di4C": `cfg.sampler.name = "Di4C"`, with the host's own `num_steps`, `min_t` and
-`initial_dist`, and ours `method` (one of our samplers, by default "di4c"), `student` (a path) and
-`options` (of the sampler). Tests: tests/hosts/images/test_swap_tauldr.py.
+`initial_dist`, and ours `method` (one of our samplers, by default "ancestral"), `student` (a path)
+and `options` (of the sampler).
 """
 
 from collections.abc import Mapping
@@ -100,7 +100,9 @@ class TauLDRSampler:
 def flags_of(settings: Any) -> Flags:
     """Return what `cfg.sampler` says of us."""
     options = plain(getattr(settings, "options", None) or {})
-    return Flags(getattr(settings, "method", "di4c"), getattr(settings, "student", None), options)
+    return Flags(
+        getattr(settings, "method", "ancestral"), getattr(settings, "student", None), options
+    )
 
 
 def plain(mapping: Any) -> dict[str, Any]:
@@ -132,7 +134,8 @@ def averaged(model: Any) -> dict[str, Tensor]:
     if not (model.training and averages):
         return tensors
     names = [bare(name) for name, p in model.net.named_parameters() if p.requires_grad]
-    return tensors | dict(zip(names, averages, strict=True))
+    # Behind those of the U-Net there may be others', of a method that trains several networks.
+    return tensors | dict(zip(names, averages[: len(names)], strict=True))
 
 
 def config_of(model: Any) -> Mapping[str, Any]:

@@ -49,15 +49,22 @@ def unet_tensors(state: Mapping[str, Any], origin: str, ema: bool) -> dict[str, 
     """
     tensors = {bare(str(k)): v for k, v in state.items() if isinstance(v, Tensor)}
     tensors = {name.removeprefix("net."): value for name, value in tensors.items()}
+    # Averages that a method has kept of its own are none of the host's, and not averaged again.
+    tensors = {k: v for k, v in tensors.items() if not k.startswith("di4c_averages.")}
     averages = list(state.get(AVERAGES) or ())
     if not ema or not averages:
-        return tensors
+        return of_student(tensors)
     shapes = [getattr(average, "shape", None) for average in averages]
     if shapes != [tensor.shape for tensor in tensors.values()]:
         raise UserError(
             f"{origin}: its {len(averages)} averages are not of its {len(tensors)} weights"
         )
-    return dict(zip(tensors, averages, strict=True))
+    return of_student(dict(zip(tensors, averages, strict=True)))
+
+
+def of_student(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out further networks, which a method has trained beside the student."""
+    return {name: value for name, value in tensors.items() if not name.startswith("di4c_")}
 
 
 def config_of_run(path: Path) -> dict[str, Any]:

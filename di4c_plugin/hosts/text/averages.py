@@ -11,6 +11,19 @@ from typing import Any
 from torch import Tensor, nn
 
 
+class Still:
+    """A host's average that stays as it is, whoever updates it."""
+
+    def __init__(self, ema: Any) -> None:
+        self.ema = ema
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.ema, name)
+
+    def update(self, parameters: Any) -> None:
+        """Do nothing."""
+
+
 def averaged(module: Any) -> list[tuple[str, nn.Parameter]]:
     """Return names and parameters in the hosts' order: backbone, then noise schedule."""
     return list(

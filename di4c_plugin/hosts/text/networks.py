@@ -84,19 +84,20 @@ def restore(backbone: nn.Module, weights: Weights, process: Process, positions: 
 
 def new_student(
     backbone: nn.Module,
-    latent: dict[str, Any],
+    latent: dict[str, Any] | None,
     weights: Weights,
     process: Process,
     positions: int,
 ) -> nn.Module:
-    """Give an untouched backbone, in place, a latent and the teacher's weights.
+    """Give an untouched backbone, in place, the teacher's weights and, unless it is None, a latent.
 
     If the teacher is a student with a latent of the same kind and sizes that enters the same
     blocks, its injector carries over; otherwise the injector starts as its class says.
     """
-    with_latent(backbone, latent, process, positions)
+    if latent is not None:
+        with_latent(backbone, latent, process, positions)
     fresh = {n: v for n, v in backbone.state_dict().items() if is_latent(n)}
-    if weights.latent is None or not same_latent(weights, latent, fresh):
+    if weights.latent is None or latent is None or not same_latent(weights, latent, fresh):
         kept = weights.latent is None
         tensors = {n: v for n, v in weights.tensors.items() if kept or not is_latent(n)}
         weights = replace(weights, tensors=fresh | tensors)

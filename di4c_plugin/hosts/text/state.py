@@ -40,6 +40,8 @@ def save_state(module: Any, checkpoint: dict[str, Any]) -> None:
     teacher = {"source": module.plan.weights.origin}
     checkpoint["di4c"] = {
         "format": FORMAT,
+        "role": "student",
+        "sampling": dict(module.engine.algorithm.sampling),
         "latent": module.latent,
         "process": module.process.config,
         "network": network_sizes(module),
@@ -48,7 +50,7 @@ def save_state(module: Any, checkpoint: dict[str, Any]) -> None:
         "run": asdict(module.state),
     }
     if module.state.round:
-        weights = dict(module._teacher[0].denoiser.backbone.named_parameters())
+        weights = dict(module.engine.teacher.backbone.named_parameters())
         teacher["weights"] = {n: p.detach() for n, p in weights.items()}
     count_batches(checkpoint["loops"]["fit_loop"], module.state, module.trainer.global_step)
 
@@ -102,4 +104,5 @@ def restore_state(module: Any, checkpoint: Mapping[str, Any]) -> None:
         raise UserError("the run to resume averages other weights than this one")
     module.state = run
     if run.round:
-        module._teacher[0].load(module, notes["teacher"]["weights"])
+        module.engine.round = run.round
+        module.engine.teacher = module.next_teacher(notes["teacher"]["weights"])

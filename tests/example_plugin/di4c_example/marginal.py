@@ -6,7 +6,7 @@ the joint distribution: use it to move a teacher into a smaller network.
 
 import torch
 
-from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks
+from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks, Update
 from di4c_plugin.diffusion import Process
 from di4c_plugin.diffusion.categorical import uniform
 from di4c_plugin.losses.mixture import kl_divergence
@@ -15,22 +15,18 @@ from di4c_plugin.losses.mixture import kl_divergence
 class Marginal(Algorithm):
     """E_t E_{x_t} sum_d KL(p^psi_{0|t} || p^theta_{0|t}), t uniform in [min_time, 1]."""
 
-    makes_mixture = False
-
     def __init__(self, process: Process, *, min_time: float = 0.05) -> None:
         self.process = process
         self.min_time = min_time
 
-    def losses(
-        self, batch: Batch, networks: Networks, *, generator: torch.Generator, progress: float
-    ) -> LossTerms:
+    def losses(self, batch: Batch, networks: Networks, update: Update) -> LossTerms:
         """See `Algorithm.losses`."""
-        assert networks.teacher is not None
+        generator = update.generator
         u = uniform(batch.x_0.shape[:1], generator=generator, device=batch.x_0.device)
         t = self.min_time + (1 - self.min_time) * u
         x_t = self.process.corrupt(batch.x_0, t, generator=generator)
         with torch.no_grad():
-            target = networks.teacher(x_t, t, cond=batch.cond)
-        predicted = networks.student(x_t, t, cond=batch.cond)
+            target = networks["teacher"](x_t, t, cond=batch.cond)
+        predicted = networks["student"](x_t, t, cond=batch.cond)
         loss = kl_divergence(target, predicted, self.process.active(x_t)).mean()
-        return LossTerms(loss, {"marginal": loss.detach()})
+        return LossTerms({"student": loss}, {"marginal": loss.detach()})

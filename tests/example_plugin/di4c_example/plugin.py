@@ -7,10 +7,11 @@ from di4c_plugin.hookspecs import hookimpl
 
 @hookimpl
 def di4c_algorithms() -> Mapping[str, object]:
-    """Add `marginal`."""
+    """Add `marginal` and `mutual`."""
     from di4c_example.marginal import Marginal
+    from di4c_example.mutual import Mutual
 
-    return {"marginal": Marginal}
+    return {"marginal": Marginal, "mutual": Mutual}
 
 
 @hookimpl

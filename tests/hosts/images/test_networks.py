@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from di4c_plugin.algorithms.base import Batch, Networks
+from di4c_plugin.algorithms.base import Batch, Update
 from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.samplers.ancestral import ancestral
@@ -42,8 +42,8 @@ def test_update_and_samples(root: Root, case: tuple[Any, ...]) -> None:
     cond = torch.tensor([3, 0]) if labelled else None
     algorithm = Di4C(teacher.process, latents=3, loss=loss)
     generator = torch.Generator().manual_seed(0)
-    networks = Networks(student, teacher, student)
-    update = algorithm.losses(Batch(x_0, cond), networks, generator=generator, progress=0.0)
+    networks = {"student": student, "teacher": teacher}
+    update = algorithm.losses(Batch(x_0, cond), networks, Update(generator))
     update.total.backward()
     assert update.total.isfinite()
     assert all(p.grad is not None for p in student.parameters())

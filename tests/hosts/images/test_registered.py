@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from di4c_plugin.diffusion import build_process
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.images.registered import (
     Di4CLoss,
@@ -17,6 +19,7 @@ from di4c_plugin.hosts.images.registered import (
     register_loss,
     register_train_step,
 )
+from di4c_plugin.hosts.images.swap_tauldr import averaged
 from di4c_plugin.models.attach import latent_shape
 from tests.hosts.images.conftest import Root
 from tests.hosts.images.test_maskgit import LAM
@@ -74,7 +77,7 @@ def test_updates_train_the_hosts_model(cfg: Any, root: Root, tmp_path: Path) -> 
     moved = [float((now[name] - value).abs().max()) for name, value in weights.tensors.items()]
     assert 0 < max(moved) <= 6e-4
     # The teacher is not of the host's modules, and does not move.
-    teacher = loss.networks.teacher
+    teacher = loss.engine.teacher
     assert not any(part is teacher.network for part in model.modules())
     for name, value in teacher.network.state_dict().items():
         assert torch.equal(value, weights.tensors[name])
@@ -96,17 +99,16 @@ def test_updates_train_the_hosts_model(cfg: Any, root: Root, tmp_path: Path) -> 
     torch.testing.assert_close(found, out)
 
 
-def test_every_weight_learns_and_targets_have_no_dropout(cfg: Any, root: Root) -> None:
+def test_every_weight_learns_and_the_teacher_has_no_dropout(cfg: Any, root: Root) -> None:
     model, loss, state = started(cfg, root("tauldr"))
     value = loss.calc_loss(BATCH, state, Writer())
     value.backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
-    networks = loss.networks
+    networks = loss.engine.networks()
     assert model.training
-    assert networks.student.network is model.net
-    assert not any(m.training for m in (*networks.target.modules(), *networks.teacher.modules()))
-    shared = {p.data_ptr() for p in model.net.parameters()}
-    assert {p.data_ptr() for p in networks.target.parameters()} == shared
+    assert networks["student"].network is model.net
+    assert networks.keys() == {"student", "teacher"}
+    assert not any(m.training for m in networks["teacher"].modules())
 
 
 def test_equal_updates_draw_equally_and_others_differently(cfg: Any, root: Root) -> None:
@@ -139,7 +141,7 @@ def test_a_student_may_be_the_teacher(cfg: Any, root: Root, tmp_path: Path) -> N
     cfg.loss.teacher = str(tmp_path / "first.pt")
     second, loss, state = started(cfg, place)
     loss.calc_loss(BATCH, state, Writer())
-    assert loss.networks.teacher.latent_shape == (1,)
+    assert loss.engine.teacher.latent_shape == (1,)
     name = "tlam_mix.weight"
     expected = NETS.read(cfg.loss.teacher).tensors[name]
     assert torch.equal(second.net.state_dict()[name], expected)
@@ -181,6 +183,7 @@ def test_mistakes(cfg: Any, root: Root) -> None:
     cfg.loss.teacher = None
     with pytest.raises(UserError, match="loss Di4C distils a teacher: cfg.loss.teacher = PATH"):
         type(loss)(cfg)
+    cfg.loss.options = {}
     with pytest.raises(UserError, match="has a latent already"):
         make_student(model, cfg)
     bad = SimpleNamespace(calc_loss=lambda *args: torch.tensor(float("nan")))
@@ -200,3 +203,70 @@ def test_both_are_registered_by_their_name(cfg: Any, root: Root) -> None:
     assert [kind.__name__ for kind in found.values()] == ["Di4C", "Di4C"]
     assert found[0](cfg).root == place
     assert found[1](cfg).warmup == 2
+
+
+def test_a_method_of_two_networks(
+    cfg: Any, root: Root, tmp_path: Path, mutual: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In turn, with averages of their own; a run that was broken off goes on exactly."""
+    place, path = root("tauldr"), "di4c_plugin.hosts.images.registered.method_of"
+    monkeypatch.setattr(path, lambda cfg, sizes: mutual(build_process(NETS.default_process(sizes))))
+
+    def parts(model: Any) -> dict[str, list[torch.Tensor]]:
+        found = {
+            "student": model.net.parameters(),
+            "mean": model.shadow_params[: len(list(model.net.parameters()))],
+            "peer": model.di4c_networks.parameters(),
+            "peer_mean": model.di4c_averages.parameters(),
+        }
+        return {name: [p.detach().clone() for p in group] for name, group in found.items()}
+
+    def run(state: Any, loss: Any, updates: range) -> list[set[str]]:
+        moved, step = [], Di4CStep(cfg)
+        for state["n_iter"] in updates:
+            loss.engine_for(state["model"])
+            before = parts(state["model"])
+            step.step(state, BATCH, loss, Writer())
+            after = parts(state["model"])
+            moved.append({k for k in before if any(map(differ, before[k], after[k]))})
+        return moved
+
+    def differ(one: torch.Tensor, other: torch.Tensor) -> bool:
+        return not torch.equal(one, other)
+
+    model, loss, state = started(cfg, place)
+    student, peer = {"student", "mean"}, {"peer", "peer_mean"}
+    assert run(state, loss, range(4)) == [student, student, peer, student]
+    assert all(p.requires_grad for p in model.net.parameters())
+    saved = copy.deepcopy({k: v.state_dict() for k, v in state.items() if k != "n_iter"})
+    run(state, loss, range(4, 7))
+    again, loss, other = started(cfg, place)
+    nn.Module.load_state_dict(again, saved["model"], strict=False)
+    again.shadow_params = saved["model"]["ema_shadow_params"]
+    again.num_updates = saved["model"]["ema_num_updates"]
+    other["optimizer"].load_state_dict(saved["optimizer"])
+    run(other, loss, range(4, 7))
+    for name, group in parts(model).items():
+        assert all(map(torch.equal, group, parts(again)[name])), name
+    torch.save({"model": model.state_dict()}, tmp_path / "student.pt")
+    weights = NETS.read(tmp_path / "student.pt")
+    assert weights.latent is None
+    NETS.restore(weights, SIZES, root=place)
+    state["optimizer"].di4c_step = False  # as under the host's own step
+    with pytest.raises(UserError, match="this method trains several networks"):
+        loss.calc_loss(BATCH, state, Writer())
+
+
+def test_rounds_make_the_average_the_teacher(cfg: Any, root: Root) -> None:
+    cfg.loss.rounds = 2
+    model, loss, state = started(cfg, root("tauldr"))
+    step = Di4CStep(cfg)
+    for state["n_iter"] in range(5):
+        step.step(state, BATCH, loss, Writer())
+    assert loss.engine.teacher.latent_shape is None
+    want = copy.deepcopy(averaged(model))
+    state["n_iter"] = 5
+    step.step(state, BATCH, loss, Writer())
+    teacher = loss.engine.teacher
+    assert teacher.latent_shape == (1,)
+    assert all(torch.equal(v, want[k]) for k, v in teacher.network.state_dict().items())

@@ -28,7 +28,7 @@ def test_without_our_flags_nothing_happens(host: object) -> None:
 def test_a_student_or_options_alone_mean_our_sampler() -> None:
     assert take_flags(TAULDR, ["cifar10", "--student", "s.pt"]) == (
         ["cifar10"],
-        Flags("di4c", "s.pt"),
+        Flags("ancestral", "s.pt"),
     )
     assert take_flags(TAULDR, ["--sampler-option", "steps=4"])[1] == Flags(options={"steps": 4})
 
@@ -48,7 +48,7 @@ def test_a_hydra_host_says_how_it_is_done_there() -> None:
     assert take_flags(mdlm, ["algo=di4c", "--cfg", "job"]) == (["algo=di4c", "--cfg", "job"], None)
     with pytest.raises(UserError, match=r"mdlm is configured by Hydra: write sampler=halton"):
         take_flags(mdlm, ["--sampler", "halton"])
-    with pytest.raises(UserError, match=r"write sampler=di4c"):
+    with pytest.raises(UserError, match=r"write sampler=ancestral"):
         take_flags(mdlm, ["--student", str(Path("x"))])
 
 

@@ -76,7 +76,8 @@ class GaussianModel(nn.Module):
 
     def update_ema(self) -> None:
         self.num_updates += 1
-        for mean, p in zip(self.shadow_params, self.parameters(), strict=True):
+        trained = [p for p in self.parameters() if p.requires_grad]
+        for mean, p in zip(self.shadow_params, trained, strict=True):
             mean.lerp_(p.detach(), 1 - self.decay)
 
     def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
@@ -103,7 +104,7 @@ def student_of(nets: ImageNetworks[Any, Any], network: nn.Module, sizes: Any, pl
     latent = {"name": "unet" if nets.host == "tauldr" else "token"}
     weights = Weights(dict(network.state_dict()), None, {}, None, "a network", "")
     denoiser = nets.student(weights, sizes, latent, root=place)
-    return Model(denoiser.eval(), sizes, latent)
+    return Model(denoiser.eval(), sizes, latent, role="student")
 
 
 def hooks_of(network: nn.Module) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from di4c_plugin.algorithms.base import Batch, LossTerms, Networks
+from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.text.module import Plan
 from di4c_plugin.hosts.text.sampling import SamplerSettings
@@ -73,7 +73,7 @@ def test_the_backbone_is_trained_and_the_teacher_is_not(tmp_path: Path) -> None:
     assert all(p.grad is not None for p in after.values())
     changed = {n for n, p in after.items() if not torch.equal(p, module.before[n])}
     assert changed == after.keys()
-    teacher = module.networks().teacher
+    teacher: Any = module.engine.teacher
     assert not teacher.training
     want = stand_in.weights().tensors
     assert all(torch.equal(v, want[n]) for n, v in teacher.backbone.state_dict().items())
@@ -89,14 +89,12 @@ def test_the_loss_is_the_algorithms_in_nats_per_token(tmp_path: Path) -> None:
     algorithm = module.algorithm
     assert algorithm is not None
 
-    def losses(batch: Batch, networks: Networks, **options: Any) -> LossTerms:
-        generator = step_generator(1, 0, len(totals))
-        want = type(algorithm).losses(
-            algorithm, batch, networks, generator=generator, progress=len(totals) / 2
-        )
-        terms = type(algorithm).losses(algorithm, batch, networks, **options)
+    def losses(batch: Batch, networks: Networks, update: Update) -> LossTerms:
+        same = Update(step_generator(1, 0, len(totals)), len(totals), 2)
+        want = type(algorithm).losses(algorithm, batch, networks, same)
+        terms = type(algorithm).losses(algorithm, batch, networks, update)
         assert torch.equal(want.total, terms.total)
-        assert options["progress"] == len(totals) / 2
+        assert update.progress == len(totals) / 2
         totals.append(terms.total.item())
         return terms
 

@@ -42,14 +42,16 @@ def run(
 
     class Spy(stand_in.student_class(plan)):  # type: ignore[misc]
         def losses(self, x_0: Tensor, generator: torch.Generator) -> LossTerms:
-            terms = super().losses(x_0, generator)
             step = self.state.micro_step
-            if self.trainer.validating or self.trainer.sanity_checking or not self.training:
-                done.validations[step] = done.validations.get(step, 0) + 1
-            else:
-                done.x_0[step], done.losses[step] = x_0, terms.total.item()
-                done.rounds[step] = self.state.round
-            return terms
+            done.validations[step] = done.validations.get(step, 0) + 1
+            return super().losses(x_0, generator)
+
+        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+            step = self.state.micro_step
+            loss: Tensor = super().training_step(batch, batch_idx)
+            done.x_0[step], done.losses[step] = batch["input_ids"], loss.item() * stand_in.D
+            done.rounds[step] = self.state.round
+            return loss
 
     module = Spy(stand_in.config(), stand_in_parts.Tokenizer())
     # More moves of the global generator than the run itself makes.
@@ -60,7 +62,7 @@ def run(
     )
     done.weights = module.state_dict()
     done.averages = module.ema.shadow_params
-    done.teacher = module.networks().teacher.backbone.state_dict()
+    done.teacher = module.engine.teacher.backbone.state_dict()
     return done
 
 

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from di4c_plugin.algorithms.base import Role
 from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
@@ -13,8 +14,16 @@ CONFIG: dict[str, Any] = {"algo": {"name": "di4c", "latents": 3}, "teacher": "x.
 def test_what_is_not_said_has_a_default() -> None:
     settings = distillation(CONFIG)
     assert settings.algo == {"name": "di4c", "latents": 3}
-    assert settings.latent == {"name": "token"}
-    assert (settings.teacher, settings.teacher_ema, settings.rounds) == ("x.ckpt", True, 1)
+    assert settings.latent is None
+    assert (settings.teacher, settings.teacher_ema, settings.rounds) == ("x.ckpt", True, None)
+
+
+def test_a_latent_is_for_the_networks_that_take_one() -> None:
+    chosen = distillation(CONFIG | {"latent": {"name": "adaln"}})
+    want = {"none": None, "optional": {"name": "adaln"}, "required": {"name": "adaln"}}
+    assert {kind: chosen.latent_of(Role(latent=kind)) for kind in want} == want
+    want |= {"optional": None, "required": {"name": "token"}}
+    assert {kind: distillation(CONFIG).latent_of(Role(latent=kind)) for kind in want} == want
 
 
 def test_the_users_teacher_comes_before_the_hosts() -> None:
@@ -31,7 +40,7 @@ def test_the_users_teacher_comes_before_the_hosts() -> None:
         ({"teacher": ""}, "add teacher=PATH"),
         ({"rounds": 0}, "rounds must be a whole number of at least 1, not 0"),
         ({"rounds": 1.5}, "rounds must be a whole number of at least 1, not 1.5"),
-        ({"algo": {"name": "denoising"}}, "algo=denoising makes no student"),
+        ({"algo": {"name": "denoising"}}, "algo=denoising trains teachers"),
         ({"algo": {"name": "di4d"}}, "'di4d' .*di4c"),
     ],
 )

@@ -1,0 +1,182 @@
+"""What happens in an update, whichever program steps the optimiser.
+
+The program (our own loop, MDLM, SDTT, Duo or tauLDR) keeps its optimiser, schedule, precision and
+checkpoints. It asks the engine for parameter groups, for the losses of each batch, and tells it
+when an update is done. Torch only.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from di4c_plugin.algorithms.base import AVERAGE, Algorithm, Batch, LossTerms, Update
+from di4c_plugin.errors import UserError
+from di4c_plugin.models.denoiser import Denoiser
+from di4c_plugin.training.ema import EMA
+from di4c_plugin.training.rng import seeded_dropout, step_generator
+
+
+def as_it_is(denoiser: Any) -> Any:
+    """Return the denoiser itself."""
+    return denoiser
+
+
+class Engine:
+    """A method with the networks of a run.
+
+    It is no `nn.Module`: the program decides where networks and averages are registered, and the
+    teacher is registered nowhere, so that neither checkpoints nor DDP see it.
+
+    Args:
+        algorithm: the method.
+        networks: the trained denoiser of each of its roles.
+        teacher: frozen; None for methods that need none.
+        averages: of roles, by name. Those that the method reads are among them.
+        next_teacher: called at the end of a round, returns the teacher of the next one, frozen.
+        rounds: None: the method's.
+        seed: of every draw of the losses.
+        view: how the method sees a denoiser, such as under autocast.
+
+    Raises:
+        UserError: for less than one round.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        networks: Mapping[str, nn.Module],
+        teacher: Denoiser | None,
+        *,
+        averages: Mapping[str, EMA] | None = None,
+        next_teacher: Callable[[], Denoiser] | None = None,
+        rounds: int | None = None,
+        seed: int = 0,
+        view: Callable[[Any], Denoiser] = as_it_is,
+    ) -> None:
+        assert networks.keys() == algorithm.roles.keys(), "a network for each role"
+        self.algorithm, self.trained_networks, self.teacher = algorithm, networks, teacher
+        self.averages = dict(averages or {})
+        self.next_teacher, self.seed, self.view = next_teacher, seed, view
+        self.rounds = algorithm.rounds if rounds is None else rounds
+        if self.rounds < 1:
+            raise UserError(f"rounds must be at least 1, not {self.rounds}")
+        self.round = 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether the program's own optimiser will do, for the student alone."""
+        roles = self.algorithm.roles.values()
+        return len(roles) == 1 and all(
+            (role.lr, role.betas, role.eps) == (1.0, None, None) for role in roles
+        )
+
+    def groups(self, lr: float) -> list[dict[str, Any]]:
+        """Return the parameters of each role as a group for an optimiser; "role" names it.
+
+        Args:
+            lr: the program's learning rate, on which each role has a factor.
+        """
+        found: list[dict[str, Any]] = []
+        for name, role in self.algorithm.roles.items():
+            parameters = [p for p in self.trained_networks[name].parameters() if p.requires_grad]
+            group: dict[str, Any] = {"params": parameters, "lr": lr * role.lr, "role": name}
+            group |= {} if role.betas is None else {"betas": role.betas}
+            group |= {} if role.eps is None else {"eps": role.eps}
+            found.append(group)
+        return found
+
+    def trained(self, index: int, total: int) -> Collection[str]:
+        """Return the roles that optimiser update `index` of `total` trains."""
+        return self.algorithm.trained(self.update(torch.Generator(), index, total))
+
+    def begin(self, index: int, total: int, optimizer: torch.optim.Optimizer | None = None) -> bool:
+        """Prepare optimiser update `index`: end a round where one ends, let gradients into roles.
+
+        Args:
+            index: from 0.
+            total: updates of the whole run.
+            optimizer: forgets its moments with a round, where the method asks for it.
+
+        Returns:
+            Whether a round has begun; the teacher is then another one.
+        """
+        current = round_of(index, total, self.rounds)
+        new = current > self.round
+        if new:
+            assert self.next_teacher is not None, "who runs rounds says where teachers come from"
+            self.round, self.teacher = current, self.next_teacher()
+            if "optimiser" in self.algorithm.renew and optimizer is not None:
+                optimizer.state.clear()
+            if "average" in self.algorithm.renew:
+                for name, average in self.averages.items():
+                    average.restart(self.trained_networks[name])
+        if len(self.trained_networks) > 1:
+            now = self.trained(index, total)
+            for name, network in self.trained_networks.items():
+                network.requires_grad_(name in now)
+        return new
+
+    def losses(
+        self, batch: Batch, index: int, total: int, *, rank: int, step: int, device: torch.device
+    ) -> LossTerms:
+        """Return the losses of a micro-batch; its draws are a function of seed, rank and step.
+
+        Args:
+            batch: on `device`.
+            index: of the optimiser update.
+            total: updates of the whole run.
+            rank: of this process.
+            step: of the micro-batch, counted over the whole run.
+            device: of the networks.
+        """
+        with seeded_dropout(self.seed, rank, step, device):
+            generator = step_generator(self.seed, rank, step, device)
+            return self.losses_by(batch, self.update(generator, index, total))
+
+    def losses_by(self, batch: Batch, update: Update) -> LossTerms:
+        """Return the losses for draws from a given generator."""
+        found = self.algorithm.losses(batch, self.networks(), update)
+        trained = set(self.algorithm.trained(update))
+        assert found.totals.keys() == trained, f"losses of {set(found.totals)}, trained {trained}"
+        return found
+
+    def networks(self) -> dict[str, Denoiser]:
+        """Return the networks as the method sees them."""
+        found: dict[str, Any] = dict(self.trained_networks)
+        found |= {
+            f"{name}{AVERAGE}": self.averages[name].network
+            for name, role in self.algorithm.roles.items()
+            if role.averaged
+        }
+        if self.teacher is not None:
+            found["teacher"] = self.teacher
+        return {name: self.view(denoiser) for name, denoiser in found.items()}
+
+    def clip(self, norm: float) -> dict[str, Tensor]:
+        """Limit the norm of each role's gradient; return the norms before, by role."""
+        return {
+            name: torch.nn.utils.clip_grad_norm_(network.parameters(), norm)
+            for name, network in self.trained_networks.items()
+        }
+
+    def finish(self, index: int, total: int) -> None:
+        """Let the averages of the roles that update `index` has trained follow.
+
+        Between updates all weights take gradients: hosts tell by that what they average.
+        """
+        for network in self.trained_networks.values():
+            network.requires_grad_(True)
+        for name in self.trained(index, total):
+            if name in self.averages:
+                self.averages[name].update(self.trained_networks[name])
+
+    def update(self, generator: torch.Generator, index: int, total: int) -> Update:
+        """Return where optimiser update `index` of `total` stands."""
+        return Update(generator, index, max(total, 1), self.round, self.rounds)
+
+
+def round_of(index: int, total: int, rounds: int) -> int:
+    """Return the round, from 0, of optimiser update `index` of `total`, of equally long ones."""
+    return min(index * rounds // max(total, 1), rounds - 1)
