@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Algorithm, Data
+from di4c_plugin.checkpoints.folder import save_folder
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import named_file
 from di4c_plugin.hosts import Host, host_for, load_source
-from di4c_plugin.models import Model
-from di4c_plugin.models.folder import save_folder
-from di4c_plugin.models.latent import same_options
+from di4c_plugin.networks.latent import same_options
 from di4c_plugin.plugins import lookup, make
 from di4c_plugin.samplers.base import Step
 from di4c_plugin.samplers.checks import check_labels, check_partners, usable

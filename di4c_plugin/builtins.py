@@ -13,8 +13,8 @@ from di4c_plugin.hookspecs import hookimpl
 def di4c_hosts() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
     from di4c_plugin.hosts.builtin import BuiltinHost
-    from di4c_plugin.hosts.images.grid_host import HaltonHost, MaskGITHost
-    from di4c_plugin.hosts.images.tauldr_host import TauLDRHost
+    from di4c_plugin.hosts.grid import HaltonHost, MaskGITHost
+    from di4c_plugin.hosts.tauldr import TauLDRHost
 
     return {
         "builtin": BuiltinHost,
@@ -56,7 +56,7 @@ def di4c_samplers() -> Mapping[str, object]:
 @hookimpl
 def di4c_latents() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
-    from di4c_plugin.models.latent import LATENTS
+    from di4c_plugin.networks.latent import LATENTS
 
     return LATENTS
 

@@ -14,12 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from di4c_plugin.api import distill, sample
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.pictures import quality_plot, sample_sheet
 from di4c_plugin.evaluation.report import by_sampler, peak_rss_mb, write_json
 from di4c_plugin.evaluation.sweep import Cell, Draw, measure
 from di4c_plugin.hosts.builtin import LEVELS, SIDE, BuiltinHost
-from di4c_plugin.models import Model
 from di4c_plugin.training import TrainingConfig
 from di4c_plugin.training.compose import compose_config, training_config
 from di4c_plugin.training.folder import REPORTS, add_names, check_free

@@ -32,7 +32,7 @@ def di4c_samplers() -> Mapping[str, object]:
 
 @hookspec
 def di4c_latents() -> Mapping[str, object]:
-    """Ways to feed λ into a student: subclasses of `di4c_plugin.models.latent.LatentInjector`."""
+    """Ways to feed λ into a student: subclasses of `di4c_plugin.networks.latent.LatentInjector`."""
 
 
 @hookspec

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion import Process
-from di4c_plugin.models.denoiser import repeated
+from di4c_plugin.networks.denoiser import repeated
 
 
 def states(size: int, positions: int) -> Tensor:

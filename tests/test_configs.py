@@ -11,18 +11,19 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
+from di4c_plugin import checkouts as detect
 from di4c_plugin.algorithms.base import Algorithm, Role
 from di4c_plugin.algorithms.di4c import Di4C, Weights
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
-from di4c_plugin.hosts import Host, detect
-from di4c_plugin.hosts.callback import as_chosen
-from di4c_plugin.hosts.callback import plain as plain_config
-from di4c_plugin.hosts.text.sampling import sampler_settings
-from di4c_plugin.hosts.text.settings import distillation
-from di4c_plugin.models import Model
+from di4c_plugin.hosts import Host
 from di4c_plugin.plugins import lookup, make
+from di4c_plugin.programs.callback import as_chosen
+from di4c_plugin.programs.callback import plain as plain_config
+from di4c_plugin.programs.text.sampling import sampler_settings
+from di4c_plugin.programs.text.settings import distillation
 from di4c_plugin.training import TrainingConfig, make_algorithm
 from di4c_plugin.training.compose import compose_config, compose_run, training_config
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from di4c_plugin import demo
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.sweep import Cell
 from di4c_plugin.hosts.builtin import BuiltinHost
-from di4c_plugin.models import Model
 from di4c_plugin.training.folder import add_names
 
 N = 12

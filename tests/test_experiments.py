@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from di4c_plugin import checkouts as detect
 from di4c_plugin import load_student
 from di4c_plugin.algorithms.base import Algorithm
 from di4c_plugin.algorithms.di4c import Di4C, Weights
@@ -22,9 +23,9 @@ from di4c_plugin.cli.main import main
 from di4c_plugin.diffusion import Absorbing, Confidence, DiscretisedGaussian, Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
-from di4c_plugin.hosts import Host, detect
-from di4c_plugin.hosts.text.settings import distillation
+from di4c_plugin.hosts import Host
 from di4c_plugin.plugins import make
+from di4c_plugin.programs.text.settings import distillation
 from di4c_plugin.training import TrainingConfig, make_algorithm
 from di4c_plugin.training.compose import RunConfig, compose_run
 from tests.hosts.images.conftest import real, stand_in

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from di4c_plugin.models.denoiser import Denoiser
+from di4c_plugin.networks.denoiser import Denoiser
 
 # What an algorithm is given: a denoiser for each of its roles, the frozen "teacher", and the moving
 # average "<role>_average" of each role that asks for one.

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks, Role, Update
 from di4c_plugin.algorithms.noising import (
-    NO_LABEL,
     drop_labels,
     low_discrepancy_times,
     more_early,
@@ -33,8 +32,8 @@ from di4c_plugin.diffusion import Process
 from di4c_plugin.diffusion.categorical import host_uniform, uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.alpha import correlation_weight
-from di4c_plugin.models.denoiser import Denoiser
-from di4c_plugin.models.latent import draw_latents
+from di4c_plugin.networks.denoiser import NO_LABEL, Denoiser
+from di4c_plugin.networks.latent import draw_latents
 
 
 @dataclass(frozen=True)

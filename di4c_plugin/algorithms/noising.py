@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion.categorical import uniform
-
-NO_LABEL = -1
+from di4c_plugin.networks.denoiser import NO_LABEL
 
 
 def low_discrepancy_times(count: int, min_time: float, generator: torch.Generator) -> Tensor:

@@ -39,7 +39,7 @@ from di4c_plugin.losses.mixture import (
 from di4c_plugin.losses.prediction import Formed, Prediction
 from di4c_plugin.losses.streamed import LogMean, streamed
 from di4c_plugin.losses.terms import PositionTerms, example_terms, position_terms
-from di4c_plugin.models.denoiser import Denoiser
+from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.samplers.base import inference
 
 PATHS = ("naive", "checkpoint", "chunked", "two_pass")

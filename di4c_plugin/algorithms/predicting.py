@@ -14,7 +14,7 @@ from di4c_plugin.diffusion import Process
 from di4c_plugin.losses.again import again
 from di4c_plugin.losses.chunk import chunks_of
 from di4c_plugin.losses.prediction import Formed, Hidden, Prediction
-from di4c_plugin.models.denoiser import Denoiser, HiddenDenoiser, repeated
+from di4c_plugin.networks.denoiser import Denoiser, HiddenDenoiser, repeated
 
 
 class Places(Protocol):

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from di4c_plugin.bench.cases import NetworkCase
+from di4c_plugin.checkpoints.model import Model, new_model, student_of
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
-from di4c_plugin.models import DiTConfig, Model, new_model, student_of
+from di4c_plugin.networks import DiTConfig
 
 
 def make_models(case: NetworkCase) -> tuple[Model, Model]:

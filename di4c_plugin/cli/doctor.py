@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from di4c_plugin.errors import UserError
-    from di4c_plugin.hosts.checkup import checkup, default_folder
+    from di4c_plugin.programs.checkup import checkup, default_folder
 
     if args.folder and not args.folder.is_dir():
         raise UserError(f"no such folder: {args.folder}")

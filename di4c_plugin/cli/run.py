@@ -30,7 +30,7 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Run the program; it ends the process itself if something fails."""
-    from di4c_plugin.hosts.launch import launch
+    from di4c_plugin.programs.launch import launch
 
     launch(args.script, args.arguments)
     return 0

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from di4c_plugin.checkpoints.model import Model
     from di4c_plugin.cli.main import Subparsers
-    from di4c_plugin.models import Model
 
 
 def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:

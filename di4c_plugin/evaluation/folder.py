@@ -12,8 +12,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from di4c_plugin.data.picture_files import SUFFIXES, is_picture, open_picture
 from di4c_plugin.errors import UserError
-from di4c_plugin.evaluation.picture_files import SUFFIXES, is_picture, open_picture
 from di4c_plugin.evaluation.picture_metric import Reference
 
 BATCH = 64

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from di4c_plugin.data.array_files import load_arrays
 from di4c_plugin.errors import UserError
-from di4c_plugin.evaluation.array_files import load_arrays
 from di4c_plugin.files import atomic_write
 
 

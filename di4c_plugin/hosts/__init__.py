@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from di4c_plugin.hosts.base import Host
     from di4c_plugin.hosts.choose import host_for
-    from di4c_plugin.hosts.sources import find_latent, load_source
+    from di4c_plugin.hosts.sources import load_source
 
 # By name: the module that it is in.
-MODULES = {"Host": "base", "find_latent": "sources", "host_for": "choose", "load_source": "sources"}
+MODULES = {"Host": "base", "host_for": "choose", "load_source": "sources"}
 
-__all__ = ["Host", "find_latent", "host_for", "load_source"]
+__all__ = ["Host", "host_for", "load_source"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Data
+from di4c_plugin.checkpoints.model import Model, student_of
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.sources import find_latent, load_source
-from di4c_plugin.models import Model, student_of
+from di4c_plugin.hosts.sources import load_source
 
 
 class Host(ABC):
@@ -58,7 +58,7 @@ class Host(ABC):
 
         With a latent it is a mixture, else a product model.
         """
-        return student_of(teacher, latent, find_latent=find_latent)
+        return student_of(teacher, latent)
 
     def check_drawing(self) -> None:  # noqa: B027
         """Refuse to judge pictures that are not drawn as in the training; raises UserError."""

@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError, quoted
 from di4c_plugin.hosts.base import Host
-from di4c_plugin.models import Model
 from di4c_plugin.plugins import lookup, make
 
 # Whose data and pictures go with our own networks, unless something else is said.

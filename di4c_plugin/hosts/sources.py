@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from di4c_plugin.checkpoints.model import Model, load_model
+from di4c_plugin.checkpoints.ours import our_kind
+from di4c_plugin.checkpoints.places import locate
+from di4c_plugin.checkpoints.weights import read_located
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.ours import our_kind
-from di4c_plugin.hosts.places import locate
-from di4c_plugin.hosts.rebuild import model_of
-from di4c_plugin.hosts.weights import read_located
-from di4c_plugin.models import Model, load_model
-from di4c_plugin.models.latent import LatentInjector
+from di4c_plugin.families.dit import model_of
 from di4c_plugin.plugins import lookup, make
 
 # Of the files that image hosts write.
@@ -71,8 +70,8 @@ def load_any(
         return host.load_teacher(found.path, ema=ema)
     check_none(source, options)
     if our_kind(found.path) is not None:
-        return load_model(found.path, find_latent=find_latent)
-    return model_of(read_located(found, ema=ema), find_latent=find_latent)
+        return load_model(found.path)
+    return model_of(read_located(found, ema=ema))
 
 
 def check_none(source: str | Path, options: Mapping[str, Any] | None) -> None:
@@ -91,19 +90,7 @@ def image_host(path: Path, options: Mapping[str, Any]) -> Any:
 
 def image_kind(path: Path) -> str | None:
     """Return the name of the image host whose network a file holds, or None."""
-    from di4c_plugin.hosts.images.files import KINDS, kind_of
+    from di4c_plugin.families.files import KINDS, kind_of
 
     kind = our_kind(path) or (kind_of(path) if path.suffix in SUFFIXES else None)
     return kind if kind in KINDS else None
-
-
-def find_latent(name: str) -> type[LatentInjector]:
-    """Find a latent injector among built-ins and plugins.
-
-    Raises:
-        UserError: for an unknown name, or if what a plugin registered is no injector.
-    """
-    found = lookup("latent", name)
-    if not (isinstance(found, type) and issubclass(found, LatentInjector)):
-        raise UserError(f"latent {name!r} is not a LatentInjector but {found!r}")
-    return found

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion import Process
-from di4c_plugin.models.denoiser import Denoiser
+from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.samplers.base import (
     LATENTS,
     Callback,

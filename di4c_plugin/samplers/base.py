@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.models.denoiser import Denoiser
-from di4c_plugin.models.latent import draw_latents
+from di4c_plugin.networks.denoiser import Denoiser
+from di4c_plugin.networks.latent import draw_latents
 
 LATENT_POLICIES = ("fixed", "fresh", "stratified")
 LATENTS = LATENT_POLICIES[0]  # by default; measured in the README, "One λ, or a new one"

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
-from di4c_plugin.models import Model
 
 
 def check_labels(model: Model, cond: Tensor | None, n: int) -> None:

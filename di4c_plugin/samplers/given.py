@@ -11,7 +11,7 @@ from torch import Tensor
 
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
-from di4c_plugin.models.denoiser import Denoiser
+from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.samplers.known import Known, known_prefix
 
 Given = Tensor | Sequence[Any]

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.models.denoiser import Denoiser, repeated
+from di4c_plugin.networks.denoiser import NO_LABEL, Denoiser, repeated
 
 RAMPS = ("linear", "constant")
-# The class label that means "none".
-NO_LABEL = -1
 
 
 class Guided(nn.Module):

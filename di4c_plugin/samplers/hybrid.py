@@ -10,7 +10,7 @@ from torch import Tensor
 
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
-from di4c_plugin.models.denoiser import Denoiser
+from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.samplers.ancestral import ancestral
 from di4c_plugin.samplers.base import LATENTS, Callback, LatentSource, Step
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from di4c_plugin.diffusion.absorbing import point_mass
 from di4c_plugin.errors import UserError
-from di4c_plugin.models.denoiser import Denoiser
+from di4c_plugin.networks.denoiser import Denoiser
 
 
 class Known(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from di4c_plugin.diffusion import sample_categorical
 from di4c_plugin.errors import UserError
-from di4c_plugin.models.denoiser import Denoiser
+from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.samplers.base import LATENTS, LatentSource, inference
 
 

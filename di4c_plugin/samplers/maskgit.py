@@ -17,7 +17,7 @@ from torch import Tensor
 
 from di4c_plugin.diffusion import Absorbing, Confidence, Halton, Ordered, Process, Schedule
 from di4c_plugin.errors import UserError
-from di4c_plugin.models.denoiser import Denoiser
+from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.samplers.base import (
     LATENTS,
     Callback,

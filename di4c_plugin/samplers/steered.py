@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.models.denoiser import Denoiser
+from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.samplers.base import LatentSource, Step, batch_time
 from di4c_plugin.samplers.guidance import guide
 from di4c_plugin.samplers.last_step import denoise, ending_at

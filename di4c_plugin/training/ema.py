@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from di4c_plugin.models import NetworkDenoiser
+from di4c_plugin.networks import NetworkDenoiser
 
 
 class EMA(nn.Module):

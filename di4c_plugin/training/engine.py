@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from di4c_plugin.algorithms.base import AVERAGE, Algorithm, Batch, LossTerms, Update
 from di4c_plugin.errors import UserError
-from di4c_plugin.models.denoiser import Denoiser
+from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.training.ema import EMA
 from di4c_plugin.training.rng import seeded_dropout, step_generator
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from di4c_plugin.algorithms.base import Algorithm, Data
 from di4c_plugin.errors import UserError
-from di4c_plugin.models import NetworkDenoiser
+from di4c_plugin.networks import NetworkDenoiser
 from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.data import BatchStream, MicroBatch
 from di4c_plugin.training.ema import EMA

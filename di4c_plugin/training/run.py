@@ -14,11 +14,10 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from di4c_plugin.algorithms.base import Algorithm, Data
+from di4c_plugin.checkpoints.model import STUDENT as STUDENT_ROLE
+from di4c_plugin.checkpoints.model import TEACHER as TEACHER_ROLE
+from di4c_plugin.checkpoints.model import Model, with_info
 from di4c_plugin.errors import STRANGE, UserError
-from di4c_plugin.models import Model
-from di4c_plugin.models.checkpoint import STUDENT as STUDENT_ROLE
-from di4c_plugin.models.checkpoint import TEACHER as TEACHER_ROLE
-from di4c_plugin.models.checkpoint import with_info
 from di4c_plugin.plugins import lookup
 from di4c_plugin.training.checkpoint import LastCheckpoint
 from di4c_plugin.training.config import TrainingConfig

@@ -17,7 +17,7 @@ from di4c_plugin.algorithms.di4c import Di4C, Weights
 from di4c_plugin.diffusion import Absorbing, Process, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.alpha import correlation_weight
-from di4c_plugin.models.denoiser import repeated
+from di4c_plugin.networks.denoiser import repeated
 from tests.enumeration import TableDenoiser, product_law, relative_entropy, states
 
 POSITIONS = 2

@@ -6,13 +6,13 @@ import torch
 from di4c_plugin.algorithms.base import Batch, Update
 from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.algorithms.noising import (
-    NO_LABEL,
     drop_labels,
     low_discrepancy_times,
     more_early,
 )
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
+from di4c_plugin.networks.denoiser import NO_LABEL
 from tests.enumeration import TableDenoiser
 
 

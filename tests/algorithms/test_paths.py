@@ -16,7 +16,7 @@ from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.algorithms.paths import PATHS, choose_path, has_heads
 from di4c_plugin.diffusion import Confidence, LogLinear, Process, Uniform
 from di4c_plugin.errors import UserError
-from di4c_plugin.models.denoiser import NetworkDenoiser
+from di4c_plugin.networks.denoiser import NetworkDenoiser
 from tests.algorithms import tiny
 
 N = 3

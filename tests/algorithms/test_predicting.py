@@ -18,10 +18,11 @@ from di4c_plugin.algorithms.predicting import (
     split,
     take_step,
 )
+from di4c_plugin.checkpoints.model import new_model
 from di4c_plugin.diffusion import Absorbing, Process, Uniform
 from di4c_plugin.losses.prediction import Formed, Hidden, Prediction
-from di4c_plugin.models import DiTConfig, TransformerConfig, new_model
-from di4c_plugin.models.denoiser import NetworkDenoiser
+from di4c_plugin.networks import DiTConfig, TransformerConfig
+from di4c_plugin.networks.denoiser import NetworkDenoiser
 from tests.enumeration import assert_drawn_from
 
 B, D, S, N = 2, 5, 6, 3

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from di4c_plugin.algorithms.base import Batch, Networks
 from di4c_plugin.algorithms.paths import Trio
+from di4c_plugin.checkpoints.model import OwnConfig, new_model
 from di4c_plugin.diffusion import Absorbing, Process
-from di4c_plugin.models import DiTConfig, TransformerConfig, new_model
-from di4c_plugin.models.checkpoint import OwnConfig
-from di4c_plugin.models.denoiser import NetworkDenoiser
+from di4c_plugin.networks import DiTConfig, TransformerConfig
+from di4c_plugin.networks.denoiser import NetworkDenoiser
 
 TOKENS, LENGTH = 7, 6
 MASK = TOKENS - 1

@@ -24,11 +24,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from di4c_plugin import load_student, load_teacher, sample
+from di4c_plugin.checkpoints import model_file
 from di4c_plugin.checkpoints.pickles import read_plain
+from di4c_plugin.data.codes import read_codes, read_levels
 from di4c_plugin.evaluation.folder import read_picture
 from di4c_plugin.evaluation.statistics import read_statistics
-from di4c_plugin.hosts.images.data import read_codes, read_levels
-from di4c_plugin.models import model_file
 from di4c_plugin.plain_files import read_json, read_yaml
 from di4c_plugin.training.folder import read_config, recorded
 from tests.campaigns.outcome import Tally

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from di4c_plugin import load_student, load_teacher, sample
+from di4c_plugin.checkpoints.model import new_model
+from di4c_plugin.data.codes import code_of, read_codes
 from di4c_plugin.diffusion import Absorbing, LogLinear
 from di4c_plugin.evaluation.folder import read_picture
-from di4c_plugin.hosts.images.data import code_of, read_codes
-from di4c_plugin.hosts.images.files import read_checkpoint
-from di4c_plugin.models import DiTConfig, TransformerConfig, new_model
+from di4c_plugin.families.files import read_checkpoint
+from di4c_plugin.networks import DiTConfig, TransformerConfig
 from di4c_plugin.plain_files import read_json, read_yaml
 from di4c_plugin.training.folder import recorded
 from tests.campaigns.outcome import Tally

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from di4c_plugin import plugins
 from di4c_plugin.algorithms.base import Data
+from di4c_plugin.checkpoints.model import Model, new_model
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.picture_metric import MetricOptions, PictureMetric, Reference
 from di4c_plugin.hookspecs import hookimpl
 from di4c_plugin.hosts.base import Host
-from di4c_plugin.models import Model, TransformerConfig, new_model
+from di4c_plugin.networks import TransformerConfig
 
 SHAPE = (3, 2, 3)
 SIZES: dict[str, Any] = {"hidden_size": 8, "embedding_size": 4, "num_blocks": 1, "num_heads": 1}

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from di4c_plugin.cli.main import main
-from di4c_plugin.hosts import launch
+from di4c_plugin.programs import launch
 
 
 def test_everything_behind_the_program_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

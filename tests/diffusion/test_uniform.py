@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from di4c_plugin.diffusion import Arccos, Cosine, LogLinear, Schedule, Uniform, build_process
-from di4c_plugin.models.denoiser import normalise
+from di4c_plugin.networks.denoiser import normalise
 
 
 @pytest.mark.parametrize("schedule", [LogLinear(), Cosine(), Arccos()])

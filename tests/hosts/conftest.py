@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from di4c_plugin.hosts.detect import host_named
-from di4c_plugin.hosts.shims import packages
+from di4c_plugin.checkouts import host_named
+from di4c_plugin.programs.shims import packages
 from tests.hosts.real import Lab
 
 Launch = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -51,7 +51,7 @@ def make_host(tmp_path: Path) -> MakeHost:
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Launch:
-    """Run `python -m di4c_plugin.hosts.launch …`, where every package is installed or looks so."""
+    """Run `python -m di4c_plugin.programs.launch …` where every package seems installed."""
     lacking = tmp_path / "lacking"
     lacking.mkdir()
     for package in {name for names in packages.NEEDS.values() for name in names.split()}:
@@ -61,7 +61,7 @@ def launch(tmp_path: Path) -> Launch:
     def run(
         *arguments: object, cwd: Path = tmp_path, **environment: str
     ) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "di4c_plugin.hosts.launch", *map(str, arguments)]
+        command = [sys.executable, "-m", "di4c_plugin.programs.launch", *map(str, arguments)]
         paths = os.pathsep.join([str(lacking), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"PYTHONPATH": paths} | environment
         return subprocess.run(

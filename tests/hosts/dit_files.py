@@ -10,7 +10,7 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from tests.models.dit_reference import random_state
+from tests.networks.dit_reference import random_state
 
 VOCAB, LENGTH, HIDDEN, COND, BLOCKS, HEADS = 7, 6, 24, 5, 2, 3
 SIZES = {"hidden_size": HIDDEN, "cond_dim": COND, "n_blocks": BLOCKS, "n_heads": HEADS}

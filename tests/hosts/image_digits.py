@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from di4c_plugin.hosts.launch import launch
-from di4c_plugin.hosts.shims.after_import import after_import
+from di4c_plugin.programs.launch import launch
+from di4c_plugin.programs.shims.after_import import after_import
 from tests.hosts import image_hosts
 
 EXTERNAL = Path(__file__).parents[2] / "external"

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from di4c_plugin.hosts.builtin import BuiltinHost
-from di4c_plugin.hosts.launch import launch
-from di4c_plugin.hosts.shims.after_import import after_import
+from di4c_plugin.programs.launch import launch
+from di4c_plugin.programs.shims.after_import import after_import
 
 CODES = 17  # grey levels of a digit
 # What tauLDR's train.py and scripts/sample.py read instead of their own `config`: a package with an

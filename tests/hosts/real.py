@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
-from di4c_plugin.hosts.detect import host_named
+from di4c_plugin.checkouts import host_named
 from tests.hosts import stdlib_text, trace
 
 T = TypeVar("T")

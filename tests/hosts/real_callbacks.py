@@ -11,7 +11,7 @@ from torch import Tensor
 
 from di4c_plugin import load_student
 from di4c_plugin.algorithms.base import Batch
-from di4c_plugin.hosts.text.module import HOST
+from di4c_plugin.programs.text.module import HOST
 from di4c_plugin.training.rng import epoch_generator, seed_globals
 
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from di4c_plugin.diffusion import Absorbing, DuoCosine, LogLinear, Uniform
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts import duo, mdlm, sdtt
-from di4c_plugin.hosts.text.module import TextStudent
+from di4c_plugin.programs import duo, mdlm, sdtt
+from di4c_plugin.programs.text.module import TextStudent
 from tests.hosts.adapter_hosts import CLASSES, CONFIGS, DuoBase, DuoMDLM
 from tests.hosts.text import stand_in, stand_in_parts
 from tests.hosts.text.stand_in import MASK, D
-from tests.models.backbone import state
+from tests.networks.backbone import state
 
 # As Duo's main.py chooses its class.
 DUO_NAMES = {"distillation": "Distillation", "mdlm": "MDLM", "duo_base": "DUO_BASE", "duo": "DUO"}

@@ -10,7 +10,7 @@ from di4c_plugin.diffusion import Absorbing, DiscretisedGaussian, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.frechet import frechet_distance
 from di4c_plugin.hosts.builtin import LEVELS, TEACHER, BuiltinHost, load_builtin
-from di4c_plugin.models import TransformerConfig
+from di4c_plugin.networks import TransformerConfig
 
 SMALL = {"hidden_size": 16, "embedding_size": 8, "num_blocks": 1, "num_heads": 2}
 

@@ -11,10 +11,10 @@ from hydra.conf import ConfigSourceInfo
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
+from di4c_plugin.checkouts import HYDRA_HOSTS, host_named
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts import callback
-from di4c_plugin.hosts.callback import Install, plain
-from di4c_plugin.hosts.detect import HYDRA_HOSTS, host_named
+from di4c_plugin.programs import callback
+from di4c_plugin.programs.callback import Install, plain
 from tests.hosts.conftest import MakeHost
 
 NAMES = [host.name for host in HYDRA_HOSTS]

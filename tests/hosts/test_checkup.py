@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from di4c_plugin.hosts.checkup import checkup, default_folder
-from di4c_plugin.hosts.detect import HOSTS, host_named
-from di4c_plugin.hosts.shims import packages
+from di4c_plugin.checkouts import HOSTS, host_named
+from di4c_plugin.programs.checkup import checkup, default_folder
+from di4c_plugin.programs.shims import packages
 from tests.hosts.conftest import MakeHost
 
 NAMES = [host.name for host in HOSTS]

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts import host_for
 from di4c_plugin.hosts.builtin import BuiltinHost
-from di4c_plugin.hosts.images.grid_host import HaltonHost, MaskGITHost
-from di4c_plugin.hosts.images.tauldr_host import TauLDRHost
-from di4c_plugin.models import Model
+from di4c_plugin.hosts.grid import HaltonHost, MaskGITHost
+from di4c_plugin.hosts.tauldr import TauLDRHost
 
 SIZES = {
     "heads": 4,

@@ -51,7 +51,7 @@ def test_the_program_runs_as_if_python_had_started_it(host: Path, launch: Launch
         **{"seed": 3, "job": "main", "helper": "the host", "argv": ["mdlm/main.py", "seed=3"]},
         "file": str(host / "main.py"),
     }
-    assert command[1:4] == ["-m", "di4c_plugin.hosts.launch", "seed=3"]
+    assert command[1:4] == ["-m", "di4c_plugin.programs.launch", "seed=3"]
     assert cwd == str(host.parent)
     assert done.stderr.count("di4c: mdlm at an unknown commit: stand-ins for ") == 1
     assert "di4c: warning: mdlm at an unknown commit; tested with c112c52 only" in done.stderr
@@ -62,7 +62,7 @@ def test_processes_started_by_lightning_run_the_same_program_in_silence(
 ) -> None:
     (host / "main.py").write_text(RELAUNCHED)
     done = launch("seed=3", DI4C_HOST_SCRIPT=str(host / "main.py"), LOCAL_RANK="1")
-    assert (done.stdout, done.stderr) == ("1 di4c_plugin.hosts.launch seed=3\n", "")
+    assert (done.stdout, done.stderr) == ("1 di4c_plugin.programs.launch seed=3\n", "")
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def overrides(host: str, text: Path) -> list[str]:
 def run(
     cwd: Path, script: str, arguments: Sequence[str], torchrun: bool = False
 ) -> "subprocess.CompletedProcess[str]":
-    program = [sys.executable, "-m", "di4c_plugin.hosts.launch"]
+    program = [sys.executable, "-m", "di4c_plugin.programs.launch"]
     if torchrun:
         several = ["--standalone", "--nproc-per-node=2", "--no-python"]
         program = [sys.executable, "-m", "torch.distributed.run", *several, *program]

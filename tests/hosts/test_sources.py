@@ -4,11 +4,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts import find_latent, load_source
+from di4c_plugin.hosts import load_source
 from di4c_plugin.hosts.builtin import BuiltinHost
-from di4c_plugin.models import Model
-from di4c_plugin.models.latent import TokenLatent
+from di4c_plugin.networks.latent import TokenLatent, find_latent
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_the_rest_goes_to_the_source_of_that_name(
         return model
 
     sources = {("teacher source", "hub"): hub}
-    monkeypatch.setattr("di4c_plugin.hosts.sources.lookup", lambda *key: sources[key])
+    monkeypatch.setattr("di4c_plugin.networks.latent.making.lookup", lambda *key: sources[key])
     assert load_source("hub:owner/name:tag") is model
     assert asked == ["owner/name:tag"]
 
@@ -83,7 +83,8 @@ def test_latents_are_found_among_plugins(monkeypatch: pytest.MonkeyPatch) -> Non
         pass
 
     registered = {"mine": Mine, "broken": len}
-    monkeypatch.setattr("di4c_plugin.hosts.sources.lookup", lambda kind, name: registered[name])
+    path = "di4c_plugin.networks.latent.making.lookup"
+    monkeypatch.setattr(path, lambda kind, name: registered[name])
     assert find_latent("mine") is Mine
     with pytest.raises(UserError, match="latent 'broken' is not a LatentInjector"):
         find_latent("broken")

@@ -10,8 +10,8 @@ from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
+from di4c_plugin.checkouts import HYDRA_HOSTS, host_named
 from di4c_plugin.files import configs_dir
-from di4c_plugin.hosts.detect import HYDRA_HOSTS, host_named
 
 NAMES = [host.name for host in HYDRA_HOSTS]
 

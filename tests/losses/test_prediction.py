@@ -8,7 +8,7 @@ from torch import Tensor
 
 from di4c_plugin.diffusion import LOG_ZERO, Absorbing, Process, Uniform
 from di4c_plugin.losses.prediction import Formed, Hidden
-from di4c_plugin.models.denoiser import normalise
+from di4c_plugin.networks.denoiser import normalise
 from tests.losses.cases import Case
 
 N, P, S = 3, 7, 11

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Algorithm, Batch, Data, LossTerms, Networks, Update
-from di4c_plugin.models import Model
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.training import TrainingConfig, train
 from di4c_plugin.training.data import BatchStream, MicroBatch
 from di4c_plugin.training.module import TrainingModule

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Data
+from di4c_plugin.checkpoints.model import Model, load_model, new_model
 from di4c_plugin.diffusion import Absorbing, build_process
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.base import Host
-from di4c_plugin.models import Model, TransformerConfig, load_model, new_model
+from di4c_plugin.networks import TransformerConfig
 
 SIDE = 8
 LEVELS = 17

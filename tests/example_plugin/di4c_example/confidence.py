@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion import Process, sample_categorical
-from di4c_plugin.models.denoiser import Denoiser
+from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.samplers.base import Callback, Step, batch_time, inference, intervals
 
 

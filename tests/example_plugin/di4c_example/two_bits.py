@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from di4c_plugin.algorithms.base import Data
+from di4c_plugin.checkpoints.model import Model, new_model
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import atomic_write
 from di4c_plugin.hosts.base import Host
-from di4c_plugin.models import Model, TransformerConfig, new_model
+from di4c_plugin.networks import TransformerConfig
 
 PROCESS = Absorbing(2)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from di4c_plugin.hosts.detect import host_named
+from di4c_plugin.checkouts import host_named
 
 MODULES = {
     "maskgit": ("Network/transformer.py", "stand_in_maskgit"),

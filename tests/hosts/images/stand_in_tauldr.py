@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, silu
 
-from di4c_plugin.models.latent import sinusoid
+from di4c_plugin.networks.latent import sinusoid
 
 
 class ResBlock(nn.Module):

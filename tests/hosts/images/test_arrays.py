@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from di4c_plugin.data.arrays import check_whole, read_arrays, read_labels, small
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.images.arrays import check_whole, read_arrays, read_labels, small
 
 
 def test_arrays_of_both_kinds_of_files(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from di4c_plugin.data.codes import holds_codes, read_codes, read_levels, to_levels
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.images.data import holds_codes, read_codes, read_levels, to_levels
-from di4c_plugin.hosts.images.importing import host_module
+from di4c_plugin.families.importing import host_module
 from tests.hosts.images.picture_files import ramp, write_picture
 from tests.hosts.images.vq_files import Bomb
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from di4c_plugin.data.codes import read_codes
+from di4c_plugin.data.encoding import encode
+from di4c_plugin.data.pictures import Pictures, read_pictures
+from di4c_plugin.data.vq import VQ
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.images.data import read_codes
-from di4c_plugin.hosts.images.encoding import encode
-from di4c_plugin.hosts.images.pictures_in import Pictures, read_pictures
-from di4c_plugin.hosts.images.vq import VQ
 from tests.hosts.images.picture_files import write_picture
 
 CODES = 200

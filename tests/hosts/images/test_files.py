@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.images.files import read_checkpoint
+from di4c_plugin.families.files import read_checkpoint
 
 MASKGIT = {"first_layer.0.weight": torch.ones(2), "tok_emb.weight": torch.zeros(3, 2)}
 HALTON = {"cls_emb.weight": torch.ones(2)}

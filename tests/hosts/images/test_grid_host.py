@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from di4c_plugin.hosts.images.grid_host import GridHost, HaltonHost, MaskGITHost, grey, told
-from di4c_plugin.hosts.images.halton import HaltonSizes
-from di4c_plugin.hosts.images.maskgit import MaskGITSizes
+from di4c_plugin.families.halton import HaltonSizes
+from di4c_plugin.families.maskgit import MaskGITSizes
+from di4c_plugin.hosts.grid import GridHost, HaltonHost, MaskGITHost, grey, told
 from tests.hosts.images import vq_files
 from tests.hosts.images.conftest import Root
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.images.files import weights_of
-from di4c_plugin.hosts.images.halton import HEADS, HaltonNetworks, HaltonSizes, doors_of
-from di4c_plugin.hosts.images.latent import let_in
-from di4c_plugin.models.latent import LatentInjector, sinusoid
+from di4c_plugin.families.files import weights_of
+from di4c_plugin.families.grid_latent import let_in
+from di4c_plugin.families.halton import HEADS, HaltonNetworks, HaltonSizes, doors_of
+from di4c_plugin.networks.latent import LatentInjector, sinusoid
 from tests.hosts.images.conftest import Root
 from tests.hosts.images.test_maskgit import COND, LAM, D, K, T, X, randomised
 

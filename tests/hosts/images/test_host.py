@@ -12,12 +12,12 @@ from torch import Tensor
 
 from di4c_plugin import load_student, load_teacher, sample
 from di4c_plugin.api import distill, save_student
+from di4c_plugin.checkpoints.model_file import read_file, write_file
 from di4c_plugin.cli.main import main
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts import host_for
-from di4c_plugin.hosts.images.grid_host import HaltonHost, MaskGITHost
-from di4c_plugin.hosts.images.tauldr_host import TauLDRHost
-from di4c_plugin.models.model_file import read_file, write_file
+from di4c_plugin.hosts.grid import HaltonHost, MaskGITHost
+from di4c_plugin.hosts.tauldr import TauLDRHost
 from di4c_plugin.training import TrainingConfig
 from tests.hosts.images import test_halton, test_maskgit, test_tauldr
 from tests.hosts.images.conftest import Root

@@ -11,10 +11,10 @@ from types import ModuleType
 
 import pytest
 
+from di4c_plugin.announce import announce_once
+from di4c_plugin.checkouts import commit_of, digest_of, host_named
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.announce import announce_once
-from di4c_plugin.hosts.detect import commit_of, digest_of, host_named
-from di4c_plugin.hosts.images.importing import checkout, host_module
+from di4c_plugin.families.importing import checkout, host_module
 
 MakeHost = Callable[[str], Path]
 
@@ -70,7 +70,7 @@ def test_what_is_missing(make_host: MakeHost, tmp_path: Path) -> None:
 
 
 def test_submodule_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("di4c_plugin.hosts.images.importing.EXTERNAL", tmp_path)
+    monkeypatch.setattr("di4c_plugin.families.importing.EXTERNAL", tmp_path)
     monkeypatch.delenv("DI4C_EXTERNAL", raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="git submodule update --init external/tauldr"):
@@ -84,7 +84,7 @@ def test_a_checkout_is_looked_for_in_the_documented_order(
     as_tested(root, monkeypatch)
     own, work, named = (tmp_path / name for name in ("package", "work", "named"))
     places = [own / "maskgit", work / "external" / "maskgit"]
-    monkeypatch.setattr("di4c_plugin.hosts.images.importing.EXTERNAL", own)
+    monkeypatch.setattr("di4c_plugin.families.importing.EXTERNAL", own)
     monkeypatch.setenv("DI4C_EXTERNAL", str(named))
     work.mkdir()
     monkeypatch.chdir(work)
@@ -103,7 +103,7 @@ def test_a_checkout_is_looked_for_in_the_documented_order(
 def as_tested(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have these files be those of the commit that is tested with."""
     host = replace(host_named("maskgit"), digest=digest_of(root))
-    monkeypatch.setattr("di4c_plugin.hosts.images.importing.host_named", lambda name: host)
+    monkeypatch.setattr("di4c_plugin.families.importing.host_named", lambda name: host)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def found(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     (tmp_path / "external").mkdir()
     root = root.rename(tmp_path / "external" / "maskgit")
     as_tested(root, monkeypatch)
-    monkeypatch.setattr("di4c_plugin.hosts.images.importing.EXTERNAL", tmp_path / "none")
+    monkeypatch.setattr("di4c_plugin.families.importing.EXTERNAL", tmp_path / "none")
     monkeypatch.delenv("DI4C_EXTERNAL", raising=False)
     monkeypatch.chdir(tmp_path)
     return root
@@ -239,7 +239,7 @@ def test_bytecode_beside_the_sources_is_ignored(asked: bool, found: Path, tmp_pa
 def test_the_real_hosts_are_found(
     host: str, real_root: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("di4c_plugin.hosts.images.importing.EXTERNAL", tmp_path / "none")
+    monkeypatch.setattr("di4c_plugin.families.importing.EXTERNAL", tmp_path / "none")
     monkeypatch.delenv("DI4C_EXTERNAL", raising=False)
     monkeypatch.chdir(tmp_path)
     place = tmp_path / "external" / host

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from di4c_plugin.hosts.images.logistic import EPS, logistic_logits
+from di4c_plugin.families.logistic import EPS, logistic_logits
 
 MU = torch.tensor([-1.0, -0.3, 0.0, 0.8])
 S = torch.tensor([0.5, 1.0, 2.0, 4.0])

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.images.files import weights_of
-from di4c_plugin.hosts.images.latent import let_in
-from di4c_plugin.hosts.images.maskgit import (
+from di4c_plugin.families.files import weights_of
+from di4c_plugin.families.grid_latent import let_in
+from di4c_plugin.families.maskgit import (
     HEADS,
     MaskGITDenoiser,
     MaskGITNetworks,
     MaskGITSizes,
     doors_of,
 )
-from di4c_plugin.models.latent import LatentInjector, sinusoid
+from di4c_plugin.networks.latent import LatentInjector, sinusoid
 from tests.hosts.images.conftest import Root
 
 SIZES = MaskGITSizes(hidden=16, codes=7, side=3, depth=2, heads=2, mlp=24, classes=5)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from di4c_plugin.data.pictures import all_pixels, batches, read_pictures
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.images.pictures_in import all_pixels, batches, read_pictures
 from tests.hosts.images.picture_files import ramp, write_picture
 
 

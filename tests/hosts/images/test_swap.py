@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing, time_grid
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.images.swap import Ours, Trace, Watched, host_generator
-from di4c_plugin.hosts.images.swap_flags import Flags
-from di4c_plugin.hosts.images.swap_twin import Twins, tensors_of
-from di4c_plugin.models import Model
+from di4c_plugin.programs.images.swap import Ours, Trace, Watched, host_generator
+from di4c_plugin.programs.images.swap_flags import Flags
+from di4c_plugin.programs.images.swap_twin import Twins, tensors_of
 from di4c_plugin.samplers.base import Step
 from di4c_plugin.samplers.guidance import Guided
 from tests.hosts.images import test_halton, test_maskgit

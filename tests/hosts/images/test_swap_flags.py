@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from di4c_plugin.checkouts import host_named
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.detect import host_named
-from di4c_plugin.hosts.images.swap_flags import Flags, take_flags
+from di4c_plugin.programs.images.swap_flags import Flags, take_flags
 
 MASKGIT, HALTON, TAULDR = (host_named(n) for n in ("maskgit", "halton_maskgit", "tauldr"))
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from di4c_plugin.hosts.images.swap_flags import Flags
-from di4c_plugin.hosts.images.swap_install import patches
+from di4c_plugin.programs.images.swap_flags import Flags
+from di4c_plugin.programs.images.swap_install import patches
 from tests.hosts.conftest import Launch, MakeHost
 from tests.hosts.images.conftest import stand_in
 

@@ -9,10 +9,10 @@ import torch
 
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.images import MaskGITSampler
-from di4c_plugin.hosts.images.swap import host_generator
-from di4c_plugin.hosts.images.swap_flags import Flags
-from di4c_plugin.hosts.images.swap_maskgit import half_precision, install
+from di4c_plugin.programs.images import MaskGITSampler
+from di4c_plugin.programs.images.swap import host_generator
+from di4c_plugin.programs.images.swap_flags import Flags
+from di4c_plugin.programs.images.swap_maskgit import half_precision, install
 from di4c_plugin.samplers import maskgit
 from tests.hosts.images import test_maskgit
 from tests.hosts.images.conftest import Root

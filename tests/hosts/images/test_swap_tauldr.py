@@ -9,12 +9,12 @@ import torch
 
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.images import TauLDRSampler
-from di4c_plugin.hosts.images.swap import host_generator
-from di4c_plugin.hosts.images.swap_flags import Flags
-from di4c_plugin.hosts.images.swap_tauldr import averaged, register
-from di4c_plugin.hosts.images.tauldr import TauLDRSizes
-from di4c_plugin.hosts.images.unet_latent import let_latent_in
+from di4c_plugin.families.tauldr import TauLDRSizes
+from di4c_plugin.families.unet_latent import let_latent_in
+from di4c_plugin.programs.images import TauLDRSampler
+from di4c_plugin.programs.images.swap import host_generator
+from di4c_plugin.programs.images.swap_flags import Flags
+from di4c_plugin.programs.images.swap_tauldr import averaged, register
 from di4c_plugin.samplers import tau_leaping
 from tests.hosts.images.conftest import Root
 from tests.hosts.images.test_tauldr import NETS, SIZES, S, as_weights

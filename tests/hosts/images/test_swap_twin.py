@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.images.swap_twin import Twins, share, tensors_of
+from di4c_plugin.programs.images.swap_twin import Twins, share, tensors_of
 from tests.hosts.images import test_halton, test_maskgit, test_tauldr
 from tests.hosts.images.conftest import Root
 from tests.hosts.images.test_maskgit import COND, T, X

@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.images.files import weights_of
-from di4c_plugin.hosts.images.importing import host_module
-from di4c_plugin.hosts.images.logistic import logistic_logits
-from di4c_plugin.hosts.images.tauldr import (
+from di4c_plugin.families.files import weights_of
+from di4c_plugin.families.importing import host_module
+from di4c_plugin.families.logistic import logistic_logits
+from di4c_plugin.families.tauldr import (
     RELEASED,
     TauLDRNetworks,
     TauLDRSizes,
     sizes_of_config,
 )
-from di4c_plugin.hosts.images.unet_latent import residual_blocks
-from di4c_plugin.hosts.images.unet_sizes import Layout, layout_of
-from di4c_plugin.hosts.weights import Weights
+from di4c_plugin.families.unet_latent import residual_blocks
+from di4c_plugin.families.unet_sizes import Layout, layout_of
 from tests.hosts.images.conftest import Root
 from tests.hosts.images.test_maskgit import LAM, randomised
 

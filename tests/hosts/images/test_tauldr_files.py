@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.images.tauldr import TauLDRNetworks
+from di4c_plugin.families.tauldr import TauLDRNetworks
 
 NETS = TauLDRNetworks()
 # Two weights of one shape: only their order tells their averages apart.

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from di4c_plugin.data import vq as vq_module
+from di4c_plugin.data.vq import VQ, layout, load_vq, parameters
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.images import vq as vq_module
-from di4c_plugin.hosts.images.importing import host_module
-from di4c_plugin.hosts.images.vq import VQ, layout, load_vq, parameters
+from di4c_plugin.families.importing import host_module
 from tests.hosts.images.vq_files import (
     CODES,
     with_stand_in,

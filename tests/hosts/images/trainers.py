@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from di4c_plugin.hosts.images.networks import ImageNetworks
-from di4c_plugin.hosts.weights import Weights
-from di4c_plugin.models import Model
+from di4c_plugin.checkpoints.model import Model
+from di4c_plugin.checkpoints.weights import Weights
+from di4c_plugin.families.base import ImageNetworks
 from tests.hosts.images import test_halton, test_maskgit, test_tauldr
 from tests.hosts.images.test_maskgit import randomised
 

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from di4c_plugin.hosts.images.importing import host_module
+from di4c_plugin.families.importing import host_module
 
 CODES = {"maskgit": 12, "halton_maskgit": 20}
 STAND_INS = {

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from di4c_plugin.hosts.shims.after_import import after_import
+from di4c_plugin.programs.shims.after_import import after_import
 
 NAME = "di4c_module_to_patch"
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from di4c_plugin.hosts.shims.stand_ins.flash_attn.flash_attn import (
+from di4c_plugin.programs.shims.stand_ins.flash_attn.flash_attn import (
     flash_attn_qkvpacked_func,
     flash_attn_varlen_qkvpacked_func,
 )
-from di4c_plugin.hosts.shims.stand_ins.flash_attn.flash_attn.layers.rotary import (
+from di4c_plugin.programs.shims.stand_ins.flash_attn.flash_attn.layers.rotary import (
     apply_rotary_emb_qkv_,
     apply_rotary_emb_torch,
 )

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from di4c_plugin.checkouts import HOSTS
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.detect import HOSTS
-from di4c_plugin.hosts.shims import packages
+from di4c_plugin.programs.shims import packages
 
 STAND_INS = sorted(path.name for path in packages.STAND_INS.iterdir() if path.name[0] != "_")
 

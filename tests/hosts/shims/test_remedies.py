@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from di4c_plugin.hosts.announce import announce_once
-from di4c_plugin.hosts.shims import remedies
+from di4c_plugin.announce import announce_once
+from di4c_plugin.programs.shims import remedies
 
 
 class Config:

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from di4c_plugin.hosts.shims import start_time
+from di4c_plugin.programs.shims import start_time
 
 
 class Store(dict[str, bytes]):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from di4c_plugin.hosts.shims import packages
+from di4c_plugin.programs.shims import packages
 
-OURS = "di4c_plugin.hosts.shims.stand_ins.torchvision.torchvision"
+OURS = "di4c_plugin.programs.shims.stand_ins.torchvision.torchvision"
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from di4c_plugin.checkpoints.weights import Weights, fingerprint
 from di4c_plugin.diffusion import Absorbing, LogLinear, Process
-from di4c_plugin.hosts.text.generation import TextSampler
-from di4c_plugin.hosts.text.module import Plan
-from di4c_plugin.hosts.text.sampling import SamplerSettings
-from di4c_plugin.hosts.text.settings import Distillation
-from di4c_plugin.hosts.weights import Weights, fingerprint
+from di4c_plugin.programs.text.generation import TextSampler
+from di4c_plugin.programs.text.module import Plan
+from di4c_plugin.programs.text.sampling import SamplerSettings
+from di4c_plugin.programs.text.settings import Distillation
 from tests.hosts.text.stand_in_parts import EPS, Average, Noise, Tokenizer
-from tests.models.backbone import CONFIG, Backbone, state
+from tests.networks.backbone import CONFIG, Backbone, state
 
 D, MASK = CONFIG.length, 6
 ALGO: dict[str, Any] = {

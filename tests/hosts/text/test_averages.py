@@ -2,7 +2,7 @@ from typing import Any
 
 import torch
 
-from di4c_plugin.hosts.text.averages import averaged, averages, names, new_average
+from di4c_plugin.programs.text.averages import averaged, averages, names, new_average
 from tests.hosts.text import stand_in, stand_in_parts
 
 

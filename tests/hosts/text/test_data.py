@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.text.data import ResumableSampler, batch_size, reordered
+from di4c_plugin.programs.text.data import ResumableSampler, batch_size, reordered
 
 Loader = DataLoader[Any]
 

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion import Absorbing, DuoCosine, LogLinear, Process, Uniform
-from di4c_plugin.hosts.text.denoiser import BackboneDenoiser
-from di4c_plugin.models.attach import attach_latent, backbone_sizes
-from di4c_plugin.models.latent import AdaLNLatent
-from tests.models import dit_reference
-from tests.models.backbone import CONFIG, backbone, batch, state
+from di4c_plugin.networks.attach import attach_latent, backbone_sizes
+from di4c_plugin.networks.latent import AdaLNLatent
+from di4c_plugin.programs.text.denoiser import BackboneDenoiser
+from tests.networks import dit_reference
+from tests.networks.backbone import CONFIG, backbone, batch, state
 
 MASK = 6
 T = torch.tensor([0.01, 0.5, 1.0], dtype=torch.float64)

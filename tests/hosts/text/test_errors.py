@@ -1,7 +1,7 @@
 import pytest
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.text.errors import one_line, tell
+from di4c_plugin.programs.text.errors import one_line, tell
 
 
 @one_line

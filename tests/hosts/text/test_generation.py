@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from di4c_plugin.hosts.text.averages import averages
-from di4c_plugin.hosts.text.module import Plan
-from di4c_plugin.hosts.text.sampling import SamplerSettings
+from di4c_plugin.programs.text.averages import averages
+from di4c_plugin.programs.text.module import Plan
+from di4c_plugin.programs.text.sampling import SamplerSettings
 from tests.hosts.text import stand_in, stand_in_parts
 
 TOKEN = {"name": "token", "dim": 1, "features": 128}

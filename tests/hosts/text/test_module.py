@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.text.module import Plan
-from di4c_plugin.hosts.text.sampling import SamplerSettings
+from di4c_plugin.programs.text.module import Plan
+from di4c_plugin.programs.text.sampling import SamplerSettings
 from di4c_plugin.training.rng import step_generator
 from tests.hosts.text import stand_in, stand_in_parts
 

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import torch
 
+from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Absorbing, LogLinear, Uniform
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.rebuild import tells_process
-from di4c_plugin.hosts.text.denoiser import BackboneDenoiser
-from di4c_plugin.hosts.text.networks import (
+from di4c_plugin.families.dit import tells_process
+from di4c_plugin.programs.text.denoiser import BackboneDenoiser
+from di4c_plugin.programs.text.networks import (
     check_weights,
     is_latent,
     load_backbone,
@@ -17,9 +18,8 @@ from di4c_plugin.hosts.text.networks import (
     restore,
     with_latent,
 )
-from di4c_plugin.hosts.weights import Weights
 from tests.hosts.text.stand_in import weights
-from tests.models.backbone import Backbone, backbone, batch
+from tests.networks.backbone import Backbone, backbone, batch
 
 PROCESS = Absorbing(7, LogLinear(eps=1e-3), mask=6)
 TOKEN = {"name": "token", "dim": 1, "features": 128}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from di4c_plugin.hosts.text.peers import LostPeer, is_lost_peer
+from di4c_plugin.programs.text.peers import LostPeer, is_lost_peer
 
 GLOO = RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1")
 
@@ -59,7 +59,7 @@ def test_other_exceptions_and_single_processes_are_left_alone(
 
 FORKS_AND_DIES = """
 import os, signal, time
-from di4c_plugin.hosts.text.peers import children_die_with_us
+from di4c_plugin.programs.text.peers import children_die_with_us
 children_die_with_us()
 if os.fork() == 0:
     time.sleep(60)

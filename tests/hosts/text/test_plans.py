@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.text.plans import evaluation_plan, training_plan
-from tests.models.backbone import state
+from di4c_plugin.programs.text.plans import evaluation_plan, training_plan
+from tests.networks.backbone import state
 
 ALGO: dict[str, Any] = {"algo": {"name": "di4c"}}
 HYBRID = {"name": "hybrid", "teacher_steps": 1}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import LossTerms
-from di4c_plugin.hosts.text.module import Plan
+from di4c_plugin.programs.text.module import Plan
 from tests.hosts.text import stand_in, stand_in_parts
 
 # Where the folder is another one, and what Lightning thinks of resuming in an epoch.

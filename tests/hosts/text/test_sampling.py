@@ -7,7 +7,7 @@ import torch
 
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.text.sampling import (
+from di4c_plugin.programs.text.sampling import (
     SamplerSettings,
     draw_samples,
     given_by,

@@ -6,7 +6,7 @@ from di4c_plugin.algorithms.base import Role
 from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.text.settings import algo_options, distillation
+from di4c_plugin.programs.text.settings import algo_options, distillation
 
 CONFIG: dict[str, Any] = {"algo": {"name": "di4c", "latents": 3}, "teacher": "x.ckpt"}
 

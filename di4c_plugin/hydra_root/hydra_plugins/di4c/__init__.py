@@ -6,9 +6,9 @@ So it must stay light: no torch, no plugins, nothing done at import.
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
+from di4c_plugin.checkouts import host_of_configs
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
-from di4c_plugin.hosts.detect import host_of_configs
 
 
 class Di4CSearchPath(SearchPathPlugin):
@@ -35,7 +35,7 @@ class Di4CSearchPath(SearchPathPlugin):
 
 def config_paths() -> list[str]:
     """Return the search paths of installed plugins; of a broken one the host's run hears a line."""
-    from di4c_plugin.hosts.announce import announce_once
+    from di4c_plugin.announce import announce_once
     from di4c_plugin.plugins import get_manager
 
     try:

@@ -1,0 +1,148 @@
+"""A model as a folder, ready for the hub: weights, config.json and a model card.
+
+Tests: tests/models/test_folder.py.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from di4c_plugin.checkpoints.model import STUDENT, Model, describe, role_of, save_model
+from di4c_plugin.checkpoints.model_file import described_in
+from di4c_plugin.errors import UserError
+from di4c_plugin.files import atomic_write
+from di4c_plugin.networks.dit import DiTConfig
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+TEMPLATE = """---
+library_name: di4c_plugin
+tags:
+- discrete-diffusion
+- di4c
+---
+# {title}
+
+{what}
+
+Load and sample, in any folder or from the hub, without the program it was trained in:
+
+```python
+from di4c_plugin import {load}
+
+model = {load}("path/to/this/folder")  # or "owner/name@revision"
+tokens = model.sample(4, steps=8, seed=0)
+```
+
+Weights have the names of the teacher's; `config.json` says the sizes.
+
+| | |
+|---|---|
+{rows}
+"""
+
+
+def save_folder(model: Model, folder: str | Path, *, overwrite: bool = False) -> None:
+    """Write the model into `folder`, which is made if need be; the weights last.
+
+    Args:
+        model: teacher or student.
+        folder: where to.
+        overwrite: replace files of these names whoever wrote them.
+
+    Raises:
+        UserError: if one of them is there and not of ours, before anything is written; and when
+            the system refuses.
+    """
+    folder, text = Path(folder), card(describe(model))
+    if not overwrite:
+        check_ours(folder, text)
+    for name, content in ((CARD, text), (CONFIG, config_json(model))):
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    save_model(model, folder / WEIGHTS)
+
+
+def check_ours(folder: Path, text: str) -> None:
+    """Refuse a folder in which files would be replaced that this module did not write.
+
+    Args:
+        folder: there or not.
+        text: the card to be written.
+
+    Raises:
+        UserError: naming the first such file: a card that is neither `text` nor what follows from
+            the config.json beside it, a config.json or weights without a description of ours.
+    """
+    description = read_description(folder / CONFIG)
+    ours = {
+        CARD: is_card(folder / CARD, text, description),
+        CONFIG: description is not None,
+        WEIGHTS: has_description(folder / WEIGHTS),
+    }
+    for name, own in ours.items():
+        if os.path.lexists(folder / name) and not own:
+            raise UserError(
+                f"{folder / name} is not as di4c wrote it, if it did: move it, choose another "
+                "folder, or replace it by overwrite=True"
+            )
+
+
+def read_description(path: Path) -> dict[str, Any] | None:
+    """Return our description of the model in a config.json; None if there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    found = content.get("di4c") if isinstance(content, dict) else None
+    return found if isinstance(found, dict) and "format" in found else None
+
+
+def is_card(path: Path, text: str, description: Mapping[str, Any] | None) -> bool:
+    """Return whether a file holds `text`, or the card of the model described."""
+    try:
+        found = path.read_text(encoding="utf-8")
+        return found == text or (description is not None and found == card(description))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False  # not there, not text, or of a damaged description
+
+
+def has_description(path: Path) -> bool:
+    """Return whether a file is a model file of ours."""
+    return described_in(path) is not None
+
+
+def config_json(model: Model) -> str:
+    """Return what stands in config.json: the sizes as on the hub, and our whole description."""
+    sizes: dict[str, Any] = {}
+    network = model.network
+    if isinstance(network, DiTConfig):
+        names = ("vocab_size", "cond_dim", "n_blocks", "n_heads", "time_conditioning")
+        sizes = {name: getattr(network, name) for name in names}
+        sizes |= {"hidden_dim": network.hidden_size, "model_length": network.length}
+    content = {"model_type": "di4c"} | sizes | {"di4c": describe(model)}
+    return json.dumps(content, indent=2) + "\n"
+
+
+def card(description: Mapping[str, Any]) -> str:
+    """Return the model card: what it is, how to load it, what made it; see `describe`."""
+    is_student = role_of(description) == STUDENT
+    if is_student:
+        title = "A few-step student"
+        kind = "A product model" if description["latent"] is None else "A mixture over a latent"
+        what = f"{kind}, distilled from the teacher below by `di4c_plugin`."
+    else:
+        title, what = "A discrete diffusion model", "A product model, as `di4c_plugin` keeps it."
+    facts = {name: description[name] for name in ("latent", "process")}
+    facts |= {"sampling": description["sampling"]} if description.get("sampling") else {}
+    facts |= description["info"]
+    rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items())
+    load = "load_student" if is_student else "load_teacher"
+    return TEMPLATE.format(title=title, what=what, load=load, rows=rows)
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return "`" + text.replace("|", "\\|").replace("\n", " ") + "`"

@@ -1,0 +1,75 @@
+"""A model file: safetensors weights, and in their metadata the JSON that describes them.
+
+The one reader of safetensors. Nothing is unpickled, and a file replaces an older one only when
+complete. Tests: tests/models/test_checkpoint.py.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from di4c_plugin.checkpoints.description import FORMAT as FORMAT
+from di4c_plugin.checkpoints.description import read_description
+from di4c_plugin.errors import UserError, reason
+from di4c_plugin.files import atomic_write
+
+ENTRY = "di4c"  # of the metadata
+
+
+def write_file(
+    path: str | Path, description: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> None:
+    """Write weights and description to `path`, atomically."""
+    whole: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in weights.items():
+        tensor = value.detach().cpu().contiguous()
+        # Tied weights are written under each of their names: the format knows no sharing.
+        whole[name] = tensor.clone() if tensor.data_ptr() in places else tensor
+        places.add(tensor.data_ptr())
+    with atomic_write(path) as temporary:
+        # `save_file` would make a file that only its owner can read.
+        temporary.write_bytes(save(whole, metadata={ENTRY: json.dumps(description)}))
+
+
+def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the description and the weights of a model file.
+
+    Raises:
+        UserError: if it is missing, damaged, not one of ours, or of a newer format.
+    """
+    if not path.is_file():
+        raise UserError(f"no such model file: {path}")
+    text, weights = read_safetensors(path)
+    if text is None:
+        raise UserError(f"{path} was not written by di4c: it has no description of the model")
+    return read_description(text, str(path)), weights
+
+
+def read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
+    """Return the text of our description, None without one, and the tensors of a file.
+
+    Raises:
+        UserError: if it is no such file, or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return (file.metadata() or {}).get(ENTRY), weights
+    except Exception as error:  # of another language's reader, for any kind of damage
+        raise UserError(f"{path} is not a readable safetensors file: {reason(error)}") from error
+
+
+def described_in(path: Path) -> str | None:
+    """Return the text of our description in a file; None for any other file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found: str | None = (file.metadata() or {}).get(ENTRY)
+            return found
+    except Exception:  # as in `read_safetensors`; who reads it as something else tells
+        return None

@@ -1,0 +1,87 @@
+"""Where weights lie: a file, a snapshot folder, or the hub. Tests: tests/hosts/test_weights.py."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from di4c_plugin.checkpoints import hub
+from di4c_plugin.errors import UserError, reason
+from di4c_plugin.plain_files import read_json, read_yaml
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+CONFIG_FILE = "config.json"
+# Where Hydra keeps the config of the run that wrote `checkpoints/last.ckpt`.
+RUN_CONFIG = Path("..", ".hydra", "config.yaml")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file of the weights, what a config of it says, and a name for messages."""
+
+    path: Path
+    config: dict[str, Any]
+    origin: str
+
+
+def locate(source: str | Path) -> Source:
+    """Find the file of the weights, on this machine or on the hub.
+
+    Raises:
+        UserError: if there is neither file nor folder nor repository.
+    """
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir() and str(source):
+            path = _weights_in(path)
+        there = path.is_file()
+    except (OSError, RuntimeError) as error:  # too long a name, a home of nobody
+        raise UserError(
+            f"no such model file: {str(source)[:200]} ({reason(error)[:100]})"
+        ) from error
+    if there:
+        config = read_config(path.parent / CONFIG_FILE) or run_config(path)
+        return Source(path, config, str(source))
+    if isinstance(source, Path) or not hub.looks_like_id(source):
+        raise UserError(f"no such model file: {source}")
+    return _download(source)
+
+
+def _download(source: str) -> Source:
+    file, commit = hub.fetch_any(source, WEIGHT_FILES)
+    config = hub.fetch(source, CONFIG_FILE, commit)
+    name, _, revision = source.partition("@")
+    origin = f"{name}@{revision or 'main'} ({commit[:12]})"
+    return Source(file, {} if config is None else read_config(config), origin)
+
+
+def _weights_in(folder: Path) -> Path:
+    """Return the file of weights in a snapshot folder; raises UserError if there is none."""
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    if (folder / ".metadata").exists():
+        raise UserError(
+            f"{folder} is a sharded checkpoint; save it whole (strategy.state_dict_type=full)"
+        )
+    raise UserError(f"{folder} holds neither {' nor '.join(WEIGHT_FILES)}")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return what a config.json says; {} if there is none; raises UserError if it is damaged."""
+    content = read_json(path) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def run_config(checkpoint: Path) -> dict[str, Any]:
+    """Return the config of the run that wrote a checkpoint, if it lies where Hydra puts it.
+
+    SDTT's checkpoints say nothing of their network by themselves. Interpolations stay as they are.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    path = checkpoint.parent / RUN_CONFIG
+    if checkpoint.suffix != ".ckpt" or not path.is_file():
+        return {}
+    content = read_yaml(path)
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,81 @@
+"""Reads .npy and .npz files: arrays without objects, their sizes known before they are made."""
+
+import io
+import math
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from di4c_plugin.errors import UserError, reason
+
+Array = np.ndarray[Any, Any]
+SUFFIX = ".npy"
+# What the arrays of an archive may take: deflate makes a thousandth of zeros. So many bytes for
+# each of the file, and some.
+INFLATED, SPARE = 20, 2**26
+ENCRYPTED = 0x1
+NUMBERS = "biufU"  # kinds of types: numbers, and text
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+HEADER = 10**4  # bytes
+
+
+def load_arrays(path: Path, name: str, what: str) -> dict[str, Array]:
+    """Return the arrays of a file: {`name`: ...} of an .npy file, all of an .npz file.
+
+    Args:
+        path: the file.
+        name: of the one array of an .npy file.
+        what: the file is, in the message, if it cannot be read.
+
+    Raises:
+        UserError: if it is neither, damaged, or holds objects, or far more than its own size.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            if zipfile.is_zipfile(file):
+                return _archive(file, size)
+            file.seek(0)
+            return {name: _array(file, size)}
+    except Exception as error:  # of zipfile and its decompressors, any
+        raise UserError(f"{path} is {what}: {reason(error)}") from error
+
+
+def _archive(file: BinaryIO, size: int) -> dict[str, Array]:
+    with zipfile.ZipFile(file) as archive:
+        infos = archive.infolist()
+        names = {info.filename for info in infos}
+        if len(names) != len(infos):
+            raise ValueError("it has two arrays of one name")
+        if any(info.flag_bits & ENCRYPTED for info in infos):
+            raise ValueError("it is encrypted")
+        if sum(info.file_size for info in infos) > INFLATED * size + SPARE:
+            raise ValueError(f"its arrays would take more than {INFLATED} times its {size} bytes")
+        found = {}
+        for info in infos:
+            with archive.open(info) as member:
+                # Whole, and so its checksum is compared. No more is read than was announced.
+                data = member.read()
+            found[info.filename.removesuffix(SUFFIX)] = _array(io.BytesIO(data), len(data))
+    return found
+
+
+def _array(file: Any, size: int) -> Array:
+    """Return the array in an .npy file of so many bytes."""
+    version = npy.read_magic(file)
+    if version not in HEADERS:
+        raise ValueError("it is no array of numbers")
+    length = int.from_bytes(file.read(4)[: 2 if version == (1, 0) else 4], "little")
+    file.seek(npy.MAGIC_LEN)
+    if length > min(size, HEADER):
+        raise ValueError("its header is too long")
+    shape, fortran, dtype = HEADERS[version](file)
+    if dtype.kind not in NUMBERS or not dtype.itemsize:
+        raise ValueError(f"it holds no numbers but {dtype}")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - file.tell():
+        raise ValueError(f"an array of shape {shape} in {size} bytes")
+    values = np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran else "C")
+    return values.copy() if not values.flags.writeable else values

@@ -1,0 +1,252 @@
+"""The VQ models of both MaskGITs, from the hosts' own classes: pictures to codes and back.
+
+Tests: tests/hosts/images/test_vq.py.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from di4c_plugin.checkpoints.model import load_weights
+from di4c_plugin.checkpoints.storages import check_total
+from di4c_plugin.checkpoints.torch_file import load_inert
+from di4c_plugin.checkpoints.weights import fingerprint
+from di4c_plugin.errors import UserError
+from di4c_plugin.families.importing import host_module
+from di4c_plugin.plain_files import read_yaml
+
+LLAMAGEN = "vq_ds16_c2i.pt"
+WHERE = {  # in the hosts' own words
+    "maskgit": "its download_models.py gets both from the hub's llvictorll/Maskgit-pytorch",
+    "halton_maskgit": f"its README gets {LLAMAGEN} from the hub's FoundationVision/LlamaGen",
+}
+EMBEDDING = "quantize.embedding.weight"
+CHUNK = 16  # pictures at once: distances to 16384 codes are 16 MiB for each of 256 x 256 pixels
+NUMBERS = 8  # of a code, in Halton-MaskGIT's decoder whatever its sizes say
+CHANNELS = 128  # of the first convolution there
+GREY = 128
+# Of taming-transformers' config: what makes the network, and no file or class.
+SIZES = ("n_embed", "embed_dim")
+LAYERS = (
+    *("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "resamp_with_conv", "dropout"),
+    *("in_channels", "out_ch", "resolution", "z_channels", "double_z", "give_pre_end"),
+)
+
+
+class VQ:
+    """Pictures to codes and back, in fp32, without gradients.
+
+    No `nn.Module`, so that it never becomes part of what is trained or saved.
+
+    Attributes:
+        model: of the host, in eval mode.
+        n_codes: K.
+        factor: pixels of a picture for each code, along a side.
+        fingerprint: of the weights.
+        origin: the file they come from.
+    """
+
+    def __init__(self, model: nn.Module, n_codes: int, fingerprint: str, origin: str) -> None:
+        network: Any = model.float().eval().requires_grad_(False)
+        self.model = network
+        self.n_codes, self.fingerprint, self.origin = n_codes, fingerprint, origin
+        self.factor: int = 2 ** (network.encoder.num_resolutions - 1)
+        self.device = torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> "VQ":
+        """Move the model; returns itself."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Return codes (B, h, w), int64, of images (B, 3, H, W) in [-1, 1], on their device.
+
+        Raises:
+            UserError: if H and W are no multiples of `factor`.
+        """
+        height, width = images.shape[2:]
+        if height % self.factor or width % self.factor:
+            raise UserError(
+                f"pictures of {height} x {width} pixels are no grid of codes: {self.origin} makes "
+                f"one code of {self.factor} x {self.factor}"
+            )
+        grid = (-1, height // self.factor, width // self.factor)
+        return torch.cat([self._codes(part).view(grid) for part in images.split(CHUNK)])
+
+    def _codes(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, enabled=False):
+            codes: Tensor = self.model.encode(images.to(self.device, torch.float32))[2][2]
+        return codes.to(images.device)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return pictures (B, 3, H, W), uint8, of codes (B, h, w), on their device.
+
+        Values are cut to [-1, 1] and rounded: 255 (v + 1) / 2.
+        """
+        return torch.cat([self._pixels(part) for part in codes.split(CHUNK)])
+
+    def _pixels(self, codes: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, enabled=False):
+            images: Tensor = self.model.decode_code(codes.to(self.device, torch.int64))
+        return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).to(codes.device)
+
+    def draw(self, codes: Tensor) -> Tensor:
+        """As `decode`; where a code is none, such as the mask, it is drawn mid-grey."""
+        unknown = (codes < 0) | (codes >= self.n_codes)
+        pixels = self.decode(codes.masked_fill(unknown, 0))
+        hidden = unknown.repeat_interleave(self.factor, 1).repeat_interleave(self.factor, 2)
+        return pixels.masked_fill(hidden.unsqueeze(1), GREY)
+
+    def check(self, *, side: int, codes: int, image_size: int | None = None) -> None:
+        """Refuse a network of another code book, or of another grid for this size of pictures.
+
+        Args:
+            side: h = w of the network.
+            codes: K of the network.
+            image_size: H = W of pictures; None where only codes are decoded.
+
+        Raises:
+            UserError: naming both.
+        """
+        if codes != self.n_codes:
+            raise UserError(f"{self.origin} has {self.n_codes} codes, and the network {codes}")
+        if image_size is not None and image_size != side * self.factor:
+            raise UserError(
+                f"pictures of {image_size} x {image_size} do not make the network's grid of "
+                f"{side} x {side} codes: with {self.origin} image_size is {side * self.factor}"
+            )
+
+
+def load_vq(host: str, path: str | Path, root: str | Path | None = None) -> VQ:
+    """Return a host's VQ model, on the CPU; nothing of the files is executed.
+
+    Args:
+        host: "maskgit" or "halton_maskgit".
+        path: as the host's --vqgan-folder: for maskgit a folder with configs/model.yaml and
+            ckpts/last.ckpt (or both without these folders, as the host's download_models.py
+            leaves them); for halton_maskgit LlamaGen's file, such as vq_ds16_c2i.pt.
+        root: of the host's checkout; None is the usual place.
+
+    Raises:
+        UserError: if files or packages are missing, or weights do not fit.
+    """
+    load = {"maskgit": _load_taming, "halton_maskgit": _load_llamagen}[host]
+    model, file = load(Path(path), root)
+    weights = model.state_dict()
+    return VQ(model, len(weights[EMBEDDING]), fingerprint(weights), str(file))
+
+
+def _load_taming(folder: Path, root: str | Path | None) -> tuple[nn.Module, Path]:
+    config = existing("maskgit", [folder / "configs/model.yaml", folder / "model.yaml"])
+    file = existing("maskgit", [folder / "ckpts/last.ckpt", folder / "last.ckpt"])
+    kind = host_module("maskgit", "Network.Taming.models.vqgan", root).VQModel
+    model = made(kind, parameters(config), config)
+    found = state_of(file, "state_dict")
+    own = model.state_dict()  # the file has the loss's networks too, which the host leaves out
+    load_weights(model, {k: v for k, v in found.items() if k in own}, str(file))
+    return model, file
+
+
+def _load_llamagen(path: Path, root: str | Path | None) -> tuple[nn.Module, Path]:
+    file = existing("halton_maskgit", [path / LLAMAGEN if path.is_dir() else path])
+    found = state_of(file, "model")
+    if (numbers := found[EMBEDDING].shape[1]) != NUMBERS:
+        raise UserError(f"{file} has codes of {numbers} numbers; Halton-MaskGIT decodes {NUMBERS}")
+    module = host_module("halton_maskgit", "Network.vq_model", root)
+    model = made(lambda **sizes: module.VQModel(module.ModelArgs(**sizes)), layout(found), file)
+    load_weights(model, found, str(file))
+    return model, file
+
+
+def existing(host: str, files: Iterable[Path]) -> Path:
+    """Return the first of these files that is there.
+
+    Raises:
+        UserError: naming the first, and where the host says to get it.
+    """
+    files = list(files)
+    if found := next((file for file in files if file.is_file()), None):
+        return found
+    raise UserError(f"no VQGAN for {host}: {files[0]} is missing ({WHERE[host]})")
+
+
+def parameters(config: Path) -> dict[str, Any]:
+    """Return the sizes in `model.params` of one of taming-transformers' configs.
+
+    What the config says of other files and of classes (ckpt_path, remap, lossconfig) goes nowhere.
+
+    Raises:
+        UserError: if there are none, or they are no numbers, or codes are renumbered by a file.
+    """
+    found = read_yaml(config)
+    try:
+        given, layers = found["model"]["params"], found["model"]["params"]["ddconfig"]
+        sizes = {name: given[name] for name in SIZES if name in given}
+        layers = {name: layers[name] for name in LAYERS if name in layers}
+        remap = given.get("remap")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{config} is no config of a VQGAN: it has no model.params.ddconfig"
+        ) from error
+    for name, value in (sizes | layers).items():
+        numbers = value if isinstance(value, list) else [value]
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise UserError(f"{config} is no config of a VQGAN: {name} is no number")
+    if remap is not None:
+        raise UserError(f"{config} renumbers its codes by another file (remap), which is not read")
+    return sizes | {"ddconfig": layers, "lossconfig": {}}
+
+
+def made(kind: Any, options: Mapping[str, Any], origin: Path) -> nn.Module:
+    """Return `kind(**options)`; raises UserError, naming `origin`, if they are not for it."""
+    try:
+        model: nn.Module = kind(**options)
+    except Exception as error:  # whatever strange sizes lead to
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{origin} does not make the host's VQ model: {reason}") from error
+    return model
+
+
+def state_of(file: Path, key: str) -> dict[str, Tensor]:
+    """Return the tensors under `key` of a checkpoint.
+
+    Raises:
+        UserError: if there are none of a VQ model.
+    """
+    state = load_inert(file).get(key)
+    tensors = state.items() if isinstance(state, Mapping) else ()
+    found = {str(name): value for name, value in tensors if isinstance(value, Tensor)}
+    if EMBEDDING not in found:
+        raise UserError(f"{file} holds no VQ model: {key!r} has no {EMBEDDING}")
+    check_total(found, file.stat().st_size, str(file))
+    return found
+
+
+def layout(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the `ModelArgs` of LlamaGen's VQ model with these weights.
+
+    VQ-16 has widths 1, 1, 2, 2, 4 in units of `CHANNELS`, VQ-8 has 1, 2, 2, 4.
+    """
+    return {
+        "codebook_size": len(tensors[EMBEDDING]),
+        "codebook_embed_dim": NUMBERS,
+        "codebook_show_usage": "quantize.codebook_used" in tensors,
+        "encoder_ch_mult": widths(tensors, "encoder"),
+        "decoder_ch_mult": widths(tensors, "decoder")[::-1],
+        "z_channels": len(tensors.get("encoder.conv_out.weight", ())),
+    }
+
+
+def widths(tensors: Mapping[str, Tensor], part: str) -> list[int]:
+    """Return the widths of an encoder's or decoder's blocks, in their order there."""
+    name = f"{part}.conv_blocks.{{}}.res.0.conv1.weight"
+    found: list[int] = []
+    while (key := name.format(len(found))) in tensors:
+        found.append(len(tensors[key]) // CHANNELS)
+    return found

@@ -1,0 +1,176 @@
+"""A transformer over a square of codes with a class label, as a `Denoiser`.
+
+What MaskGIT and Halton-MaskGIT have in common: codes 0 ... K - 1, the mask K, which is a column of
+the logits as well and is never predicted here; a label or none; no time.
+Tests: tests/hosts/images/test_maskgit.py, test_halton.py.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from di4c_plugin.diffusion import Absorbing, Process
+from di4c_plugin.errors import UserError
+from di4c_plugin.families.base import ImageDenoiser, ImageNetworks
+from di4c_plugin.networks.denoiser import NO_LABEL, normalise, repeated
+
+
+@dataclass(frozen=True)
+class GridSizes:
+    """What makes a transformer over a square of codes.
+
+    Attributes:
+        hidden: width.
+        codes: K.
+        side: h = w; D = side^2.
+        depth, heads: of the blocks.
+        mlp: width inside MLPs.
+        classes: labels are 0 ... classes - 1.
+        dropout: while training.
+        carry_over: see `GridDenoiser`.
+    """
+
+    hidden: int
+    codes: int
+    side: int
+    depth: int
+    heads: int
+    mlp: int
+    classes: int = 1000
+    dropout: float = 0.0
+    carry_over: bool = False
+
+    kind: ClassVar[str]
+
+    @property
+    def positions(self) -> int:
+        """D."""
+        return self.side**2
+
+    @property
+    def num_classes(self) -> int:
+        """The number of labels."""
+        return self.classes
+
+
+Sizes = TypeVar("Sizes", bound=GridSizes)
+
+
+class GridDenoiser(ImageDenoiser):
+    """Log p_{0|t} by `network(codes (B, h, w), labels (B,), dropped (B,)) -> (B, D, K + 1)`.
+
+    Args:
+        network: of the host.
+        process: masked diffusion with the mask K, as a token of K + 1 (as the hosts count) or as
+            the state beside K tokens.
+        side: h = w; D = side^2.
+        codes: K.
+        classes: labels are 0 ... classes - 1, and -1 for none.
+        carry_over: whether revealed tokens are certain. False is the hosts': their networks are
+            trained to predict revealed positions too. Samplers keep what is revealed either way,
+            and losses are over masked positions; what differs is the target of Di4C's consistency
+            at positions that the teacher's step has just revealed: certain, or predicted anew.
+
+    Raises:
+        UserError: if the process is none for this code book.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: Process,
+        *,
+        side: int,
+        codes: int,
+        classes: int,
+        carry_over: bool = False,
+    ) -> None:
+        masked = isinstance(process, Absorbing) and process.mask == codes
+        if not masked or process.num_states != codes + 1:
+            raise UserError(
+                f"this network has {codes} codes and the mask {codes}, not as {process.config}"
+            )
+        super().__init__(network, process)
+        self.side, self.codes, self.classes = side, codes, classes
+        self.carry_over = carry_over
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
+    ) -> Tensor:
+        """See `Denoiser.__call__`; `cond` is -1 for no label.
+
+        Raises:
+            UserError: for another number of positions; codes or labels that the network has not
+                are found on the CPU only (see `check_range`).
+        """
+        logits = self.logits(x_t, cond, latent)[..., : self.process.num_tokens]
+        x_t, t = repeated(len(logits), x_t, t)
+        if self.carry_over:
+            return normalise(logits, x_t, t, self.process)
+        exact = logits if logits.dtype == torch.float64 else logits.float()
+        return torch.log_softmax(self.process.restrict(exact), -1)
+
+    @abstractmethod
+    def logits(self, x_t: Tensor, cond: Tensor | None, latent: Tensor | None) -> Tensor:
+        """Return the network's logits (n B, D, K + 1), of its last layer in fp32."""
+
+    def arguments(self, x_t: Tensor, cond: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the host's network takes: codes (B, h, w), labels (B,), whether to drop."""
+        self.check(x_t, cond)
+        if cond is None:
+            cond = torch.full((len(x_t),), NO_LABEL, device=x_t.device)
+        return x_t.reshape(-1, self.side, self.side), cond.clamp(min=0), cond == NO_LABEL
+
+    def check(self, x_t: Tensor, cond: Tensor | None) -> None:
+        """Refuse what the network was not made for; errors as `forward`."""
+        if x_t.shape[1] != self.side**2:
+            raise UserError(
+                f"x has {x_t.shape[1]} positions: this network has {self.side} x {self.side}"
+            )
+        check_range(x_t, 0, self.codes, "codes (the mask is the last)")
+        if cond is not None:
+            check_range(cond, NO_LABEL, self.classes - 1, "labels (-1 is none)")
+
+
+class GridNetworks(ImageNetworks[Sizes, GridDenoiser], Generic[Sizes]):
+    """See `ImageNetworks`; options of the sizes: `heads`, `classes`, `dropout`, `carry_over`."""
+
+    made: ClassVar[type[GridDenoiser]]
+
+    def default_process(self, sizes: Sizes) -> dict[str, Any]:
+        """See `ImageNetworks.default_process`."""
+        return {"name": "confidence", "num_tokens": sizes.codes + 1, "mask": sizes.codes}
+
+    def wrap(self, network: nn.Module, sizes: Sizes, process: Process) -> GridDenoiser:
+        """See `ImageNetworks.wrap`."""
+        return self.made(
+            network,
+            process,
+            side=sizes.side,
+            codes=sizes.codes,
+            classes=sizes.classes,
+            carry_over=sizes.carry_over,
+        )
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def check_range(values: Tensor, low: int, high: int, what: str) -> None:
+    """Refuse values outside low ... high; data are checked by this when they are read.
+
+    Of tensors on a GPU nothing is checked here: it would wait for the device at every call.
+
+    Raises:
+        UserError: naming the values and the range.
+    """
+    if values.device.type != "cpu" or not values.numel():
+        return
+    least, most = int(values.min()), int(values.max())
+    if least < low or most > high:
+        raise UserError(f"{what} are {low} ... {high} here, and there are {least} ... {most}")

@@ -1,0 +1,85 @@
+"""Weights and config out of tauLDR's runs: moving averages under the names of the U-Net.
+
+Tests: tests/hosts/images/test_tauldr_files.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from di4c_plugin.checkpoints.torch_file import load_inert
+from di4c_plugin.checkpoints.weights import Weights
+from di4c_plugin.errors import UserError
+from di4c_plugin.families.files import bare, weights_of
+from di4c_plugin.plain_files import read_yaml
+
+AVERAGES = "ema_shadow_params"
+
+
+def read_run(path: str | Path, *, ema: bool = True) -> Weights:
+    """Read a checkpoint of tauLDR or of the official Di4C, on the CPU.
+
+    The weights are named as the U-Net's (`input_conv.weight`), and are the moving averages where
+    there are some; `config` is that of ../config/config_001.yaml, where the host leaves it, or
+    empty; `latent` is {"name": "unet"} for a student.
+
+    Raises:
+        UserError: if there is no such file, it is no checkpoint, or of another network, or its
+            averages do not fit.
+    """
+    content = load_inert(path)
+    model = content.get("model", content)
+    state = model if isinstance(model, Mapping) else {}
+    size = Path(path).stat().st_size
+    weights = weights_of(unet_tensors(state, str(path), ema), str(path), "tauldr", size=size)
+    latent = {"name": "unet"} if "tlam_mix.weight" in weights.tensors else None
+    return replace(weights, latent=latent, config=config_of_run(Path(path)))
+
+
+def unet_tensors(state: Mapping[str, Any], origin: str, ema: bool) -> dict[str, Tensor]:
+    """Return a model's tensors, or the averages of them: a list in the order of the tensors.
+
+    That is the file's own order: a student's layers may lie in another one here.
+
+    Raises:
+        UserError: if the averages are not of these tensors.
+    """
+    tensors = {bare(str(k)): v for k, v in state.items() if isinstance(v, Tensor)}
+    tensors = {name.removeprefix("net."): value for name, value in tensors.items()}
+    # Averages that a method has kept of its own are none of the host's, and not averaged again.
+    tensors = {k: v for k, v in tensors.items() if not k.startswith("di4c_averages.")}
+    averages = list(state.get(AVERAGES) or ())
+    if not ema or not averages:
+        return of_student(tensors)
+    shapes = [getattr(average, "shape", None) for average in averages]
+    if shapes != [tensor.shape for tensor in tensors.values()]:
+        raise UserError(
+            f"{origin}: its {len(averages)} averages are not of its {len(tensors)} weights"
+        )
+    return of_student(dict(zip(tensors, averages, strict=True)))
+
+
+def of_student(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out further networks, which a method has trained beside the student."""
+    return {name: value for name, value in tensors.items() if not name.startswith("di4c_")}
+
+
+def config_of_run(path: Path) -> dict[str, Any]:
+    """Return the config that the host wrote beside the folder of a checkpoint; {} if none.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    file = path.resolve().parent.parent / "config" / "config_001.yaml"
+    return read_config(file) if file.is_file() else {}
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Return the host's config in a file; raises UserError if it cannot be read."""
+    if not file.is_file():
+        raise UserError(f"no such config: {file}")
+    config = read_yaml(file)
+    return config if isinstance(config, dict) else {}

@@ -1,7 +1,0 @@
-"""Stand-in for OpenAI's CLIP: MaskGIT's evaluation imports it, and uses it only for captions."""
-
-from di4c_plugin.hosts.shims.refuse import refuses
-
-__version__ = "0.0"
-
-tokenize = refuses("clip", "clip.tokenize", "git+https://github.com/openai/CLIP.git")

@@ -1,7 +1,0 @@
-"""Stand-in for `torch_fidelity.feature_extractor_inceptionv3`."""
-
-from di4c_plugin.hosts.shims.refuse import refused_class
-
-FeatureExtractorInceptionV3 = refused_class(
-    "torch_fidelity", "the evaluation by Inception features", "torch-fidelity"
-)

@@ -1,5 +1,0 @@
-"""Stand-in for `torchvision.datasets.mnist`."""
-
-from di4c_plugin.hosts.shims.refuse import refused_class
-
-MNIST = refused_class("torchvision", "torchvision.datasets.MNIST", "torchvision")

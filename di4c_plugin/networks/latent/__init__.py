@@ -1,0 +1,36 @@
+"""Latent conditioning of students: by extra token, by adaLN, by noise on the mask embedding."""
+
+from di4c_plugin.networks.latent.adaln import AdaLNLatent
+from di4c_plugin.networks.latent.base import (
+    KnownSizes,
+    LatentInjector,
+    Sizes,
+    draw_latents,
+    sinusoid,
+)
+from di4c_plugin.networks.latent.entry import Entry
+from di4c_plugin.networks.latent.making import find_latent, new_injector, same_options
+from di4c_plugin.networks.latent.mask_noise import MaskNoiseLatent
+from di4c_plugin.networks.latent.token import TokenLatent
+
+LATENTS: dict[str, type[LatentInjector]] = {
+    "token": TokenLatent,
+    "adaln": AdaLNLatent,
+    "mask_noise": MaskNoiseLatent,
+}
+
+__all__ = [
+    "LATENTS",
+    "AdaLNLatent",
+    "Entry",
+    "KnownSizes",
+    "LatentInjector",
+    "MaskNoiseLatent",
+    "Sizes",
+    "TokenLatent",
+    "draw_latents",
+    "find_latent",
+    "new_injector",
+    "same_options",
+    "sinusoid",
+]

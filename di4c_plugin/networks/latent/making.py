@@ -1,0 +1,86 @@
+"""Makes the injector that the options of a latent name, a built-in or a plugin's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from di4c_plugin.errors import UserError
+from di4c_plugin.networks.latent.base import KnownSizes, LatentInjector, Sizes
+from di4c_plugin.plugins import lookup
+
+
+def new_injector(network: Sizes, options: Mapping[str, Any]) -> LatentInjector:
+    """Make the injector that `options` names.
+
+    Args:
+        network: what it is made for.
+        options: "name" of the injector; "blocks", how many of the last blocks it enters, None for
+            all; the others are its own.
+
+    Raises:
+        UserError: for an unknown latent or option, or blocks that it cannot enter.
+    """
+    own = dict(options)
+    name, blocks = own.pop("name", None), own.pop("blocks", None)
+    if name is None:
+        raise UserError(f"a latent needs a name beside its options {own}")
+    kind = find_latent(name)
+    sizes = network if blocks is None else last_blocks(network, blocks)
+    if blocks is not None and is_for_embeddings(kind) and not is_stream_of_embeddings(network):
+        raise UserError(
+            f"{name} enters at the embedding of each position, and the blocks of this network hold "
+            "no embeddings but patches or another width: leave out latent.blocks"
+        )
+    try:
+        injector = kind(sizes, **own)
+    except TypeError as error:
+        raise UserError(f"latent {name!r} cannot be made: {error}") from error
+    injector.blocks = blocks
+    return injector
+
+
+def find_latent(name: str) -> type[LatentInjector]:
+    """Find a latent injector among built-ins and plugins.
+
+    Raises:
+        UserError: for an unknown name, or if what a plugin registered is no injector.
+    """
+    found = lookup("latent", name)
+    if not (isinstance(found, type) and issubclass(found, LatentInjector)):
+        raise UserError(f"latent {name!r} is not a LatentInjector but {found!r}")
+    return found
+
+
+def last_blocks(network: Sizes, blocks: Any) -> KnownSizes:
+    """Return the sizes of the last `blocks` blocks of a network.
+
+    Raises:
+        UserError: if it has not so many, or fewer than one is asked for.
+    """
+    n = (network.num_norms - 1) // 2
+    if not isinstance(blocks, int) or isinstance(blocks, bool) or not 1 <= blocks <= n:
+        raise UserError(f"latent.blocks is {blocks!r}: this network has 1 to {n}, null is all")
+    return KnownSizes(
+        network.hidden_size,
+        network.embedding_size,
+        network.embedding_std,
+        network.positions,
+        network.length,
+        2 * blocks + 1,
+    )
+
+
+def is_for_embeddings(kind: type[LatentInjector]) -> bool:
+    """Whether injectors of this class change the embeddings of positions."""
+    return getattr(kind, "on_embedding", None) is not LatentInjector.on_embedding
+
+
+def is_stream_of_embeddings(network: Sizes) -> bool:
+    """Whether the residual stream has one row for each position, as wide as its embedding."""
+    return (network.length, network.hidden_size) == (network.positions, network.embedding_size)
+
+
+def same_options(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
+    """Whether two latents are one: blocks that are not said are all blocks, as in older files."""
+    if one is None or other is None:
+        return one is other
+    return {"blocks": None} | dict(one) == {"blocks": None} | dict(other)

@@ -1,0 +1,1 @@
+"""Entering the programs of others: MDLM, SDTT, Duo, MaskGIT, Halton-MaskGIT, tauLDR."""

@@ -1,0 +1,113 @@
+"""The Hydra callback that `algo=di4c` and `sampler=…` select: it lets us into the host's program.
+
+Hydra calls it in the process of the job, before the host's `main` runs, also in the processes that
+Lightning starts. Each adapter (`mdlm`, `sdtt`, `duo`) then swaps the one class that its host looks
+up at call time. Tests: tests/hosts/test_callback.py.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from hydra.types import TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from di4c_plugin.announce import announce_once
+from di4c_plugin.checkouts import HYDRA_HOSTS, Found, KnownHost, commit_of, host_of_configs
+from di4c_plugin.errors import UserError
+from di4c_plugin.plugins import names_of
+from di4c_plugin.programs.shims import remedies
+from di4c_plugin.programs.text.errors import one_line
+
+METHOD = "algorithm"
+PATHS = (
+    ("teacher",),
+    ("sampler", "teacher"),
+    ("sampler", "known"),
+    ("eval", "checkpoint_path"),
+    ("training", "finetune_path"),
+    ("parameterization", "checkpoint_path"),
+    ("checkpointing", "resume_ckpt_path"),
+)
+
+
+class Install(Callback):
+    """Installs the adapter of the host whose program is running."""
+
+    @one_line
+    def on_job_start(
+        self, config: DictConfig, *, task_function: TaskFunction, **others: Any
+    ) -> None:
+        """Install.
+
+        A `UserError` (a program of no known host, or as the adapter says) ends the program with one
+        line.
+        """
+        sources = {source.provider: source.path for source in config.hydra.runtime.config_sources}
+        host = host_of_configs(sources.get("main", ""))
+        if host is None:
+            names = ", ".join(host.name for host in HYDRA_HOSTS)
+            raise UserError(f"this is not the program of a host that we know ({names})")
+        warn_of_commit(host, sources["main"])
+        remedies.install(host.name)
+        adapter = importlib.import_module(f"di4c_plugin.programs.{host.name}")
+        values = as_typed(plain(config), Path(config.hydra.runtime.cwd))
+        adapter.install(as_chosen(values, config.hydra))
+
+
+def warn_of_commit(host: KnownHost, configs: str) -> None:
+    """Say so where the host is at another commit than the one that we test with."""
+    root = host.root_of_program(Path(configs.removeprefix("file://")).parent)
+    warning = None if root is None else Found(host, root, commit_of(root)).warning
+    if warning is not None:
+        announce_once(f"warning: {warning}")
+
+
+def as_typed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the config with the paths that we read as the user meant them.
+
+    The hosts change into their output folder before a job starts; a relative path was typed in
+    `folder`, and is taken from there if it exists there.
+    """
+    for *groups, key in PATHS:
+        section: Any = config
+        for group in groups:
+            section = section.get(group) if isinstance(section, dict) else None
+        value = section.get(key) if isinstance(section, dict) else None
+        if isinstance(value, str) and value and (folder / value).exists():
+            section[key] = str(folder / value)
+    return config
+
+
+def as_chosen(config: dict[str, Any], hydra: DictConfig) -> dict[str, Any]:
+    """Return the config with what only Hydra knows of how it was composed.
+
+    Where `algo.name` is none of our methods but a name that the host's program knows, `algo.method`
+    is the file of the group that was chosen, unless the file says it itself. A latent that nobody
+    chose is left out, for methods whose student may do without.
+    """
+    algo, chosen = config.get("algo"), hydra.runtime.choices.get("algo")
+    if isinstance(algo, dict) and "teacher_ema" in config and algo["name"] not in names_of(METHOD):
+        algo.setdefault("method", chosen)
+    named = {override.lstrip("+").partition("=")[0] for override in hydra.overrides.task}
+    if not any(name.partition(".")[0] in ("latent", "experiment") for name in named):
+        config.pop("latent", None)
+    return config
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Return the config of a job, without Hydra's own, as plain values.
+
+    Raises:
+        UserError: where an interpolation leads nowhere.
+    """
+    copied = config.copy()
+    with open_dict(copied):
+        copied.pop("hydra", None)
+    try:
+        values: Any = OmegaConf.to_container(copied, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the config cannot be read: {str(error).splitlines()[0]}") from error
+    return values

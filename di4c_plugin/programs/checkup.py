@@ -1,0 +1,66 @@
+"""What `di4c doctor` finds: hosts, their commits, what they lack here.
+
+Tests: tests/hosts/test_checkup.py.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from di4c_plugin.checkouts import HOSTS, Found, KnownHost, commit_of
+from di4c_plugin.files import configs_dir
+from di4c_plugin.programs import shims
+from di4c_plugin.programs.shims import packages, remedies
+
+Row = tuple[str, str, str]  # host, kind of finding, the finding
+
+
+def default_folder() -> Path:
+    """Return `external` here, or the one of the checkout that we are installed from."""
+    here, ours = Path("external"), configs_dir().parent / "external"
+    return ours if ours.is_dir() and not here.is_dir() else here
+
+
+def checkup(folder: Path, *, gpu: bool) -> Iterator[Row]:
+    """Yield what there is to say about each known host.
+
+    Args:
+        folder: one that holds checkouts named like the hosts, or one checkout.
+        gpu: whether this machine has one.
+    """
+    folder = folder.resolve()
+    alone = [host for host in HOSTS if host.is_at(folder)]
+    for host in alone or HOSTS:
+        root = folder if alone else folder / host.name
+        if host.is_at(root):
+            yield from _present(Found(host, root, commit_of(root)), gpu)
+        elif root.is_dir() and any(root.iterdir()):
+            yield host.name, "unknown", f"{root} is no checkout of {host.url}"
+        else:
+            yield host.name, "missing", fetch_command(host, root)
+
+
+def fetch_command(host: KnownHost, root: Path) -> str:
+    """Return the one command that puts `host` at `root`."""
+    modules = root.parent.parent / ".gitmodules"
+    path = f"{root.parent.name}/{root.name}"
+    if modules.is_file() and f"path = {path}\n" in modules.read_text():
+        return f"git -C {modules.parent} submodule update --init {path}"
+    return f"git clone {host.url} {root} && git -C {root} checkout --quiet {host.commit}"
+
+
+def _present(found: Found, gpu: bool) -> Iterator[Row]:
+    name = found.host.name
+    tested = "" if found.warning else ", as tested"
+    yield name, "present", f"{found.title}{tested}, in {found.root}"
+    if found.warning:
+        yield name, "warning", found.warning
+    for package in packages.missing(name):
+        if packages.has_stand_in(package):
+            yield name, "stand-in", f"{package}: not installed"
+        else:
+            yield name, "install", f"{package}: not installed; {packages.pip_line([package])}"
+    if shims.needs_path(found):
+        yield name, "remedy", f"{name} is not installed: src/ on the path"
+    for remedy in remedies.remedies_of(name):
+        if not (gpu and remedy.only_without_gpu):
+            yield name, "remedy", f"{remedy.when}: {remedy.what}"

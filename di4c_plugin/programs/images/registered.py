@@ -1,0 +1,308 @@
+"""A method in tauLDR's own train.py, by its config: a loss and a training step named "Di4C".
+
+    cfg.loss.name = cfg.training.train_step_name = "Di4C"
+    cfg.loss.teacher = "teacher/checkpoints/ckpt_0001999999.pt"
+    cfg.loss.latent = {"std": 0.1}                     # optional: of the latent, here its default
+    cfg.loss.options = {"latents": 16, "delta": 0.02}  # optional: of the method; its "name": di4c
+    cfg.loss.rounds = 2                                # optional: in place of the method's
+    cfg.loss.seed = 0                                  # optional
+
+The host's model is the student: its U-Net gets the latent when it is made, before the optimiser and
+the averages are, and the teacher's weights (averages) before the first update. Further networks of
+the method, and averages that it reads, are parts of the model too. The teacher lies outside the
+host's modules. Checkpoints are the host's own; `load_student` reads them.
+"""
+
+import copy
+import inspect
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from di4c_plugin.algorithms.base import Algorithm, Batch
+from di4c_plugin.announce import announce_once
+from di4c_plugin.checkpoints.model import Model
+from di4c_plugin.checkpoints.ours import our_kind
+from di4c_plugin.diffusion import build_process
+from di4c_plugin.errors import UserError
+from di4c_plugin.families.files import weights_of
+from di4c_plugin.families.grid import check_range
+from di4c_plugin.families.tauldr import TauLDRNetworks, TauLDRSizes
+from di4c_plugin.families.unet_latent import let_latent_in
+from di4c_plugin.networks.attach import latent_shape
+from di4c_plugin.plugins import lookup
+from di4c_plugin.programs.images.swap_tauldr import HOST, NAME, averaged, config_of, plain
+from di4c_plugin.programs.images.swap_twin import tensors_of
+from di4c_plugin.training.ema import EMA
+from di4c_plugin.training.engine import Engine
+
+NETWORKS = TauLDRNetworks()
+STUDENT = "student"
+
+
+def let_latents_in(module: ModuleType) -> None:
+    """Have `lib.models.model_utils.create_model` make students where the config asks for "Di4C"."""
+    create = module.create_model
+
+    def create_model(cfg: Any, device: Any, rank: Any = None) -> Any:
+        ours = getattr(getattr(cfg, "loss", None), "name", None) == NAME
+        if ours and getattr(cfg, "distributed", False):
+            raise UserError("loss Di4C runs on one process: di4c train host=tauldr runs on several")
+        model = create(cfg, device, rank)
+        if ours:
+            make_student(model, cfg)
+        return model
+
+    module.create_model = create_model  # type: ignore[attr-defined]
+
+
+def make_student(model: Any, cfg: Any) -> None:
+    """Make a host's model the student of the config's method, in place.
+
+    Its U-Net gets a latent if the method's student has one; the method's further networks, and the
+    averages that it reads, become parts of the model; and the host's averages start anew.
+
+    Raises:
+        UserError: for another model, and options that latent or method have not.
+    """
+    method = method_of(cfg, sizes_of(model))
+    device = next(model.net.parameters()).device
+    asked = getattr(cfg.loss, "latent", None)
+    others = {name: copy.deepcopy(model.net) for name in method.roles if name != STUDENT}
+    for name, network in {STUDENT: model.net, **others}.items():
+        kind = method.roles[name].latent
+        if kind == "required" or (kind == "optional" and asked):
+            let_latent_in(network, {"name": "unet"} | plain(asked or {}))
+            network.to(device)
+    if others:
+        model.di4c_networks = nn.ModuleDict(others)
+    read = [name for name, role in method.roles.items() if role.averaged]
+    if read:
+        found = {name: wrapped(model, name) for name in read}
+        model.di4c_averages = nn.ModuleDict({k: EMA(v, model.decay) for k, v in found.items()})
+    model.init_ema()
+
+
+def wrapped(model: Any, role: str) -> Any:
+    """Return the network of a role, which the host's model holds, as a denoiser."""
+    network = model.net if role == STUDENT else model.di4c_networks[role]
+    sizes = sizes_of(model)
+    return NETWORKS.wrap(network, sizes, build_process(NETWORKS.default_process(sizes)))
+
+
+def sizes_of(model: Any) -> TauLDRSizes:
+    """Return the sizes of a host's model; raises UserError for another one than the U-Net."""
+    weights = weights_of(tensors_of(model.net), "the model", HOST)
+    return NETWORKS.sizes(weights, config=config_of(model))
+
+
+def method_of(cfg: Any, sizes: TauLDRSizes) -> Algorithm:
+    """Return the method that `cfg.loss` asks for; raises UserError for options it has not."""
+    # The package of training loads Lightning, which no other run of the host needs.
+    from di4c_plugin.training.build import make_algorithm
+
+    options = {"name": "di4c"} | plain(getattr(cfg.loss, "options", None) or {})
+    if "min_time" in inspect.signature(lookup("algorithm", options["name"])).parameters:
+        options = {"min_time": cfg.loss.min_time} | options
+    return make_algorithm(options, build_process(NETWORKS.default_process(sizes)))
+
+
+class Di4CLoss:
+    """The loss: made of the host's config, called for each batch.
+
+    Args:
+        cfg: with `loss` and `training`, see above.
+
+    Raises:
+        UserError: where no teacher is named, there is none, or options are not the method's.
+    """
+
+    root: ClassVar[Path | None] = None  # the host's checkout; None: see `importing.checkout`
+
+    def __init__(self, cfg: Any) -> None:
+        source = getattr(cfg.loss, "teacher", None)
+        if not source:
+            raise UserError("loss Di4C distils a teacher: cfg.loss.teacher = PATH")
+        self.cfg = cfg
+        self.teacher = teacher_of(source, cfg, self.root)
+        self.method = method_of(cfg, self.teacher.network)  # type: ignore[arg-type]
+        announce_once(f"loss Di4C: teacher {source}, {type(self.method).__name__}")
+        self.engine: Engine | None = None
+
+    def calc_loss(self, minibatch: Tensor, state: dict[str, Any], writer: Any) -> Tensor:
+        """Return the loss of a batch of levels (B, C, H, W) or (B, D), and log its terms.
+
+        Raises:
+            UserError: for levels that there are not, and another teacher than the model.
+        """
+        model, update = state["model"], state["n_iter"]
+        engine = self.engine_for(model)
+        if len(self.method.roles) > 1 and not getattr(state["optimizer"], "di4c_step", False):
+            raise UserError("this method trains several networks: train_step_name = 'Di4C'")
+        device = next(model.net.parameters()).device
+        x_0 = minibatch.flatten(1).long().to(device)
+        check_range(x_0, 0, self.teacher.process.num_tokens - 1, "levels of a pixel")
+        if engine.begin(update, self.cfg.training.n_iters, state["optimizer"]):
+            announce_once(f"round {engine.round + 1} of {engine.rounds}: a new teacher")
+        losses = engine.losses(
+            Batch(x_0), update, self.cfg.training.n_iters, rank=0, step=update, device=device
+        )
+        for name, value in losses.terms.items():
+            writer.add_scalar(f"di4c/{name}", value, update)
+        return losses.total
+
+    def engine_for(self, model: Any) -> Engine:
+        """Return the engine of the run; fresh networks start from the teacher's weights."""
+        if self.engine is None:
+            self.engine = self._engine(model)
+        return self.engine
+
+    def _engine(self, model: Any) -> Engine:
+        if self.method.roles[STUDENT].latent == "required" and latent_shape(model.net) is None:
+            raise UserError("this model has no latent: start train.py by di4c run")
+        check_same(sizes_of(model), self.teacher.network)
+        teacher = self.teacher.denoiser.to(next(model.net.parameters()).device)
+        averages = dict(getattr(model, "di4c_averages", {}).items())
+        if not model.num_updates:  # of the averages: a run that goes on has some
+            start_from(model, teacher.network)
+        return Engine(
+            self.method,
+            {role: wrapped(model, role) for role in self.method.roles},
+            teacher.eval().requires_grad_(False),
+            averages=averages,
+            next_teacher=lambda: self._next_teacher(model),
+            rounds=getattr(self.cfg.loss, "rounds", None),
+            seed=getattr(self.cfg.loss, "seed", 0),
+        )
+
+    def _next_teacher(self, model: Any) -> Any:
+        """Return a frozen copy of the student with the host's averages of its weights."""
+        frozen = copy.deepcopy(wrapped(model, STUDENT)).eval().requires_grad_(False)
+        frozen.network.load_state_dict(averaged(model))
+        return frozen
+
+
+class Di4CStep:
+    """The training step, made of the host's config: one update, with warm-up and clipping.
+
+    For a method that trains the student alone the host's own "Standard" works as well; and this
+    step works with any loss of the host.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        self.clip, self.warmup = cfg.training.clip_grad, cfg.training.warmup
+        self.lr, self.total = cfg.optimizer.lr, cfg.training.n_iters
+
+    def step(self, state: dict[str, Any], minibatch: Tensor, loss: Any, writer: Any) -> Tensor:
+        """Update the networks and their averages, and return the loss.
+
+        Raises:
+            UserError: if the loss is not finite; the model then is as it was.
+        """
+        model, optimizer, update = state["model"], state["optimizer"], state["n_iter"]
+        optimizer.di4c_step = True
+        value: Tensor = loss.calc_loss(minibatch, state, writer)
+        if not value.isfinite():
+            raise UserError(f"the loss is not finite at update {update}; a smaller lr may help")
+        optimizer.zero_grad()
+        value.backward()
+        rate = self.lr * min(1.0, (update + 1) / max(1, self.warmup))
+        engine: Engine | None = getattr(loss, "engine", None)
+        if engine is None or engine.plain:
+            if self.clip:
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                writer.add_scalar("di4c/gradient_norm", norm, update)
+            stepped(optimizer, rate)
+        else:
+            self._by_role(engine, optimizer, rate, writer, update)
+        trained = (STUDENT,) if engine is None else engine.trained(update, self.total)
+        if engine is not None:
+            engine.finish(update, self.total)
+        if hasattr(model, "update_ema") and STUDENT in trained:
+            model.update_ema()
+        writer.add_scalar("loss", value.detach(), update)
+        return value.detach()
+
+    def _by_role(
+        self, engine: Engine, optimizer: Any, rate: float, writer: Any, update: int
+    ) -> None:
+        """Step role by role: the host's optimiser has one group, and roles have their own rates."""
+        if self.clip:
+            for name, norm in engine.clip(1.0).items():
+                writer.add_scalar(f"di4c/gradient_norm/{name}", norm, update)
+        gradients = {
+            name: [(p, p.grad) for p in network.parameters()]
+            for name, network in engine.trained_networks.items()
+        }
+        optimizer.zero_grad()
+        for name in engine.trained(update, self.total):
+            for p, gradient in gradients[name]:
+                p.grad = gradient
+            role = engine.algorithm.roles[name]
+            own = {k: v for k, v in (("betas", role.betas), ("eps", role.eps)) if v is not None}
+            stepped(optimizer, rate * role.lr, **own)
+            for p, _ in gradients[name]:
+                p.grad = None
+
+
+def stepped(optimizer: Any, lr: float, **options: Any) -> None:
+    """Let an optimiser step at a learning rate, and with options that are its own again after."""
+    kept = [{name: group[name] for name in options} for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group.update(options, lr=lr)
+    optimizer.step()
+    for group, old in zip(optimizer.param_groups, kept, strict=True):
+        group.update(old)
+
+
+def teacher_of(source: str, cfg: Any, root: Path | None) -> Model:
+    """Return the teacher at a path; what its weights do not tell is as in its config, or in `cfg`.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if our_kind(Path(source)) is not None:
+        model: Model = lookup("host", HOST)(root=root and str(root)).load_teacher(source)
+        return model
+    weights = NETWORKS.read(source)
+    config = weights.config or {"data": plain(cfg.data), "model": plain(cfg.model)}
+    sizes = NETWORKS.sizes(weights, config=config)
+    return Model(NETWORKS.restore(weights, sizes, root=root), sizes, weights.latent)
+
+
+def check_same(student: TauLDRSizes, teacher: Any) -> None:
+    """Refuse a teacher that is another network or for another process; raises UserError."""
+    ours, theirs = asdict(student), asdict(teacher)
+    for name in ours.keys() - {"dropout"}:
+        if ours[name] != theirs.get(name):
+            raise UserError(
+                f"the teacher has {name} {theirs.get(name)}, and this config {ours[name]}"
+            )
+
+
+def start_from(model: Any, network: nn.Module) -> None:
+    """Give the networks of a host's model the weights of a network where they have them.
+
+    The averages start anew.
+    """
+    given = network.state_dict()
+    for own in (model.net, *getattr(model, "di4c_networks", {}).values()):
+        kept = own.state_dict()
+        own.load_state_dict(kept | {k: v for k, v in given.items() if k in kept})
+    for role, average in getattr(model, "di4c_averages", {}).items():
+        average.restart(wrapped(model, role))
+    model.init_ema()
+
+
+def register_loss(module: ModuleType, root: Path) -> None:
+    """Put "Di4C" into `lib.losses.losses_utils`."""
+    module.register_loss(type(NAME, (Di4CLoss,), {"root": root}))
+
+
+def register_train_step(module: ModuleType) -> None:
+    """Put "Di4C" into `lib.training.training_utils`."""
+    module.register_train_step(type(NAME, (Di4CStep,), {}))

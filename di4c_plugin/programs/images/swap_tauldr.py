@@ -1,0 +1,181 @@
+"""Our samplers with the interface of tauLDR's: made of a config, `sample(model, N, num)`.
+
+Registered as "Di4C": `cfg.sampler.name = "Di4C"`, with the host's own `num_steps`, `min_t` and
+`initial_dist`, and ours `method` (one of our samplers, by default "ancestral"), `student` (a path)
+and `options` (of the sampler).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from di4c_plugin.checkpoints.model import Model
+from di4c_plugin.errors import UserError
+from di4c_plugin.families.base import ImageDenoiser
+from di4c_plugin.families.files import bare
+from di4c_plugin.families.tauldr import TauLDRNetworks
+from di4c_plugin.networks.attach import latent_shape
+from di4c_plugin.programs.images.swap import Ours
+from di4c_plugin.programs.images.swap_flags import Flags
+from di4c_plugin.programs.images.swap_twin import Twins, tensors_of
+
+HOST, NAME = "tauldr", "Di4C"
+# Where a model of the host keeps what its weights do not tell.
+OF_MODEL = ("fix_logistic", "rate_sigma", "Q_sigma", "time_exponential", "time_base")
+OF_NETWORK = ("data_min_max", "dropout", "skip_rescale", "time_scale_factor")
+
+
+class TauLDRSampler:
+    """A sampler of the host's kind.
+
+    Args:
+        cfg: with `sampler`; see above.
+        flags: in the place of what the config says of us.
+        student: a model in the place of a path.
+        root: the host's checkout; None: see `importing.checkout`.
+
+    Raises:
+        UserError: as `Ours`.
+    """
+
+    def __init__(
+        self,
+        cfg: Any,
+        flags: Flags | None = None,
+        student: Model | None = None,
+        root: Path | None = None,
+    ) -> None:
+        self.settings = cfg.sampler
+        self.ours = Ours(flags or flags_of(cfg.sampler), HOST, root, student)
+        self.twins = Twins(TauLDRNetworks(), root)
+
+    def sample(self, model: Any, N: int, num_intermediates: int) -> tuple[Any, Any, Any]:
+        """Return x_0 (N, D), and at some steps states and likeliest x_0 (num, N, D), as int arrays.
+
+        Raises:
+            UserError: for another model than the U-Net, and as the sampler.
+        """
+        own = network_of(self.twins, model)
+        steps = self.ours.steps_of(self.settings.num_steps)
+        chosen = np.linspace(0, steps - 1, num_intermediates, dtype=int).tolist()
+        trace = self.ours.run(
+            own,
+            self.start(own, N),
+            process=self.ours.denoiser(own).process,
+            steps=steps,
+            defaults=self.defaults(),
+            wanted=frozenset(chosen),
+        )
+        return as_array(trace.x), stacked(trace.before), stacked(trace.predicted)
+
+    def start(self, own: Any, count: int) -> Tensor:
+        """Return states at t = 1, (count, D), by the config's `initial_dist`."""
+        device, shape = next(own.parameters()).device, (count, int(np.prod(own.shape)))
+        kind = getattr(self.settings, "initial_dist", "gaussian")
+        if kind == "uniform":
+            return torch.randint(own.process.num_tokens, shape).to(device)
+        if kind != "gaussian":
+            raise UserError(f"initial_dist is gaussian or uniform, not {kind!r}")
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        cpu = torch.device("cpu")
+        x: Tensor = own.process.prior(shape, generator=generator, device=cpu)
+        return x.to(device)
+
+    def defaults(self) -> dict[str, Any]:
+        """Return the options of our samplers by the config; correctors are PCTauLeaping's only."""
+        settings = self.settings
+        options = {"min_time": settings.min_t, "last": "argmax"}
+        if settings.name == "PCTauLeaping":
+            options["corrector_steps"] = settings.num_corrector_steps
+            options["corrector_size"] = settings.corrector_step_size_multiplier
+            options["corrector_entry"] = settings.corrector_entry_time
+        return options
+
+
+def flags_of(settings: Any) -> Flags:
+    """Return what `cfg.sampler` says of us."""
+    options = plain(getattr(settings, "options", None) or {})
+    return Flags(
+        getattr(settings, "method", "ancestral"), getattr(settings, "student", None), options
+    )
+
+
+def plain(mapping: Any) -> dict[str, Any]:
+    """Return a part of a config as a dict of plain values."""
+    found: dict[str, Any] = mapping.to_dict() if hasattr(mapping, "to_dict") else dict(mapping)
+    return found
+
+
+def network_of(twins: Twins, model: Any) -> ImageDenoiser:
+    """Return the U-Net of a model as a denoiser: the average of its weights, whatever its mode.
+
+    Raises:
+        UserError: for another model.
+    """
+    net = bare_net(model)
+    latent = {"name": "unet"} if latent_shape(net) is not None else None
+    return twins.of(model, averaged(model), latent=latent, config=config_of(model))
+
+
+def bare_net(model: Any) -> Any:
+    """Return the network of a model without DistributedDataParallel."""
+    return getattr(model.net, "module", model.net)
+
+
+def averaged(model: Any) -> dict[str, Tensor]:
+    """Return the averages of a model's weights; in eval mode the host itself has put them in."""
+    tensors = tensors_of(model.net)
+    averages = getattr(model, "shadow_params", ())
+    if not (model.training and averages):
+        return tensors
+    names = [bare(name) for name, p in model.net.named_parameters() if p.requires_grad]
+    # Behind those of the U-Net there may be others', of a method that trains several networks.
+    return tensors | dict(zip(names, averages[: len(names)], strict=True))
+
+
+def config_of(model: Any) -> Mapping[str, Any]:
+    """Return what weights do not tell of a model, as the host's config has it; raises UserError."""
+    net = bare_net(model)
+    try:
+        sizes = {"shape": tuple(model.data_shape), "S": model.S}
+        described = {name: getattr(model, name) for name in OF_MODEL}
+        return {"data": sizes, "model": described | {n: getattr(net, n) for n in OF_NETWORK}}
+    except AttributeError as error:
+        kind = type(model).__name__
+        raise UserError(
+            f"our samplers are for the U-Net with Gaussian rates, not for {kind}: {error}"
+        ) from error
+
+
+def as_array(x: Tensor) -> Any:
+    """Return x as the host's samplers do."""
+    return x.detach().cpu().numpy().astype(int)
+
+
+def stacked(states: list[Tensor]) -> Any:
+    """Return states (n, N, D) as the host's samplers do."""
+    return np.array([as_array(x) for x in states]).astype(int)
+
+
+def register(module: ModuleType, flags: Flags | None, root: Path) -> None:
+    """Put "Di4C" into `lib.sampling.sampling_utils`; with flags, whatever sampler is asked for.
+
+    Raises:
+        UserError: as `Ours`.
+    """
+    student = Ours(flags, HOST, root).student if flags else None
+
+    class Di4C(TauLDRSampler):
+        """See `TauLDRSampler`; the host knows it by this name."""
+
+        def __init__(self, cfg: Any) -> None:
+            super().__init__(cfg, flags, student, root)
+
+    module.register_sampler(Di4C)
+    if flags is not None:
+        module.get_sampler = Di4C  # type: ignore[attr-defined]

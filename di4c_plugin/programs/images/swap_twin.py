@@ -1,0 +1,96 @@
+"""Networks of ours that share the weights of a host's: nothing is hooked into the host's own.
+
+A twin's parameters are the host's tensors under the same names, whatever wraps the network there
+(DistributedDataParallel, torch.compile, an average). It costs no memory, follows the host's
+updates, and has training flags of its own. Tests: tests/hosts/images/test_swap_twin.py.
+"""
+
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from di4c_plugin.checkpoints.weights import Weights
+from di4c_plugin.diffusion import build_process
+from di4c_plugin.errors import UserError
+from di4c_plugin.families.base import ImageDenoiser, ImageNetworks
+from di4c_plugin.families.files import bare, check_kind
+
+Tensors = Mapping[str, Tensor]
+
+
+def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a host's network by the names that it has without wrappers."""
+    return {bare(name): value for name, value in nn.Module.state_dict(network).items()}
+
+
+class Twins:
+    """Denoisers by networks that share the weights of a host's, one for each network.
+
+    Args:
+        networks: whose they are.
+        root: the host's checkout; None: see `importing.checkout`.
+    """
+
+    def __init__(self, networks: ImageNetworks[Any, Any], root: str | Path | None = None) -> None:
+        self.networks, self.root = networks, root
+        self._made: WeakKeyDictionary[nn.Module, ImageDenoiser] = WeakKeyDictionary()
+
+    def of(
+        self,
+        owner: nn.Module,
+        tensors: Tensors,
+        *,
+        latent: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> ImageDenoiser:
+        """Return the denoiser in eval mode, sharing these tensors from now on.
+
+        Args:
+            owner: the host's network, in whatever wraps it there.
+            tensors: by the names of the host's network.
+            latent: name and options of its latent, if it has one.
+            options: of the sizes, see `ImageNetworks.sizes`; they count at the first call.
+
+        Raises:
+            UserError: for tensors of another network, or options that are missing.
+        """
+        if owner not in self._made:
+            self._made[owner] = self._make(tensors, latent, options)
+        share(self._made[owner].network, tensors)
+        return self._made[owner]
+
+    def _make(
+        self, tensors: Tensors, latent: Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> ImageDenoiser:
+        host = self.networks.host
+        origin = f"the network of {host}"
+        check_kind(tensors, origin, host)
+        sizes = self.networks.sizes(Weights(dict(tensors), None, {}, None, origin, ""), **options)
+        # No memory, and the host's generator stays where it is.
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            network = self.networks.build(sizes, self.root)
+            if latent is not None:
+                self.networks.let_latent_in(network, latent, sizes)
+        process = build_process(self.networks.default_process(sizes))
+        made: ImageDenoiser = self.networks.wrap(network, sizes, process)
+        return made.eval().requires_grad_(False)
+
+
+def share(network: nn.Module, tensors: Tensors) -> None:
+    """Have `network` use these tensors themselves, on their device.
+
+    Raises:
+        UserError: if they are not those of this network.
+    """
+    try:
+        network.load_state_dict(dict(tensors), assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"the host's network has changed: {reason}") from error
+    left = [v for v in chain(network.parameters(), network.buffers()) if v.is_meta]
+    assert not left, "a network of these hosts keeps all it needs in its state dict"

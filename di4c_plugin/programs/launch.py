@@ -1,0 +1,86 @@
+"""Runs an unmodified host program with its shims: `python -m di4c_plugin.programs.launch SCRIPT …`.
+
+The program becomes `__main__` and finds its folder, its arguments and Hydra's config folder as if
+Python had started it. Only `__main__.__spec__` names this module: with it Lightning starts the
+further processes of a run (lightning/fabric/strategies/launchers/subprocess_script.py), so that
+they come through here too; what they should run is told by an environment variable. Flags of ours
+among the arguments (`hosts.images.swap_flags`) are taken out, and put our sampler in. Standard
+library only at module level. Tests: tests/hosts/test_launch.py.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+
+from di4c_plugin import checkouts as detect
+from di4c_plugin.announce import announce_once
+from di4c_plugin.errors import UserError
+from di4c_plugin.programs import shims
+from di4c_plugin.programs.images import swap_install
+from di4c_plugin.programs.images.swap_flags import HOSTS as IMAGE_HOSTS
+from di4c_plugin.programs.images.swap_flags import take_flags
+
+SCRIPT = "DI4C_HOST_SCRIPT"  # the program that processes started by Lightning run
+MODULE = "di4c_plugin.programs.launch"
+
+
+def launch(script: str, arguments: Sequence[str]) -> None:
+    """Run a host's program in this process, with shims.
+
+    Args:
+        script: path of the program, such as external/mdlm/main.py.
+        arguments: its own arguments, and flags of ours.
+
+    Raises:
+        UserError: there is no such file, it is no program of a known host, packages are missing, or
+            our flags do not fit.
+        SystemExit: when the program ends so.
+    """
+    found = _found(script)
+    arguments, flags = take_flags(found.host, arguments)
+    done = shims.install(found)
+    if found.host.name in IMAGE_HOSTS:
+        swap_install.install(found.host.name, found.root, flags)
+    if found.warning:
+        announce_once(f"warning: {found.warning}")
+    announce_once(f"{found.title}: {'; '.join(done) or 'no shims needed'}")
+    os.environ[SCRIPT] = str(Path(script).resolve())
+    _execute(Path(script), arguments)
+
+
+def _found(script: str) -> detect.Found:
+    if not Path(script).is_file():
+        raise UserError(f"no such program: {script}")
+    found = detect.find(script)
+    if found is None:
+        names = ", ".join(host.name for host in detect.HOSTS)
+        raise UserError(f"{script} is not a program of a known host ({names}); see di4c doctor")
+    return found
+
+
+def _execute(script: Path, arguments: Sequence[str]) -> None:
+    path = script.absolute()
+    main = ModuleType("__main__")
+    main.__spec__ = ModuleSpec(MODULE, None, origin=str(path))
+    main.__file__ = str(path)
+    sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(path.resolve().parent))
+    sys.modules["__main__"] = main
+    exec(compile(path.read_bytes(), path, "exec"), main.__dict__)
+
+
+def _main() -> None:
+    arguments = [os.environ[SCRIPT]] if SCRIPT in os.environ else []
+    script, *rest = [*arguments, *sys.argv[1:]] or [""]
+    try:
+        launch(script, rest)
+    except UserError as error:
+        announce_once(f"error: {error}")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    _main()

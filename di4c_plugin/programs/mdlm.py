@@ -1,0 +1,74 @@
+"""MDLM (Sahoo et al. 2024), https://github.com/kuleshov-group/mdlm: `diffusion.Diffusion`.
+
+Its `main.py` looks the class up when a job starts, so one assignment lets ours in. Names of the
+host stand in this module only. Tests: tests/hosts/test_mdlm.py, on a stand-in and on the host.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
+
+from torch import Tensor
+
+from di4c_plugin.errors import UserError
+from di4c_plugin.programs.text.errors import one_line
+from di4c_plugin.programs.text.masked import MaskedStudent, check_time
+from di4c_plugin.programs.text.module import Plan
+from di4c_plugin.programs.text.plans import evaluation_plan, training_plan
+from di4c_plugin.programs.text.swap import own_class
+
+
+def install(config: Mapping[str, Any]) -> None:
+    """Swap `diffusion.Diffusion` for a student's class; `config` is the job's, plain.
+
+    Raises:
+        UserError: if the host's config asks for what has no student, and as the plans.
+    """
+    check(config)
+    if config["mode"] == "train":
+        plan = training_plan(config, config["eval"]["checkpoint_path"])
+    else:
+        source, ema = config["eval"]["checkpoint_path"], not config["eval"]["disable_ema"]
+        plan = evaluation_plan(config, source, ema=ema)
+    host: Any = importlib.import_module("diffusion")
+    host.Diffusion = student_class(own_class(host, "Diffusion"), plan)
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse models that are no masked diffusion in SUBS parameterisation on a DiT."""
+    asked = f"parameterization={config['parameterization']} backbone={config['backbone']}"
+    if config["parameterization"] != "subs":
+        raise UserError(f"{asked}: only masked diffusion (parameterization=subs) has a student")
+    if config["backbone"] != "dit":
+        raise UserError(f"{asked}: use backbone=dit, which also takes the weights of hf_dit")
+    if config["noise"]["type"] != "loglinear":
+        raise UserError(f"noise={config['noise']['type']}: use the teacher's noise=loglinear")
+    check_time(config)
+
+
+def student_class(base: type[Any], plan: Plan) -> type[Any]:
+    """Return a subclass of the host's `Diffusion` that does what the plan says."""
+    run = plan
+
+    class MDLMStudent(MaskedStudent, base):  # type: ignore[misc]
+        plan: ClassVar[Plan] = run
+
+        @one_line
+        def __init__(self, config: Any, tokenizer: Any) -> None:
+            super().__init__(config, tokenizer)
+            self.set_up()
+
+        def tokens(self, batch: dict[str, Tensor]) -> Tensor:
+            crop: Any = self._maybe_sub_sample
+            return cast(Tensor, crop(super().tokens(batch), batch["attention_mask"])[0])
+
+        def _sample(self, num_steps: int | None = None, eps: float = 1e-5) -> Tensor:
+            count = int(self.config.loader.eval_batch_size)
+            return self.draw(count, num_steps or int(self.config.sampling.steps))
+
+        def sample_subs_guidance(
+            self, n_samples: int, stride_length: int, num_strides: int, dt: float = 0.001
+        ) -> Any:
+            return self.draw_strides(n_samples, stride_length, num_strides, round(1 / dt))
+
+    return MDLMStudent

@@ -1,0 +1,123 @@
+"""SDTT (Deschenaux & Gulcehre 2024), https://github.com/jdeschena/sdtt: `MultiRoundSDTT`.
+
+`sdtt.core.distill.MultiRoundSDTT` is looked up when a job starts; `parameterization.name` stays.
+Names of the host stand in this module only. Tests: tests/hosts/test_sdtt.py, on a stand-in and on
+the host.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from di4c_plugin.errors import UserError
+from di4c_plugin.programs.text.errors import one_line
+from di4c_plugin.programs.text.masked import MaskedStudent, check_time
+from di4c_plugin.programs.text.module import Plan
+from di4c_plugin.programs.text.plans import evaluation_plan, training_plan
+from di4c_plugin.programs.text.swap import own_class
+
+
+def install(config: Mapping[str, Any]) -> None:
+    """Swap `MultiRoundSDTT` for a student's class; `config` is the job's, plain.
+
+    Raises:
+        UserError: if the host's config asks for what has no student, and as the plans.
+    """
+    check(config)
+    if config["mode"] == "train":
+        plan = training_plan(config, config["parameterization"]["checkpoint_path"])
+    else:
+        source = config["checkpointing"]["resume_ckpt_path"]
+        if not Path(source).is_file():
+            raise UserError(f"no such file: checkpointing.resume_ckpt_path={source}")
+        plan = evaluation_plan(config, source, ema=averaged(config["parameterization"]["sampling"]))
+    host: Any = importlib.import_module("sdtt.core.distill")
+    host.MultiRoundSDTT = student_class(own_class(host, "MultiRoundSDTT"), plan)
+
+
+def averaged(sampling: Mapping[str, Any]) -> bool:
+    """Whether the host's sampling asks for the average of the weights."""
+    return any(sampling[kind]["run"] and sampling[kind]["from_ema"] for kind in sampling)
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse models that are no masked diffusion on a DiT."""
+    if config["parameterization"]["name"] != "multi-round-sdtt":
+        name = config["parameterization"]["name"]
+        raise UserError(f"parameterization={name}: only masked diffusion has a student")
+    if not str(config["model"]["type"]).startswith("ddit"):
+        raise UserError(f"model.type={config['model']['type']}: only DiT backbones take a latent")
+    check_time(config)
+
+
+def student_class(base: type[Any], plan: Plan) -> type[Any]:
+    """Return a subclass of the host's `MultiRoundSDTT` that does what the plan says."""
+    run = plan
+
+    class SDTTStudent(MaskedStudent, base):  # type: ignore[misc]
+        plan: ClassVar[Plan] = run
+
+        @one_line
+        def __init__(self, config: Any, tokenizer: Any, verbose: bool = True) -> None:
+            super().__init__(config, tokenizer, verbose)
+            self.set_up()
+
+        def prepare_teacher_and_student(self) -> None:
+            """Nothing: the teacher is ours to load, and not by unpickling."""
+
+        def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+            """In evaluation the weights are there already, whatever their names in the file."""
+            if run.distillation is not None:
+                return super().load_state_dict(*arguments, **options)
+            return None
+
+        def load_ema_from_checkpoint(self, checkpoint: Any) -> None:
+            """As `load_state_dict`."""
+            if run.distillation is not None:
+                super().load_ema_from_checkpoint(checkpoint)
+
+        def to(self, *arguments: Any, **options: Any) -> Any:
+            """The host's own takes a device only, moves a teacher of its own, returns None."""
+            return nn.Module.to(self, *arguments, **options)
+
+        def loss(
+            self, x: Tensor, t: Tensor | None = None, attention_mask: Tensor | None = None
+        ) -> Tensor:
+            """What the host logs as valid/loss: ours, in nats per token."""
+            generator = torch.Generator(x.device).manual_seed(self.seed)
+            return self.losses(x, generator).total / self.positions
+
+        def host_validation(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
+            return base.validation_step(self, batch)
+
+        def sample(
+            self,
+            n_samples: int = 8,
+            num_steps: int = 256,
+            seq_len: int | None = None,
+            sampler: str = "ancestral",
+            cache_preds: bool = False,
+            verbose: bool = False,
+            add_bos: bool = False,
+            add_eos: bool = False,
+            project_fn: Callable[[Tensor], Tensor] | None = None,
+        ) -> Tensor:
+            """Draw by our sampler; what `project_fn`, `add_bos`, `add_eos` set is given."""
+            if seq_len not in (None, self.positions):
+                raise UserError(f"seq_len={seq_len} must be model.length={self.positions}")
+            x_0 = self.process.prior(
+                (n_samples, self.positions), generator=torch.Generator(), device=self.device
+            )
+            x_0 = x_0 if project_fn is None else project_fn(x_0)
+            if add_bos:
+                x_0[:, 0] = self.tokenizer.bos_token_id
+            if add_eos:
+                x_0[:, -1] = self.tokenizer.eos_token_id
+            known = x_0 != int(self.mask_index)
+            return self.draw(n_samples, num_steps, (x_0, known) if bool(known.any()) else None)
+
+    return SDTTStudent

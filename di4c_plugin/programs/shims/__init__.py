@@ -1,0 +1,36 @@
+"""What lets an unmodified host run with current libraries, on any machine.
+
+Tests: tests/hosts/shims/.
+"""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from di4c_plugin.checkouts import Found
+from di4c_plugin.programs.shims import packages, remedies, start_time
+
+
+def install(found: Found) -> list[str]:
+    """Install what the host needs here; return what was done and why, one phrase each.
+
+    Raises:
+        UserError: a package is missing that we have no stand-in for.
+    """
+    stand_ins = [f"{package} (not installed)" for package in packages.provide(found.host.name)]
+    phrases = [f"stand-ins for {', '.join(stand_ins)}"] if stand_ins else []
+    start_time.install()
+    remedies.install(found.host.name)
+    if needs_path(found):
+        sys.path.insert(0, str(_source(found)))
+        phrases.append(f"src/ on the path ({found.host.name} is not installed)")
+    return phrases
+
+
+def needs_path(found: Found) -> bool:
+    """Tell whether the host imports itself by name (SDTT) and nobody installed it."""
+    return _source(found).is_dir() and find_spec(found.host.name) is None
+
+
+def _source(found: Found) -> Path:
+    return found.root / "src"

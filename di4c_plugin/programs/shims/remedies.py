@@ -1,0 +1,193 @@
+"""Small repairs of the hosts' programs and of what they call, each used only where it is needed.
+
+A remedy wraps one function when its module has been imported, and speaks up when it does something.
+Standard library only at module level: this runs before torch. Faults by number are those of
+notes/hosts.md. Tests: tests/hosts/shims/test_remedies.py.
+"""
+
+import contextlib
+import functools
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+from di4c_plugin.announce import announce_once
+from di4c_plugin.checkouts import HOSTS
+from di4c_plugin.programs.shims.after_import import Patch, after_import
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One repair: `patch` gets `module` once it is imported; `when` and `what` in plain words."""
+
+    hosts: tuple[str, ...]
+    module: str
+    patch: Patch
+    when: str
+    what: str
+    only_without_gpu: bool = False
+
+
+def remedies_of(host: str) -> list[Remedy]:
+    """Return the remedies for the named host."""
+    return [remedy for remedy in REMEDIES if host in remedy.hosts]
+
+
+@functools.cache
+def install(host: str) -> None:
+    """Install the remedies for the named host, once; they announce themselves when they are used.
+
+    Its modules may be loaded already: the hosts look these functions up at every call.
+    """
+    for remedy in remedies_of(host):
+        after_import(remedy.module, remedy.patch)
+
+
+def old_checkpoints(torch: ModuleType) -> None:
+    """Let `torch.load` read checkpoints of MDLM and Duo where it would refuse (fault 2).
+
+    They hold a config and a tokenizer as objects, of classes that may be gone. Everything else of
+    them is loaded, and nothing in the file is executed. Callers that ask for weights_only=True or
+    False themselves get what they ask for.
+    """
+    load: Callable[..., Any] = torch.load
+
+    @functools.wraps(load)
+    def load_or_inert(
+        f: Any, map_location: Any = None, *args: Any, weights_only: bool | None = None, **kw: Any
+    ) -> Any:
+        try:
+            asked = True if weights_only is None else weights_only  # before torch 2.6 None is False
+            return load(f, map_location, *args, weights_only=asked, **kw)
+        except pickle.UnpicklingError:
+            path = f if isinstance(f, str | os.PathLike) else getattr(f, "name", None)
+            if weights_only is not None or path is None:
+                raise
+        from di4c_plugin.checkpoints.torch_file import load_inert
+
+        announce_once(f"{path} holds objects that torch refuses: read without running any of it")
+        elsewhere = map_location is None or callable(map_location) or isinstance(map_location, dict)
+        return load_inert(os.fspath(path), device="cpu" if elsewhere else map_location)
+
+    torch.load = load_or_inert  # type: ignore[attr-defined]
+
+
+def loaders_without_gpu(dataloader: ModuleType) -> None:
+    """Let MDLM's and Duo's `get_dataloaders` count processes where there is no GPU (fault 7).
+
+    It divides the batch by `torch.cuda.device_count()`. That answers trainer.devices while the
+    loaders are built and only then: autocast would take a lasting answer for a driver.
+    """
+    build: Callable[..., Any] = dataloader.get_dataloaders
+
+    @functools.wraps(build)
+    def get_dataloaders(config: Any, *args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        if torch.cuda.device_count():
+            return build(config, *args, **kwargs)
+        announce_once("no GPU: the data loaders divide the batch by trainer.devices")
+        with mock.patch("torch.cuda.device_count", return_value=int(config.trainer.devices)):
+            return build(config, *args, **kwargs)
+
+    dataloader.get_dataloaders = get_dataloaders  # type: ignore[attr-defined]
+
+
+def perplexity_on_its_device(metrics: ModuleType) -> None:
+    """Let Duo's generative perplexity run where the samples are.
+
+    Duo hands the device over in the place of `retokenize`, and the default device is a GPU.
+    """
+    record: Callable[..., None] = metrics.Metrics.record_generative_perplexity
+
+    @functools.wraps(record)
+    def record_generative_perplexity(
+        self: Any, text: Any, max_length: int, retokenize: Any = True, device: Any = "cuda"
+    ) -> None:
+        if not isinstance(retokenize, bool):
+            retokenize, device = True, retokenize
+        if str(device) == "cpu":
+            announce_once("no GPU: generative perplexity on the CPU")
+        record(self, text, max_length, retokenize, device)
+
+    metrics.Metrics.record_generative_perplexity = record_generative_perplexity
+
+
+def metrics_without_gpu(metrics: ModuleType) -> None:
+    """Let MaskGIT's metrics run without a GPU: they send a network and features to "cuda"."""
+    kind = metrics.MultiInceptionMetrics
+    for name in ("__init__", "compute"):
+        setattr(kind, name, _without_gpu(getattr(kind, name)))
+
+
+def _without_gpu(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        if torch.cuda.is_available():
+            return method(*args, **kwargs)
+        announce_once("no GPU: the metrics run on the CPU")
+        with contextlib.ExitStack() as stack:
+            for kind in (torch.Tensor, torch.nn.Module):
+                stack.enter_context(mock.patch.object(kind, "to", _not_to_cuda(kind.to)))
+            return method(*args, **kwargs)
+
+    return run
+
+
+def _not_to_cuda(to: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, *args, **kwargs: x if args == ("cuda",) else to(x, *args, **kwargs)
+
+
+def numpy_float(numpy: ModuleType) -> None:
+    """Let MaskGIT's metrics find `numpy.float_`, which numpy 2 has no more."""
+    if not hasattr(numpy, "float_"):
+        numpy.float_ = numpy.float64  # type: ignore[attr-defined]
+
+
+REMEDIES = (
+    Remedy(
+        hosts=tuple(host.name for host in HOSTS),
+        module="torch",
+        patch=old_checkpoints,
+        when="a checkpoint holds objects that torch refuses by default (MDLM, Duo, the VQGAN and "
+        "tauLDR's own)",
+        what="torch.load leaves them out",
+    ),
+    Remedy(
+        hosts=("mdlm", "duo"),
+        module="dataloader",
+        patch=loaders_without_gpu,
+        when="no GPU",
+        what="get_dataloaders divides the batch by trainer.devices instead",
+        only_without_gpu=True,
+    ),
+    Remedy(
+        hosts=("duo",),
+        module="metrics",
+        patch=perplexity_on_its_device,
+        when="no GPU",
+        what="record_generative_perplexity gets the device, which main.py passes as retokenize",
+        only_without_gpu=True,
+    ),
+    Remedy(
+        hosts=("maskgit",),
+        module="Metrics.inception_metrics",
+        patch=metrics_without_gpu,
+        when="no GPU",
+        what="--test-only computes its metrics on the CPU",
+        only_without_gpu=True,
+    ),
+    Remedy(
+        hosts=("maskgit",),
+        module="numpy",
+        patch=numpy_float,
+        when="numpy 2",
+        what="numpy.float_, which the metrics use, is numpy.float64",
+    ),
+)

@@ -1,0 +1,92 @@
+"""Sampling inside a host: its entry points call `draw` and `draw_strides`, which report.
+
+Tests: tests/hosts/text/test_generation.py.
+"""
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.evaluation.ngram import sample_entropy
+from di4c_plugin.programs.text.errors import one_line, tell
+from di4c_plugin.programs.text.module import TextStudent
+from di4c_plugin.programs.text.sampling import draw_samples, given_by
+from di4c_plugin.training.rng import keyed_generator
+
+SAMPLES = 4
+
+
+class TextSampler(TextStudent):
+    """A `TextStudent` that draws."""
+
+    draws = 0
+
+    @one_line
+    def draw(self, count: int, steps: int, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Return `count` samples, shape (count, D), on the module's device, and report them.
+
+        The draws are a function of the host's seed, the process and how many calls there were.
+        `known` are given tokens and their places; by default those of the `sampler` group.
+        """
+        settings = self.plan.sampler
+        shape = (count, self.positions)
+        known = known or given_by(settings, self.tokenizer, shape, self.process)
+        generator = keyed_generator(
+            self.seed, SAMPLES, self.global_rank, self.draws, device=self.device
+        )
+        self.draws += 1
+        teacher = next((network.to(self.device) for network in self._hybrid), None)
+        begin = time.perf_counter()
+        x = draw_samples(
+            settings,
+            self.student.to(self.device),
+            self.process,
+            shape,
+            steps,
+            generator=generator,
+            teacher=teacher,
+            known=known,
+        )
+        self._report(x, settings.steps or steps, time.perf_counter() - begin)
+        return x
+
+    def _report(self, x: Tensor, steps: int, seconds: float) -> None:
+        entropy = sample_entropy(x)
+        self.entropies.append(entropy)
+        dtype = "bfloat16 autocast" if self.device.type == "cuda" else "float32"
+        tell(
+            f"{len(x)} samples of {self.positions} tokens: sampler {self.plan.sampler.name}, "
+            f"{steps} steps, network {dtype}, draws float64, entropy {entropy:.3f} nat, "
+            f"{seconds:.2f} s"
+        )
+
+    def draw_strides(
+        self, count: int, stride: int, strides: int, steps: int
+    ) -> tuple[int, list[list[str]], Any]:
+        """Draw texts longer than D, semi-autoregressively: each window shifts by `stride` tokens.
+
+        Returns:
+            As the hosts do: network calls, the texts after each stride, and for each text the
+            number of tokens before the first end of sequence, as an array.
+        """
+        parts: list[Tensor] = []
+        known = None
+        for _ in range(strides + 1):
+            x = self.draw(count, steps, known)
+            parts.append(x[:, :stride])
+            known = self._shifted(x, stride)
+        parts.append(x[:, stride:])
+        texts = [
+            self.tokenizer.batch_decode(torch.cat(parts[:i], 1)) for i in range(2, len(parts) + 1)
+        ]
+        ended = (torch.cat(parts, 1)[:, 1:] == self.tokenizer.eos_token_id).cumsum(1)
+        calls = (self.plan.sampler.steps or steps) * (strides + 1)
+        return calls, texts, (ended == 0).sum(1).cpu().numpy()
+
+    def _shifted(self, x: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+        """Return the last D - stride tokens of x as the first ones of the next window."""
+        x_0 = x.roll(-stride, 1)
+        known = torch.arange(x.shape[1], device=x.device) < x.shape[1] - stride
+        return x_0, known.expand_as(x)

@@ -1,0 +1,42 @@
+"""From a host's composed config to the plan of its run.
+
+Tests: tests/hosts/text/test_plans.py.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from di4c_plugin.checkpoints.weights import Weights, read_weights
+from di4c_plugin.errors import UserError
+from di4c_plugin.programs.text.module import Plan
+from di4c_plugin.programs.text.sampling import SamplerSettings, sampler_settings
+from di4c_plugin.programs.text.settings import distillation
+
+
+def training_plan(config: Mapping[str, Any], fallback: str | None) -> Plan:
+    """Return the plan of a distillation; `fallback` is the teacher if the user names none.
+
+    Raises:
+        UserError: as `distillation`, `sampler_settings` and `read_weights`.
+    """
+    sampler = sampler_settings(config.get("sampler"))
+    distilled = distillation(config, fallback=fallback)
+    weights = read_weights(distilled.teacher, ema=distilled.teacher_ema)
+    return Plan(sampler, distilled, weights, hybrid_weights(sampler))
+
+
+def evaluation_plan(config: Mapping[str, Any], checkpoint: str | None, *, ema: bool) -> Plan:
+    """Return the plan of an evaluation of a teacher or student.
+
+    Raises:
+        UserError: where there is no checkpoint, and as `sampler_settings` and `read_weights`.
+    """
+    if not checkpoint:
+        raise UserError("there is nothing to evaluate: name the checkpoint")
+    sampler = sampler_settings(config.get("sampler"))
+    return Plan(sampler, None, read_weights(checkpoint, ema=ema), hybrid_weights(sampler))
+
+
+def hybrid_weights(sampler: SamplerSettings) -> Weights | None:
+    """Return the weights of the hybrid sampler's teacher, or None."""
+    return None if sampler.teacher is None else read_weights(sampler.teacher)

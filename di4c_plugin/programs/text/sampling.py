@@ -1,0 +1,125 @@
+"""The `sampler` group of a host's config: which of our samplers draws, and with which options.
+
+Tests: tests/hosts/text/test_sampling.py.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.checkpoints.torch_file import read_torch
+from di4c_plugin.diffusion import Process, time_grid
+from di4c_plugin.errors import UserError
+from di4c_plugin.networks.denoiser import Denoiser
+from di4c_plugin.plugins import lookup
+from di4c_plugin.samplers.given import conditioned, given_tokens
+from di4c_plugin.samplers.options import check_options
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """What `configs/sampler/*.yaml` hold.
+
+    Attributes:
+        name: a registered sampler.
+        steps: network calls a sample; None: what the host asks for.
+        teacher: source of the teacher of "hybrid".
+        prefix: text that every sample begins with.
+        known: path of token ids, -1 where unknown: JSON or .pt, (D,) or (n, D).
+        options: passed to the sampler.
+    """
+
+    name: str = "ancestral"
+    steps: int | None = None
+    teacher: str | None = None
+    prefix: str | None = None
+    known: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def sampler_settings(config: Mapping[str, Any] | None) -> SamplerSettings:
+    """Read the group; without one, samples are drawn by the ancestral sampler.
+
+    Raises:
+        UserError: for an unknown sampler, steps below 1, options that the sampler does not take,
+            and where "hybrid" lacks its teacher.
+    """
+    values = dict(config or {})
+    own = {k: values.pop(k, None) for k in ("steps", "teacher", "prefix", "known")}
+    settings = SamplerSettings(values.pop("name", "ancestral"), **own, options=values)
+    if settings.steps is not None and (type(settings.steps) is not int or settings.steps < 1):
+        raise UserError(f"sampler.steps must be a whole number from 1, not {settings.steps!r}")
+    draw = lookup("sampler", settings.name)
+    if settings.name == "hybrid" and settings.teacher is None:
+        raise UserError("sampler=hybrid needs its teacher: add sampler.teacher=SOURCE")
+    check_options(
+        draw,
+        settings.name,
+        settings.options | ({} if settings.teacher is None else {"teacher": None}),
+    )
+    return settings
+
+
+def given_by(
+    settings: SamplerSettings, tokenizer: Any, shape: tuple[int, int], process: Process
+) -> tuple[Tensor, Tensor] | None:
+    """Return the tokens that samples of `shape` (n, D) are conditioned on and where they are.
+
+    Raises:
+        UserError: as `given_tokens`, and for a file that cannot be read.
+    """
+    prefix, known = None, None
+    if settings.prefix is not None:
+        prefix = tokenizer(settings.prefix, add_special_tokens=False)["input_ids"]
+    if settings.known is not None:
+        ids = read_ids(Path(settings.known))
+        known = (ids.clamp(min=0), ids >= 0)
+    return given_tokens(prefix, known, *shape, process)
+
+
+def read_ids(path: Path) -> Tensor:
+    """Read token ids (D,) or (n, D) from JSON or a tensor file; raises UserError."""
+    try:
+        if path.suffix == ".json":
+            return torch.tensor(json.loads(path.read_text()), dtype=torch.int64)
+        ids: Tensor = read_torch(path).long()
+        return ids
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot read the known tokens of {path}: {reason}") from error
+
+
+def draw_samples(
+    settings: SamplerSettings,
+    denoiser: Denoiser,
+    process: Process,
+    shape: tuple[int, int],
+    steps: int,
+    *,
+    generator: torch.Generator,
+    teacher: Denoiser | None = None,
+    known: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Draw samples of `shape` (n, D) by `settings.steps` steps, or else `steps`.
+
+    `known` are tokens and where they are given, (n or 1, D) each. Raises UserError as the sampler.
+    """
+    device = generator.device
+    options = dict(settings.options)
+    rows = slice(shape[0])
+    if teacher is not None:
+        options["teacher"] = conditioned(teacher, known, rows, device)
+    draw = lookup("sampler", settings.name)
+    return draw(
+        conditioned(denoiser, known, rows, device),
+        process.prior(shape, generator=generator, device=device),
+        time_grid(settings.steps or steps, device=device),
+        process=process,
+        generator=generator,
+        **options,
+    )

@@ -1,0 +1,108 @@
+"""What a checkpoint of a student holds beside the host's own entries, under the key `di4c`.
+
+Plain values and tensors only: the file loads with `weights_only`, unlike the hosts' own, which hold
+their config and tokenizer as pickled objects. Tests: tests/hosts/text/test_state.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from di4c_plugin.errors import UserError
+from di4c_plugin.networks.latent import same_options
+from di4c_plugin.programs.text.averages import names
+
+FORMAT = 1
+PICKLED = ("hyper_parameters", "hparams_name", "hparams_type", "datamodule_hyper_parameters")
+
+
+@dataclass
+class RunState:
+    """Where a run stands.
+
+    Attributes:
+        teacher: fingerprint of the weights of the first teacher.
+        round: of iterated Di4C, from 0.
+        micro_step: batches this process has trained on; all random draws are functions of it.
+        batches: of which in this epoch.
+    """
+
+    teacher: str
+    round: int = 0
+    micro_step: int = 0
+    batches: int = 0
+
+
+def save_state(module: Any, checkpoint: dict[str, Any]) -> None:
+    """Add the entry `di4c` to a checkpoint of `module`, a `TextStudent`."""
+    for key in PICKLED:
+        checkpoint.pop(key, None)
+    teacher = {"source": module.plan.weights.origin}
+    checkpoint["di4c"] = {
+        "format": FORMAT,
+        "role": "student",
+        "sampling": dict(module.engine.algorithm.sampling),
+        "latent": module.latent,
+        "process": module.process.config,
+        "network": network_sizes(module),
+        "ema_names": names(module),
+        "teacher": teacher,
+        "run": asdict(module.state),
+    }
+    if module.state.round:
+        weights = dict(module.engine.teacher.backbone.named_parameters())
+        teacher["weights"] = {n: p.detach() for n, p in weights.items()}
+    count_batches(checkpoint["loops"]["fit_loop"], module.state, module.trainer.global_step)
+
+
+def count_batches(loop: dict[str, Any], run: RunState, updates: int) -> None:
+    """Set Lightning's counters to what was trained on, whenever the checkpoint is made.
+
+    Lightning counts a batch as completed only after the callbacks that save, and guesses from the
+    differences where to go on; the hosts overwrite some of them.
+    """
+    progress = loop["epoch_loop.batch_progress"]
+    for part, batches in (("current", run.batches), ("total", run.micro_step)):
+        for counter in ("ready", "started", "processed", "completed"):
+            progress[part][counter] = batches
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = updates
+
+
+def network_sizes(module: Any) -> dict[str, Any]:
+    """Return the sizes of the host's DiT, by the names of `di4c_plugin.networks.dit.DiTConfig`."""
+    model = module.config.model
+    sizes = {name: int(model[name]) for name in ("hidden_size", "cond_dim", "n_blocks", "n_heads")}
+    return sizes | {
+        "kind": "dit",
+        "vocab_size": int(module.vocab_size),
+        "length": module.positions,
+        "time_conditioning": module.time_conditioned,
+    }
+
+
+def restore_state(module: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Go on from a checkpoint.
+
+    Raises:
+        UserError: if it is of another kind of run, another teacher or latent.
+    """
+    notes = checkpoint.get("di4c")
+    if notes is None:
+        raise UserError(
+            "the checkpoint to resume from was not written by this algo: the folder of this run "
+            "holds another run; name a new one, and give that checkpoint as teacher=PATH"
+        )
+    run = RunState(**{f.name: notes["run"][f.name] for f in fields(RunState)})
+    if run.teacher != module.state.teacher:
+        raise UserError(
+            f"the run to resume distils another teacher ({notes['teacher']['source']}) than "
+            f"{module.plan.weights.origin}"
+        )
+    if not same_options(notes["latent"], module.latent):
+        raise UserError(f"the run to resume has the latent {notes['latent']}, not {module.latent}")
+    if names(module) != notes["ema_names"]:
+        raise UserError("the run to resume averages other weights than this one")
+    module.state = run
+    if run.round:
+        module.engine.round = run.round
+        module.engine.teacher = module.next_teacher(notes["teacher"]["weights"])

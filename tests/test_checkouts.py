@@ -1,0 +1,123 @@
+import configparser
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from di4c_plugin import checkouts as detect
+from di4c_plugin.checkouts import HOSTS, HYDRA_HOSTS, Found, KnownHost
+from tests.hosts.conftest import MakeHost
+
+EVERY = pytest.mark.parametrize("host", HOSTS, ids=[host.name for host in HOSTS])
+
+
+def git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), "-c", "user.name=x", "-c", "user.email=x@x", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@EVERY
+def test_a_host_is_known_by_its_marks_and_not_by_its_name(
+    host: KnownHost, make_host: MakeHost
+) -> None:
+    root = make_host(host.name).rename(make_host(host.name).with_name("any_other"))
+    for program in (host.script, *host.others):
+        assert detect.find(root / program) == Found(host, root, None)
+    for mark in host.marks:
+        text = (root / mark).read_text()
+        (root / mark).unlink()
+        assert all(detect.host_of_script(root / p) is None for p in (host.script, *host.others))
+        (root / mark).write_text(text)
+
+
+@pytest.mark.parametrize("host", HYDRA_HOSTS, ids=[host.name for host in HYDRA_HOSTS])
+def test_its_configs_are_known_by_its_marks_too(host: KnownHost, make_host: MakeHost) -> None:
+    root = make_host(host.name)
+    configs = root / str(host.configs)
+    assert detect.host_of_configs(str(configs)) == host
+    assert detect.host_of_configs(f"file://{configs}") == host
+    for mark in host.marks:
+        text = (root / mark).read_text()
+        (root / mark).unlink()
+        assert detect.host_of_configs(str(configs)) is None
+        (root / mark).write_text(text)
+
+
+@EVERY
+def test_other_folders_of_a_host_are_not_its_configs(host: KnownHost, make_host: MakeHost) -> None:
+    root = make_host(host.name)
+    for folder in (root, root / "models", root / "None", root / str(host.configs) / "algo"):
+        assert detect.host_of_configs(str(folder)) is None
+    assert detect.host_of_script(root / "tools" / "main.py") is None
+
+
+def test_hosts_without_hydra_have_no_configs(make_host: MakeHost) -> None:
+    without = [host for host in HOSTS if host not in HYDRA_HOSTS]
+    assert [host.name for host in without] == ["maskgit", "halton_maskgit", "tauldr"]
+    for host in without:
+        root = make_host(host.name)
+        assert not any(detect.host_of_configs(str(root / name)) for name in (".", "configs"))
+
+
+def test_the_two_generations_of_maskgit_are_told_apart(make_host: MakeHost) -> None:
+    for name in ("maskgit", "halton_maskgit"):
+        found = detect.host_of_script(make_host(name) / "main.py")
+        assert found == detect.host_named(name)
+
+
+@pytest.mark.parametrize("path", ["", "/", ".", "pkg://hydra.conf", "structured://", "configs"])
+def test_what_else_hydra_searches_is_no_host(path: str) -> None:
+    assert detect.host_of_configs(path) is None
+
+
+def test_find_follows_a_link_to_the_program(make_host: MakeHost, tmp_path: Path) -> None:
+    root = make_host("sdtt")
+    (tmp_path / "link.py").symlink_to(root / "src/sdtt/main.py")
+    assert detect.find(tmp_path / "link.py") == Found(detect.host_named("sdtt"), root, None)
+
+
+def test_the_commit_is_that_of_the_host_itself(make_host: MakeHost, tmp_path: Path) -> None:
+    root = make_host("mdlm")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "around")
+    assert detect.commit_of(root) is None
+    git(root, "init", "--quiet")
+    assert detect.commit_of(root) is None
+    git(root, "commit", "--quiet", "--allow-empty", "--message", "own")
+    assert detect.commit_of(root) == git(root, "rev-parse", "HEAD")
+
+
+def test_a_machine_without_git(
+    make_host: MakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_host("mdlm")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert detect.commit_of(root) is None
+
+
+def test_only_another_commit_gives_a_warning(tmp_path: Path) -> None:
+    host = detect.host_named("duo")
+    assert Found(host, tmp_path, host.commit).warning is None
+    assert Found(host, tmp_path, host.commit).title == "duo at 7c9b498"
+    for commit, title in (("f" * 40, "duo at fffffff"), (None, "duo at an unknown commit")):
+        assert Found(host, tmp_path, commit).warning == f"{title}; tested with 7c9b498 only"
+
+
+def test_the_submodules_are_the_known_hosts(repository: Path) -> None:
+    modules = configparser.ConfigParser()
+    modules.read(repository / ".gitmodules")
+    for host in HOSTS:
+        section = modules[f'submodule "external/{host.name}"']
+        assert dict(section) == {"path": f"external/{host.name}", "url": host.url}
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("host_checkout", "host"), [(host.name, host) for host in HOSTS], indirect=["host_checkout"]
+)
+def test_the_real_hosts(host_checkout: Path, host: KnownHost) -> None:
+    found = detect.find(host_checkout / host.script)
+    assert found == Found(host, host_checkout, host.commit)
+    if host.configs:
+        assert detect.host_of_configs(str(host_checkout / host.configs)) == host
+    assert all((host_checkout / program).is_file() for program in host.others)
