@@ -20,7 +20,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.files import named_file
 from di4c_plugin.hosts import Host, host_for, load_source
 from di4c_plugin.networks.latent import same_options
-from di4c_plugin.plugins import lookup, make
+from di4c_plugin.plugins import lookup, make, name_of
 from di4c_plugin.samplers.base import Step
 from di4c_plugin.samplers.checks import check_labels, check_partners, usable
 from di4c_plugin.samplers.given import Given, conditioned, given_tokens
@@ -118,7 +118,7 @@ def distill(
     algo: Mapping[str, Any] | None = None,
     latent: Mapping[str, Any] | None = None,
     start: Model | None = None,
-    training: "TrainingConfig | None" = None,
+    training: "TrainingConfig | Mapping[str, Any] | None" = None,
     host: str | Mapping[str, Any] | Host | None = None,
     out: str | Path | None = None,
     info: Mapping[str, Any] | None = None,
@@ -131,11 +131,14 @@ def distill(
     Args:
         teacher: a product model, or a student to be distilled once more.
         data: training data; by default the host's.
-        algo: name and options of a registered algorithm; by default {"name": "di4c"}.
-        latent: name and options of the latent of networks that take one; by default the host's
-            where the method needs one, and none where it may do without.
+        algo: name and options of a registered algorithm; by default {"name": "di4c"}. They go over
+            the recipe of the method on this host (configs/recipe), and that over the defaults of
+            the method's class.
+        latent: name and options of the latent of networks that take one; by default the recipe's,
+            else the host's where the method needs one, and none where it may do without.
         start: a student that the student starts from, with its latent; by default the teacher.
-        training: length, learning rate and the like.
+        training: length, learning rate and the like: a whole config, or some of its options, which
+            go over the recipe's.
         host: whose networks and data these are: a name, {"name": ..., **options} as in
             configs/host, or a host; by default that of the teacher.
         out: folder for checkpoints, logs and the student; None: nothing is written.
@@ -150,10 +153,19 @@ def distill(
     """
     # Lightning takes longer to import than a few samples take to draw.
     from di4c_plugin.training import TrainingConfig, make_algorithm, train
+    from di4c_plugin.training.compose import training_config
+    from di4c_plugin.training.recipes import merged, recipe
 
     adapter = as_host(host, teacher)
-    algo, training = {"name": "di4c"} | dict(algo or {}), training or TrainingConfig()
+    asked = {"name": "di4c"} | dict(algo or {})
+    found = recipe(recipe_host(host, adapter, teacher), asked["name"])
+    algo = found.algo_with(asked)
+    if not isinstance(training, TrainingConfig):
+        training = training_config(merged(found.training, training or {}))
     method = make_algorithm(algo, teacher.process)
+    if start is not None:
+        check_start(method, teacher, latent, start)
+    latent = found.latent_with(latent)
     if latent is not None and all(role.latent == "none" for role in method.roles.values()):
         raise UserError(f"algorithm {algo['name']!r} makes no mixture: leave out the latent")
     if not method.needs_teacher:
@@ -187,6 +199,20 @@ def as_host(host: str | Mapping[str, Any] | Host | None, teacher: Model) -> Host
     return host_for(teacher, **options)
 
 
+def recipe_host(said: str | Mapping[str, Any] | Host | None, adapter: Host, teacher: Model) -> str:
+    """Return the name of the host whose recipes are for this teacher; "" where there is none.
+
+    A DiT of a text host borrows the built-in host, unless its user named one: what the digits need
+    is nothing to it.
+    """
+    name = said.get("name") if isinstance(said, Mapping) else said
+    if isinstance(name, str):
+        return name
+    if name is None and "host" not in teacher.info and teacher.network.kind == "dit":
+        return ""
+    return name_of("host", type(adapter)) or ""
+
+
 def start_networks(
     adapter: Host,
     method: Algorithm,
@@ -199,8 +225,6 @@ def start_networks(
 
     Torch's global generator stays as it was.
     """
-    if start is not None:
-        check_start(method, teacher, latent, start)
     found: dict[str, Model] = {}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -37,7 +37,10 @@ def di4c_latents() -> Mapping[str, object]:
 
 @hookspec
 def di4c_teacher_sources() -> Mapping[str, object]:
-    """Functions that load a teacher from what the user named."""
+    """Functions `(rest) -> Model` that load the teacher named `scheme:rest`, by their scheme.
+
+    Or `(rest, *, ema) -> Model`, with ema false where the user wants no moving averages.
+    """
 
 
 @hookspec

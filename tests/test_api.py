@@ -137,7 +137,8 @@ def test_the_student_in_the_folder_is_the_one_returned(teacher: Model, tmp_path:
     student = train(teacher, out=str(tmp_path / "run"), latent={"name": "token", "dim": 2})
     saved = load_student(tmp_path / "run" / "student.safetensors")
     assert weights(saved).equal(weights(student))
-    assert (saved.latent, saved.info["algo"]) == ({"name": "token", "dim": 2}, {"name": "di4c"})
+    assert saved.latent == {"name": "token", "dim": 2}
+    assert saved.info["algo"].items() >= {"name": "di4c", "latents": 8}.items()
     with pytest.raises(UserError, match="holds another run"):
         train(teacher, out=tmp_path / "run")
 
@@ -365,7 +366,7 @@ def test_a_student_goes_on_from_a_student(teacher: Model) -> None:
     assert (going.latent, going.role) == (first.latent, "student")
     assert torch.equal(weights(untouched), weights(first))
     assert not torch.equal(weights(going), weights(first))
-    assert going.info["algo"] == {"name": "di4c"}
+    assert going.info["algo"]["name"] == "di4c"
 
 
 def test_a_start_that_does_not_go_with_the_method_is_refused(teacher: Model) -> None:

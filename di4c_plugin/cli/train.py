@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -55,14 +56,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def with_latent(overrides: "Sequence[str]") -> list[str]:
-    """Return the overrides with the host's latent chosen where one sets options of it alone."""
+    """Return the overrides with a latent chosen where they set options of it alone.
+
+    It is the recipe's or the host's, as in `api.distill`.
+    """
     from di4c_plugin.plugins import lookup
+    from di4c_plugin.training.recipes import recipe
 
     asked = dict(override.partition("=")[::2] for override in overrides)
     chosen = "latent" in asked or "experiment" in asked
     if chosen or not any(name.startswith("latent.") for name in asked):
         return list(overrides)
-    return [f"latent={lookup('host', asked.get('host', 'builtin')).latent}", *overrides]
+    host, algo = asked.get("host", "builtin"), asked.get("algo", "di4c")
+    own = {"name": lookup("host", host).latent} | dict(recipe(host, algo).latent or {})
+    options = [f"++latent.{key}={json.dumps(value)}" for key, value in own.items()]
+    return [f"latent={own['name']}", *options, *overrides]
 
 
 def finished(run: "Callable[[], Model]", path: "Path") -> int:

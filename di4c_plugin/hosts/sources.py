@@ -4,7 +4,6 @@
 or a hub id. Tests: tests/hosts/test_sources.py, test_hub.py.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from typing import Any
 from di4c_plugin.checkpoints.model import Model, load_model
 from di4c_plugin.checkpoints.ours import our_kind
 from di4c_plugin.checkpoints.places import locate
+from di4c_plugin.checkpoints.schemes import has_scheme, load_scheme
 from di4c_plugin.checkpoints.weights import read_located
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.dit import model_of
-from di4c_plugin.plugins import lookup, make
+from di4c_plugin.plugins import make
 
 # Of the files that image hosts write.
 SUFFIXES = (".pt", ".pth")
@@ -31,29 +31,28 @@ def load_source(
             ours, a checkpoint of MDLM, SDTT, Duo, MaskGIT, Halton-MaskGIT or tauLDR, safetensors,
             a state dict, or a folder with model.safetensors or pytorch_model.bin; or a hub id with
             optional @revision.
-        ema: take the moving averages where a checkpoint has some.
+        ema: take the moving averages where a checkpoint has some; it is handed to a teacher source
+            that takes it.
         options: of the image host that the file is of (configs/host), in place of its defaults.
 
     Raises:
-        UserError: for an unknown scheme, options where there is no such host, or as the source
-            itself says.
+        UserError: for an unknown scheme, options where there is no such host, ema=False for a
+            teacher source that does not take it, or as the source itself says.
     """
     text = str(source)
-    scheme, colon, rest = text.partition(":")
-    if not colon or os.path.exists(text):  # noqa: PTH110, which any text may be given to
+    if not has_scheme(text):
         return load_any(source, ema=ema, options=options)
     check_none(source, options)
-    model: Model = lookup("teacher source", scheme)(rest)
-    return model
+    return load_scheme(text, ema=ema)
 
 
-def load_file(path: str | Path) -> Model:
+def load_file(path: str | Path, *, ema: bool = True) -> Model:
     """Return the model at a path; the teacher source "file".
 
     Raises:
         UserError: as `load_source`.
     """
-    return load_any(Path(path))
+    return load_any(Path(path), ema=ema)
 
 
 def load_any(

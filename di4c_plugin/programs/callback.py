@@ -21,7 +21,7 @@ from di4c_plugin.plugins import names_of
 from di4c_plugin.programs.shims import remedies
 from di4c_plugin.programs.text.errors import one_line
 
-METHOD = "algorithm"
+METHOD, FILE = "algorithm", "file:"
 PATHS = (
     ("teacher",),
     ("sampler", "teacher"),
@@ -76,8 +76,12 @@ def as_typed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         for group in groups:
             section = section.get(group) if isinstance(section, dict) else None
         value = section.get(key) if isinstance(section, dict) else None
-        if isinstance(value, str) and value and (folder / value).exists():
-            section[key] = str(folder / value)
+        if not isinstance(value, str) or not value:
+            continue
+        scheme = FILE if value.startswith(FILE) and not (folder / value).exists() else ""
+        path = folder / value.removeprefix(scheme)
+        if path.exists():
+            section[key] = f"{scheme}{path}"
     return config
 
 
@@ -86,14 +90,20 @@ def as_chosen(config: dict[str, Any], hydra: DictConfig) -> dict[str, Any]:
 
     Where `algo.name` is none of our methods but a name that the host's program knows, `algo.method`
     is the file of the group that was chosen, unless the file says it itself. A latent that nobody
-    chose is left out, for methods whose student may do without.
+    chose is the recipe's; where that has none it is left out, for methods whose student may do
+    without.
     """
     algo, chosen = config.get("algo"), hydra.runtime.choices.get("algo")
     if isinstance(algo, dict) and "teacher_ema" in config and algo["name"] not in names_of(METHOD):
         algo.setdefault("method", chosen)
     named = {override.lstrip("+").partition("=")[0] for override in hydra.overrides.task}
-    if not any(name.partition(".")[0] in ("latent", "experiment") for name in named):
-        config.pop("latent", None)
+    if not named & {"latent", "experiment"}:
+        options = {name.removeprefix("latent.") for name in named if name.startswith("latent.")}
+        recipe = (config.get("recipe") or {}).get("latent")
+        if recipe:
+            config["latent"] = recipe | {key: config["latent"][key] for key in options}
+        elif not options:
+            config.pop("latent", None)
     return config
 
 

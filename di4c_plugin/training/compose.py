@@ -75,6 +75,11 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
             values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(_explain(error)) from error
+    if not any(override.lstrip("+~").startswith("recipe.") for override in overrides):
+        # `distill` reads the recipe's latent, and takes it where the user named none.
+        recipe = values.pop("recipe", None) or {}
+        if recipe.keys() - {"latent"}:
+            raise UserError("a recipe begins with the line # @package _global_")
     unknown = values.keys() - known
     if unknown:
         raise UserError(_unknown_keys(unknown, known, overrides))

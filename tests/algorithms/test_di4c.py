@@ -22,7 +22,13 @@ from tests.enumeration import TableDenoiser, product_law, relative_entropy, stat
 
 POSITIONS = 2
 SPACES = [Absorbing(2), Absorbing(3), Uniform(3)]
-OPTIONS: dict[str, Any] = {"target": "average", "latents": 2, "delta": 0.2, "delta_t": (0.25, 0.25)}
+OPTIONS: dict[str, Any] = {
+    "target": "average",
+    "latents": 2,
+    "delta": 0.2,
+    "delta_share": None,
+    "delta_t": (0.25, 0.25),
+}
 
 
 class Spy:
@@ -239,7 +245,12 @@ def test_every_example_has_its_own_time() -> None:
 def test_the_teachers_step_shrinks_geometrically(progress: float, low: float, high: float) -> None:
     process = SPACES[0]
     algorithm = Di4C(
-        process, target="average", latents=2, delta_t=(0.1, 0.4), delta_t_end=(0.025, 0.025)
+        process,
+        target="average",
+        latents=2,
+        delta_share=None,
+        delta_t=(0.1, 0.4),
+        delta_t_end=(0.025, 0.025),
     )
     update = Case(process).update(algorithm, seed=0, size=500, progress=progress)
     step, free = update.t - update.u, update.t > 2 * high

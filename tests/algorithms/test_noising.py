@@ -102,8 +102,8 @@ def test_di4c_spends_the_share_of_its_examples_below_delta() -> None:
     assert (t >= 1e-3).all()
 
 
-def test_di4c_draws_times_uniformly_unless_told() -> None:
-    assert (times(delta=0.2) < 0.2).double().mean() == pytest.approx(0.2, abs=0.02)
+def test_di4c_draws_times_uniformly_without_a_share() -> None:
+    assert (times(delta=0.2, delta_share=None) < 0.2).double().mean() == pytest.approx(0.2, abs=0.02)
 
 
 @pytest.mark.parametrize(

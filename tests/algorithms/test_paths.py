@@ -29,7 +29,15 @@ LATENTS: dict[str, dict[str, Any]] = {
     "late mask_noise": {"name": "mask_noise", "dim": 2, "blocks": 1},
 }
 # Times at which every term has a part.
-USUAL: dict[str, Any] = {"latents": N, "delta": 0.6, "min_time": 0.3, "alpha": "const"}
+USUAL: dict[str, Any] = {
+    "latents": N,
+    "delta": 0.6,
+    "delta_share": None,
+    "delta_t": (0.125, 0.125),
+    "min_time": 0.3,
+    "alpha": "const",
+    "weights": {"data_corr": 1.0},
+}
 TERMS = {"distil", "consis_corr", "consis_marg", "data_corr", "data_marg"}
 
 

@@ -59,7 +59,7 @@ def teacher() -> Model:
 @pytest.mark.parametrize(
     ("options", "limit"),
     [
-        ({"prior_share": 0.5}, 0.05),
+        ({"prior_share": 0.5, "weights": {"data_corr": 1.0}}, 0.05),
         ({"prior_share": 0.5, "weights": {"data_corr": 0.0, "data_marg": 0.0}}, 0.15),
     ],
     ids=["full loss", "no data terms"],
@@ -69,7 +69,8 @@ def test_the_mixture_learns_the_correlation(
 ) -> None:
     torch.manual_seed(0)
     student = student_of(teacher, {"name": "adaln", "std": 0.5})
-    algorithm = Di4C(BITS, delta_t=(0.25, 0.25), **options)
+    times: dict[str, Any] = {"delta": 0.05, "delta_share": None, "delta_t": (0.25, 0.25)}
+    algorithm = Di4C(BITS, latents=8, **times, **options)
     fit(algorithm, {"student": student.denoiser, "teacher": teacher.denoiser}, student, 800)
     assert total_variation(one_step_law(student), EQUAL) <= limit
 

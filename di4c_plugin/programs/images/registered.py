@@ -3,7 +3,8 @@
     cfg.loss.name = cfg.training.train_step_name = "Di4C"
     cfg.loss.teacher = "teacher/checkpoints/ckpt_0001999999.pt"
     cfg.loss.latent = {"std": 0.1}                     # optional: of the latent, here its default
-    cfg.loss.options = {"latents": 16, "delta": 0.02}  # optional: of the method; its "name": di4c
+    cfg.loss.options = {"latents": 16, "delta": 0.02}  # optional: of the method; its "name": di4c.
+                                                       # What is not said: configs/recipe/tauldr
     cfg.loss.rounds = 2                                # optional: in place of the method's
     cfg.loss.seed = 0                                  # optional
 
@@ -14,11 +15,10 @@ host's modules. Checkpoints are the host's own; `load_student` reads them.
 """
 
 import copy
-import inspect
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,9 @@ from di4c_plugin.programs.images.swap_tauldr import HOST, NAME, averaged, config
 from di4c_plugin.programs.images.swap_twin import tensors_of
 from di4c_plugin.training.ema import EMA
 from di4c_plugin.training.engine import Engine
+
+if TYPE_CHECKING:
+    from di4c_plugin.training.recipes import Recipe
 
 NETWORKS = TauLDRNetworks()
 STUDENT = "student"
@@ -71,12 +74,12 @@ def make_student(model: Any, cfg: Any) -> None:
     """
     method = method_of(cfg, sizes_of(model))
     device = next(model.net.parameters()).device
-    asked = getattr(cfg.loss, "latent", None)
+    asked = latent_of(cfg)
     others = {name: copy.deepcopy(model.net) for name in method.roles if name != STUDENT}
     for name, network in {STUDENT: model.net, **others}.items():
         kind = method.roles[name].latent
         if kind == "required" or (kind == "optional" and asked):
-            let_latent_in(network, {"name": "unet"} | plain(asked or {}))
+            let_latent_in(network, {"name": "unet"} | (asked or {}))
             network.to(device)
     if others:
         model.di4c_networks = nn.ModuleDict(others)
@@ -101,14 +104,30 @@ def sizes_of(model: Any) -> TauLDRSizes:
 
 
 def method_of(cfg: Any, sizes: TauLDRSizes) -> Algorithm:
-    """Return the method that `cfg.loss` asks for; raises UserError for options it has not."""
+    """Return the method that `cfg.loss` asks for; raises UserError for options it has not.
+
+    Its options go over the recipe; the host's own `cfg.loss.min_time` is not read.
+    """
     # The package of training loads Lightning, which no other run of the host needs.
     from di4c_plugin.training.build import make_algorithm
 
+    options, found = asked_of(cfg)
+    process = build_process(NETWORKS.default_process(sizes))
+    return make_algorithm(found.algo_with(options), process)
+
+
+def latent_of(cfg: Any) -> dict[str, Any] | None:
+    """Return the options of the latent that `cfg.loss` asks for, else its method's recipe."""
+    said = getattr(cfg.loss, "latent", None)
+    return asked_of(cfg)[1].latent_with(plain(said) if said else None)
+
+
+def asked_of(cfg: Any) -> tuple[dict[str, Any], "Recipe"]:
+    """Return name and options of the method that `cfg.loss` says, and its recipe."""
+    from di4c_plugin.training.recipes import recipe
+
     options = {"name": "di4c"} | plain(getattr(cfg.loss, "options", None) or {})
-    if "min_time" in inspect.signature(lookup("algorithm", options["name"])).parameters:
-        options = {"min_time": cfg.loss.min_time} | options
-    return make_algorithm(options, build_process(NETWORKS.default_process(sizes)))
+    return options, recipe(HOST, options["name"])
 
 
 class Di4CLoss:

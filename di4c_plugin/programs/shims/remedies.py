@@ -1,8 +1,7 @@
 """Small repairs of the hosts' programs and of what they call, each used only where it is needed.
 
 A remedy wraps one function when its module has been imported, and speaks up when it does something.
-Standard library only at module level: this runs before torch. Faults by number are those of
-notes/hosts.md. Tests: tests/hosts/shims/test_remedies.py.
+Standard library only at module level: this runs before torch.
 """
 
 import contextlib
@@ -48,11 +47,13 @@ def install(host: str) -> None:
 
 
 def old_checkpoints(torch: ModuleType) -> None:
-    """Let `torch.load` read checkpoints of MDLM and Duo where it would refuse (fault 2).
+    """Let `torch.load` read checkpoints of MDLM and Duo where it would refuse.
 
-    They hold a config and a tokenizer as objects, of classes that may be gone. Everything else of
-    them is loaded, and nothing in the file is executed. Callers that ask for weights_only=True or
-    False themselves get what they ask for.
+    They hold a config and a tokenizer as objects, which torch refuses since 2.6: resuming and
+    `load_from_checkpoint` end there. Nor would it help to trust the file, where the tokenizer's
+    class is gone from a newer transformers. Everything else of them is loaded, and nothing in the
+    file is executed. Callers that ask for weights_only=True or False themselves get what they ask
+    for.
     """
     load: Callable[..., Any] = torch.load
 
@@ -77,10 +78,10 @@ def old_checkpoints(torch: ModuleType) -> None:
 
 
 def loaders_without_gpu(dataloader: ModuleType) -> None:
-    """Let MDLM's and Duo's `get_dataloaders` count processes where there is no GPU (fault 7).
+    """Let MDLM's and Duo's `get_dataloaders` count processes where there is no GPU.
 
-    It divides the batch by `torch.cuda.device_count()`. That answers trainer.devices while the
-    loaders are built and only then: autocast would take a lasting answer for a driver.
+    It divides the batch by `torch.cuda.device_count()`, there by zero. That answers trainer.devices
+    while the loaders are built and only then: autocast would take a lasting answer for a driver.
     """
     build: Callable[..., Any] = dataloader.get_dataloaders
 

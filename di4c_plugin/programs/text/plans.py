@@ -6,8 +6,11 @@ Tests: tests/hosts/text/test_plans.py.
 from collections.abc import Mapping
 from typing import Any
 
-from di4c_plugin.checkpoints.weights import Weights, read_weights
+from di4c_plugin.checkpoints.model import bare_names, describe
+from di4c_plugin.checkpoints.schemes import has_scheme, load_scheme
+from di4c_plugin.checkpoints.weights import Weights, fingerprint, read_weights
 from di4c_plugin.errors import UserError
+from di4c_plugin.networks.dit import DiTConfig
 from di4c_plugin.programs.text.module import Plan
 from di4c_plugin.programs.text.sampling import SamplerSettings, sampler_settings
 from di4c_plugin.programs.text.settings import distillation
@@ -17,11 +20,11 @@ def training_plan(config: Mapping[str, Any], fallback: str | None) -> Plan:
     """Return the plan of a distillation; `fallback` is the teacher if the user names none.
 
     Raises:
-        UserError: as `distillation`, `sampler_settings` and `read_weights`.
+        UserError: as `distillation`, `sampler_settings` and `teacher_weights`.
     """
     sampler = sampler_settings(config.get("sampler"))
     distilled = distillation(config, fallback=fallback)
-    weights = read_weights(distilled.teacher, ema=distilled.teacher_ema)
+    weights = teacher_weights(distilled.teacher, ema=distilled.teacher_ema)
     return Plan(sampler, distilled, weights, hybrid_weights(sampler))
 
 
@@ -39,4 +42,21 @@ def evaluation_plan(config: Mapping[str, Any], checkpoint: str | None, *, ema: b
 
 def hybrid_weights(sampler: SamplerSettings) -> Weights | None:
     """Return the weights of the hybrid sampler's teacher, or None."""
-    return None if sampler.teacher is None else read_weights(sampler.teacher)
+    return None if sampler.teacher is None else teacher_weights(sampler.teacher)
+
+
+def teacher_weights(source: str, *, ema: bool = True) -> Weights:
+    """Return the weights of whatever `load_teacher` takes, where its network is a DiT.
+
+    Raises:
+        UserError: for other networks, and as `load_scheme` and `read_weights`.
+    """
+    if not has_scheme(source):
+        return read_weights(source, ema=ema)
+    model = load_scheme(source, ema=ema)
+    if not isinstance(model.network, DiTConfig):
+        raise UserError(f"{source} is a {model.network.kind}: this program's teachers are DiTs")
+    tensors, notes = bare_names(model), describe(model)
+    return Weights(
+        tensors, model.latent, {}, model.process.config, source, fingerprint(tensors), notes
+    )

@@ -42,7 +42,7 @@ def cfg(root: Root, tmp_path: Path) -> Any:
         for p in teacher.parameters():
             p.add_(0.01)
     torch.save({"model": teacher.state_dict(), "n_iter": 3}, tmp_path / "teacher.pt")
-    options = {"latents": 2, "states": 3, "min_time": 0.05}
+    options = {"latents": 2, "states": 3, "min_time": 0.05, "delta": 0.05, "delta_share": None}
     return SimpleNamespace(
         loss=SimpleNamespace(
             name="Di4C", teacher=str(tmp_path / "teacher.pt"), min_time=0.01, options=options
