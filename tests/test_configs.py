@@ -1,10 +1,10 @@
 """Every shipped config is composed, and what it describes is made.
 
-Experiments: tests/test_experiments.py.
+Experiments: tests/test_experiments.py. Recipes, and that files and classes have the same defaults:
+tests/test_one_owner.py.
 """
 
 import inspect
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,15 @@ from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
 from di4c_plugin.hosts import Host
-from di4c_plugin.plugins import lookup, make
+from di4c_plugin.plugins import make
 from di4c_plugin.programs.callback import as_chosen
 from di4c_plugin.programs.callback import plain as plain_config
 from di4c_plugin.programs.text.sampling import sampler_settings
 from di4c_plugin.programs.text.settings import distillation
-from di4c_plugin.training import TrainingConfig, make_algorithm
+from di4c_plugin.training import make_algorithm
 from di4c_plugin.training.compose import compose_config, compose_run, training_config
 
-GROUPS = ("algo", "algo_host", "experiment", "host", "latent", "process", "sampler", "training")
+GROUPS = ("algo", "experiment", "host", "latent", "process", "sampler", "training")
 HOSTS = [host.name for host in detect.HYDRA_HOSTS]
 # github.com/sony/di4c, sdtt/: what the released students of OpenWebText were trained with.
 RELEASED: dict[str, Any] = {
@@ -46,11 +46,6 @@ RELEASED: dict[str, Any] = {
 
 def options(group: str) -> list[str]:
     return sorted(path.stem for path in (configs_dir() / group).glob("*.yaml"))
-
-
-def plain(values: dict[str, Any]) -> dict[str, Any]:
-    """The attributes of an algorithm, ranges as tuples."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "process"}
 
 
 def teacher(config: dict[str, Any]) -> Model:
@@ -81,7 +76,13 @@ def test_every_config_is_tested_here() -> None:
     grouped = {Path(group, f"{name}.yaml") for group in GROUPS for name in options(group)}
     hosts = {Path("hosts", h, g, "default.yaml") for h in HOSTS for g in ("di4c_host", "hydra/env")}
     others = {Path("train.yaml"), Path("train_teacher.yaml"), Path("di4c_text/default.yaml")}
-    assert found == grouped | hosts | others
+    recipes = {  # tests/test_one_owner.py
+        Path("recipe", host, f"{algo}.yaml")
+        for host in options("host")
+        for algo in options("algo")
+        if algo == "di4c"
+    }
+    assert found == grouped | hosts | others | recipes
 
 
 @pytest.mark.parametrize("name", options("algo"))
@@ -128,23 +129,6 @@ def test_every_sampler_in_every_host(host: str, name: str, tmp_path: Path) -> No
             sampler_settings(config["sampler"] | {"teacher": None})
 
 
-@pytest.mark.parametrize("name", options("sampler"))
-def test_the_default_options_of_a_sampler_are_its_own(name: str, tmp_path: Path) -> None:
-    config = in_host(tmp_path, HOSTS[0], f"sampler={name}")["sampler"]
-    taken = inspect.signature(lookup("sampler", name)).parameters
-    hosts_own = {"name", "steps", "prefix", "known", "teacher", "teacher_steps"}
-    for key in config.keys() - hosts_own:
-        assert config[key] == taken[key].default
-
-
-def test_the_default_di4c_of_the_builtin_host_is_that_of_the_class() -> None:
-    config = compose_config("train", ["algo=di4c"])["algo"]
-    process = teacher(compose_config("train_teacher", [])).process
-    one, other = make_algorithm(config, process), Di4C(process)
-    assert config.keys() - {"name"} == inspect.signature(Di4C).parameters.keys() - {"process"}
-    assert plain(vars(one)) == plain(vars(other))
-
-
 @pytest.mark.parametrize("name", options("host"))
 def test_host(name: str) -> None:
     config = compose_config("train", [f"host={name}"])["host"]
@@ -188,9 +172,3 @@ def test_process(name: str) -> None:
 def test_training(name: str) -> None:
     training = compose_run("train", [f"training={name}", "out=x"]).training
     assert training == training_config(compose_config("train", [f"training={name}"])["training"])
-
-
-def test_the_default_training_is_that_of_the_class() -> None:
-    config = compose_config("train", [])["training"]
-    assert training_config(config) == TrainingConfig()
-    assert config.keys() == asdict(TrainingConfig()).keys()

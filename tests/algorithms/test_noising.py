@@ -103,7 +103,8 @@ def test_di4c_spends_the_share_of_its_examples_below_delta() -> None:
 
 
 def test_di4c_draws_times_uniformly_without_a_share() -> None:
-    assert (times(delta=0.2, delta_share=None) < 0.2).double().mean() == pytest.approx(0.2, abs=0.02)
+    t = times(delta=0.2, delta_share=None)
+    assert (t < 0.2).double().mean() == pytest.approx(0.2, abs=0.02)
 
 
 @pytest.mark.parametrize(

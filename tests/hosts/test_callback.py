@@ -106,6 +106,7 @@ def test_an_interpolation_that_leads_nowhere_is_one_line() -> None:
 def test_relative_paths_are_those_of_the_folder_where_the_command_was_typed(tmp_path: Path) -> None:
     """The hosts have changed into their output folder by then."""
     (tmp_path / "teacher.ckpt").touch()
+    (tmp_path / "digits").touch()
     config = {
         "teacher": "teacher.ckpt",
         "sampler": {"teacher": "owner/name@main", "known": None},
@@ -115,3 +116,9 @@ def test_relative_paths_are_those_of_the_folder_where_the_command_was_typed(tmp_
     }
     want = copy.deepcopy(config) | {"teacher": str(tmp_path / "teacher.ckpt")}
     assert callback.as_typed(config, tmp_path) == want
+    for typed, meant in (
+        ("file:teacher.ckpt", f"file:{tmp_path / 'teacher.ckpt'}"),
+        ("file:elsewhere.ckpt", "file:elsewhere.ckpt"),
+        ("builtin:digits", "builtin:digits"),
+    ):
+        assert callback.as_typed({"teacher": typed}, tmp_path) == {"teacher": meant}

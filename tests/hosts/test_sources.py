@@ -9,6 +9,9 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.hosts import load_source
 from di4c_plugin.hosts.builtin import BuiltinHost
 from di4c_plugin.networks.latent import TokenLatent, find_latent
+from tests.hosts.dit_files import CONFIGS, in_module, state
+
+LOOKUP = "di4c_plugin.checkpoints.schemes.lookup"
 
 
 @pytest.fixture
@@ -43,9 +46,47 @@ def test_the_rest_goes_to_the_source_of_that_name(
         return model
 
     sources = {("teacher source", "hub"): hub}
-    monkeypatch.setattr("di4c_plugin.networks.latent.making.lookup", lambda *key: sources[key])
+    monkeypatch.setattr(LOOKUP, lambda *key: sources[key])
     assert load_source("hub:owner/name:tag") is model
     assert asked == ["owner/name:tag"]
+
+
+@pytest.mark.parametrize("ema", [True, False])
+def test_a_source_is_told_whether_to_take_averages(
+    ema: bool, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+
+    def hub(rest: str, *, ema: bool) -> Model:
+        told.append(ema)
+        return model
+
+    def loose(rest: str, **options: bool) -> Model:
+        return hub(rest, **options)
+
+    for source in (hub, loose):
+        monkeypatch.setattr(
+            "di4c_plugin.checkpoints.schemes.lookup", lambda *key, source=source: source
+        )
+        assert load_source("hub:x", ema=ema) is model
+    assert told == [ema, ema]
+
+
+def test_a_source_without_averages_refuses_to_leave_them_out() -> None:
+    with pytest.raises(UserError, match="^builtin:digits: source 'builtin' has one set of weights"):
+        load_source("builtin:digits", ema=False)
+
+
+def test_the_source_of_files_leaves_the_averages_out(tmp_path: Path) -> None:
+    path, weights = tmp_path / "last.ckpt", state()
+    content = {"state_dict": in_module(weights), "hyper_parameters": {"config": CONFIGS["mdlm"]}}
+    content["ema"] = {"shadow_params": [2 * value for value in weights.values()]}
+    torch.save(content, path)
+    for ema in (True, False):
+        network = load_source(f"file:{path}", ema=ema).denoiser.network
+        factor = 2 if ema else 1
+        for name, value in weights.items():
+            assert torch.equal(network.state_dict()[name], factor * value)
 
 
 @pytest.mark.parametrize(

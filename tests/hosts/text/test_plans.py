@@ -4,8 +4,10 @@ from typing import Any
 import pytest
 import torch
 
+from di4c_plugin.checkpoints.model import new_model, student_of
 from di4c_plugin.errors import UserError
 from di4c_plugin.programs.text.plans import evaluation_plan, training_plan
+from tests.algorithms import tiny
 from tests.networks.backbone import state
 
 ALGO: dict[str, Any] = {"algo": {"name": "di4c"}}
@@ -60,6 +62,32 @@ def test_what_is_missing_is_one_line(tmp_path: Path) -> None:
         evaluation_plan({"sampler": sampler}, write(tmp_path / "m.ckpt"), ema=True)
     with pytest.raises(UserError, match="^algo=di4c distils a teacher: add teacher="):
         training_plan(ALGO, None)
+
+
+def test_teacher_sources_of_plugins_are_teachers_here_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    torch.manual_seed(0)
+    student = student_of(new_model(tiny.DIT, tiny.masked()), {"name": "token"})
+    student.save(path)
+    monkeypatch.setattr("di4c_plugin.checkpoints.schemes.lookup", lambda *key: lambda rest: student)
+    read = training_plan(ALGO | {"teacher": str(path)}, None).weights
+    for source in ("mine:x", f"file:{path}"):
+        plan = training_plan(
+            ALGO | {"teacher": source, "sampler": HYBRID | {"teacher": source}}, None
+        )
+        assert plan.weights.fingerprint == read.fingerprint
+        assert plan.weights.tensors.keys() == read.tensors.keys()
+        assert (plan.weights.process, plan.weights.latent) == (read.process, read.latent)
+        assert plan.weights.notes == read.notes
+        assert plan.hybrid is not None
+        assert plan.hybrid.origin == source
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="^builtin:digits is a transformer: this program's teacher"):
+        training_plan(ALGO | {"teacher": "builtin:digits"}, None)
+    with pytest.raises(UserError, match="^unknown teacher source 'x'"):
+        training_plan(ALGO | {"teacher": "x:y"}, None)
 
 
 def test_a_misspelt_sampler_is_told_before_weights_are_read() -> None:
