@@ -1,7 +1,4 @@
-"""What we tell about a host's run, on stderr. Standard library only.
-
-Tests: tests/hosts/test_announce.py.
-"""
+"""What we tell about a host's run, on stderr. Standard library only."""
 
 import functools
 import os

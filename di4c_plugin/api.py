@@ -1,7 +1,4 @@
-"""The Python API: load a teacher, distil it, load a student, sample from either.
-
-Tests: tests/test_api.py; the README's examples are run there too.
-"""
+"""The Python API: load a teacher, distil it, load a student, sample from either."""
 
 import inspect
 from collections.abc import Callable, Mapping

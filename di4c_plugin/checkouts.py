@@ -3,7 +3,6 @@
 This runs in every Hydra app on the machine (the search-path plugin asks it) and before torch, so it
 only looks at file names. A host is known by files that only it has, never by its folder's name; and
 that it is the one we test with, where nobody but the folder itself says so, by all of its code.
-Tests: tests/hosts/test_detect.py.
 """
 
 import hashlib

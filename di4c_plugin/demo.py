@@ -1,6 +1,6 @@
 """The demo: distil the built-in teacher, measure teacher, student and hybrid, leave a report.
 
-Printing is the command line's (`di4c_plugin/cli/demo.py`). Tests: tests/test_demo.py.
+Printing is the command line's (`di4c_plugin/cli/demo.py`).
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Foreign files of YAML and JSON as plain values: nothing in them is resolved, expanded or made.
 
-Whatever is wrong with a file is one line that names it. Tests: tests/test_plain_files.py.
+Whatever is wrong with a file is one line that names it.
 """
 
 import json

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from di4c_plugin.checkouts import host_named
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -72,3 +74,20 @@ def mutual(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The example plugin's method of two trained networks."""
     monkeypatch.syspath_prepend(repository / "tests" / "example_plugin")
     return importlib.import_module("di4c_example.mutual").Mutual
+
+
+@pytest.fixture
+def make_host(tmp_path: Path) -> Callable[[str], Path]:
+    """Make an empty checkout that bears a host's marks; Hydra can compose its config, if any."""
+
+    def make(name: str) -> Path:
+        host, root = host_named(name), tmp_path / name
+        config = f"{host.configs}/config.yaml" if host.configs else host.script
+        for path in (*host.marks, *host.others, config):
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).touch()
+        if host.configs:
+            (root / config).write_text("seed: 1\n")
+        return root
+
+    return make

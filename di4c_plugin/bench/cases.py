@@ -1,7 +1,6 @@
 """What is measured: one frozen record for each case, checked, and all cases of a sweep.
 
 Imports nothing heavy: the command line takes its defaults from here.
-Tests: tests/bench/test_cases.py.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,7 +2,7 @@
 
 The job: {"kind": "loss", "case": {…}, "reference": path or null, "write": bool}. The result: what
 the measurement returns, or {"error": …} for a mistake of the user, or {"out_of_memory": …}.
-Started by `di4c_plugin.bench.sweep`. Tests: tests/bench/test_child.py.
+Started by `di4c_plugin.bench.sweep`.
 """
 
 import contextlib

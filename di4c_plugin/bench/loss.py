@@ -1,7 +1,4 @@
-"""The Di4C loss of one sequence, from random hidden states and a head to their gradients.
-
-Tests: tests/bench/test_loss.py.
-"""
+"""The Di4C loss of one sequence, from random hidden states and a head to their gradients."""
 
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,4 @@
-"""On what, and with which versions, something was measured.
-
-Tests: tests/bench/test_machine.py.
-"""
+"""On what, and with which versions, something was measured."""
 
 import os
 import platform

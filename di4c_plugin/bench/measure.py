@@ -1,7 +1,7 @@
 """Peak memory and time of a function, on the CPU and on CUDA.
 
 Peak memory on the CPU is that of the whole process, so that it tells the truth also of memory that
-torch does not count; a case therefore has a process of its own. Tests: tests/bench/test_measure.py.
+torch does not count; a case therefore has a process of its own.
 """
 
 import contextlib

@@ -1,7 +1,4 @@
-"""A teacher and a student of our DiT, as large as a case says, with random weights.
-
-Tests: tests/bench/test_networks.py.
-"""
+"""A teacher and a student of our DiT, as large as a case says, with random weights."""
 
 from contextlib import AbstractContextManager
 from typing import Any

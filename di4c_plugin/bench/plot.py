@@ -1,4 +1,4 @@
-"""Peak memory against what is swept, as a PNG file. Tests: tests/bench/test_plot.py."""
+"""Peak memory against what is swept, as a PNG file."""
 
 from collections.abc import Sequence
 from pathlib import Path

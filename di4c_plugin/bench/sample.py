@@ -1,7 +1,4 @@
-"""What lambda costs at sampling: a call of the student beside a call of its teacher.
-
-Tests: tests/bench/test_sample.py.
-"""
+"""What lambda costs at sampling: a call of the student beside a call of its teacher."""
 
 import random
 from collections.abc import Callable

@@ -1,7 +1,4 @@
-"""Runs the cases of a sweep, each in its own process, and yields their results.
-
-Tests: tests/bench/test_sweep.py.
-"""
+"""Runs the cases of a sweep, each in its own process, and yields their results."""
 
 import json
 import os

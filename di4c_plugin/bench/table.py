@@ -1,7 +1,4 @@
-"""The results as lines of a table with fixed widths, so that each can be shown when it is there.
-
-Tests: tests/bench/test_table.py.
-"""
+"""The results as lines of a table with fixed widths, so that each can be shown when it is there."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields

@@ -1,7 +1,4 @@
-"""A model as a folder, ready for the hub: weights, config.json and a model card.
-
-Tests: tests/models/test_folder.py.
-"""
+"""A model as a folder, ready for the hub: weights, config.json and a model card."""
 
 import json
 import os

@@ -1,6 +1,6 @@
 """Files from the Hugging Face hub, with its errors in one line.
 
-`HF_ENDPOINT`, the cache and offline mode are huggingface_hub's own. Tests: tests/hosts/test_hub.py.
+`HF_ENDPOINT`, the cache and offline mode are huggingface_hub's own.
 """
 
 import re

@@ -1,6 +1,6 @@
 """A model: a denoiser and what rebuilds it; made anew, from a teacher, or from a model file.
 
-Names and shapes of weights must match exactly. Tests: tests/models/test_checkpoint.py.
+Names and shapes of weights must match exactly.
 """
 
 from collections.abc import Iterator, Mapping

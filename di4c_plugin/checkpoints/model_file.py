@@ -1,7 +1,7 @@
 """A model file: safetensors weights, and in their metadata the JSON that describes them.
 
 The one reader of safetensors. Nothing is unpickled, and a file replaces an older one only when
-complete. Tests: tests/models/test_checkpoint.py.
+complete.
 """
 
 import json

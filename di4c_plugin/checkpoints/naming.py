@@ -1,7 +1,4 @@
-"""What the hosts and their wrappers call the weights of a DiT, and in which order EMA keeps them.
-
-Tests: tests/hosts/test_naming.py.
-"""
+"""What hosts and their wrappers call the weights of a DiT, and the order in which EMA keeps them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

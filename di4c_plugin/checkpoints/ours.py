@@ -1,4 +1,4 @@
-"""Whether a file is a model file of ours, and of which kind. Tests: tests/hosts/test_sources.py."""
+"""Whether a file is a model file of ours, and of which kind."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where weights lie: a file, a snapshot folder, or the hub. Tests: tests/hosts/test_weights.py."""
+"""Where weights lie: a file, a snapshot folder, or the hub."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Weights of a DiT from whatever the user has: hub, Lightning checkpoint, safetensors, folder.
 
 Nothing of a pickle is executed (`pickles`), averages are mapped by name (`naming`), and names come
-out as the hosts' DIT has them. Tests: tests/hosts/test_weights.py.
+out as the hosts' DIT has them.
 """
 
 import hashlib

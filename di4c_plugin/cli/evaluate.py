@@ -1,7 +1,4 @@
-"""`di4c evaluate`: measures samples of a model against the host's data, over numbers of steps.
-
-Tests: tests/cli/test_evaluate.py, test_evaluate_pictures.py.
-"""
+"""`di4c evaluate`: measures samples of a model against the host's data, over numbers of steps."""
 
 import argparse
 from functools import partial

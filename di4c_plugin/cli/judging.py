@@ -1,7 +1,4 @@
-"""What `di4c evaluate` judges samples by: a function on tokens, or a metric of pictures.
-
-Tests: tests/cli/test_evaluate.py, test_evaluate_pictures.py.
-"""
+"""What `di4c evaluate` judges samples by: a function on tokens, or a metric of pictures."""
 
 import argparse
 from collections.abc import Callable

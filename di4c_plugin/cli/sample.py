@@ -1,7 +1,4 @@
-"""`di4c sample`: draws samples from a teacher or a student.
-
-Tests: tests/cli/test_sample.py, test_sample_pictures.py.
-"""
+"""`di4c sample`: draws samples from a teacher or a student."""
 
 import argparse
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""What `di4c sample` and `di4c evaluate` share: which model, which sampler, whose pictures.
-
-Tests: tests/cli/test_sample.py, test_evaluate.py.
-"""
+"""What `di4c sample` and `di4c evaluate` share: which model, which sampler, whose pictures."""
 
 import argparse
 import inspect

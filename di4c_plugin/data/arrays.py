@@ -1,7 +1,4 @@
-"""Arrays of whole numbers out of .npy and .npz files, and what they are kept as.
-
-Tests: tests/hosts/images/test_arrays.py.
-"""
+"""Arrays of whole numbers out of .npy and .npz files, and what they are kept as."""
 
 from collections.abc import Mapping
 from pathlib import Path

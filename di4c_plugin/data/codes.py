@@ -1,7 +1,4 @@
-"""Training data that are there already: codes for the MaskGITs, grey levels for tauLDR.
-
-Tests: tests/hosts/images/test_data.py.
-"""
+"""Training data that are there already: codes for the MaskGITs, grey levels for tauLDR."""
 
 from math import prod
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""Pictures to codes, once: the codes are kept in a file.
-
-Tests: tests/hosts/images/test_encoding.py.
-"""
+"""Pictures to codes, once: the codes are kept in a file."""
 
 import hashlib
 import os

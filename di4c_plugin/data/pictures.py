@@ -1,7 +1,4 @@
-"""Folders of pictures, class by sub-folder, read when they are needed.
-
-Tests: tests/hosts/images/test_pictures_in.py.
-"""
+"""Folders of pictures, class by sub-folder, read when they are needed."""
 
 import os
 from collections.abc import Callable, Iterator

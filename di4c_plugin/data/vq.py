@@ -1,7 +1,4 @@
-"""The VQ models of both MaskGITs, from the hosts' own classes: pictures to codes and back.
-
-Tests: tests/hosts/images/test_vq.py.
-"""
+"""The VQ models of both MaskGITs, from the hosts' own classes: pictures to codes and back."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path

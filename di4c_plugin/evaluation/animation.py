@@ -1,7 +1,4 @@
-"""An animation of how samples come about: their states after each step, the result held longer.
-
-Tests: tests/evaluation/test_animation.py.
-"""
+"""An animation of how samples come about: their states after each step, the result held longer."""
 
 from collections.abc import Sequence
 from pathlib import Path

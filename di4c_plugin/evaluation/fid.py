@@ -3,7 +3,7 @@
 FID (Heusel et al. 2017): the Fréchet distance of Inception's pooled features to those of the
 reference. IS (Salimans et al. 2016): exp of the mean KL of each picture's class distribution to
 that of all; higher is better. Features are torch-fidelity's, and so is the way in which pictures
-are shuffled and split for IS. Tests: tests/evaluation/test_fid.py.
+are shuffled and split for IS.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,4 @@
-"""A folder of pictures as the reference of a metric: any depth, any size, cut to one size.
-
-Tests: tests/evaluation/test_folder.py.
-"""
+"""A folder of pictures as the reference of a metric: any depth, any size, cut to one size."""
 
 from collections.abc import Iterator
 from functools import partial

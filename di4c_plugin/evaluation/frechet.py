@@ -3,7 +3,6 @@
 The distance of the two fitted Gaussians, |mu_1 - mu_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^{1/2})
 (Dowson & Landau 1982; on Inception features: FID, Heusel et al. 2017). Here the features
 are the tokens' values: grey levels of the digits, so that the unit is grey levels squared.
-Tests: tests/evaluation/test_frechet.py.
 """
 
 import torch

@@ -2,7 +2,7 @@
 
 torch-fidelity (the optional extra `fid`) has the network of the original FID converted to PyTorch,
 with its TensorFlow resizing to 299x299. It would unpickle a file of weights, whatever is in it;
-here the file is read as tensors only. Tests: tests/evaluation/test_inception.py.
+here the file is read as tensors only.
 """
 
 import hashlib

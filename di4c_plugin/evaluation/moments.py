@@ -1,7 +1,4 @@
-"""Mean and covariance of more vectors than fit into memory at once.
-
-Tests: tests/evaluation/test_moments.py.
-"""
+"""Mean and covariance of more vectors than fit into memory at once."""
 
 import torch
 from torch import Tensor

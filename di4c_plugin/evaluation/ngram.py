@@ -4,7 +4,6 @@ A judge that needs no download: interpolated Witten-Bell estimates (Witten & Bel
 Goodman 1999, section 2.4) counted on text that neither teacher nor student was trained on.
 Likely samples alone prove little, since a sampler that repeats itself is likely too: read the
 bits beside the entropy, which should stay near that of real text.
-Tests: tests/evaluation/test_ngram.py.
 """
 
 import math

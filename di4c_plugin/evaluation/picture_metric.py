@@ -2,7 +2,6 @@
 
 A plugin registers a subclass of `PictureMetric` under `di4c_metrics`. It is made once for a run of
 `di4c evaluate`, reads the reference then, and is called for each number of steps.
-Tests: tests/cli/test_evaluate_pictures.py.
 """
 
 from abc import ABC, abstractmethod

@@ -2,7 +2,6 @@
 
 matplotlib's object interface is used, so that no display is needed and no global state is touched;
 pictures that are bytes already are written by Pillow, pixel by pixel.
-Tests: tests/evaluation/test_pictures.py.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,4 @@
-"""The outcome of a sweep as plain values and as a table.
-
-Tests: tests/evaluation/test_report.py.
-"""
+"""The outcome of a sweep as plain values and as a table."""
 
 import json
 import resource

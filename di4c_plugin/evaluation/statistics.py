@@ -1,7 +1,7 @@
 """Mean and covariance of a reference's features, as a file that says what they are of.
 
 An .npz with `mu` (F,), `sigma` (F, F), as other tools have them, and `record`, a JSON text. There
-is no object in it that would have to be unpickled. Tests: tests/evaluation/test_statistics.py.
+is no object in it that would have to be unpickled.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""Quality and speed of a sampler at a number of steps.
-
-Tests: tests/evaluation/test_sweep.py.
-"""
+"""Quality and speed of a sampler at a number of steps."""
 
 import time
 from collections.abc import Callable

@@ -1,7 +1,4 @@
-"""Teacher and student of an image host: what its adapter gives, and what they do alike with it.
-
-Tests: tests/hosts/images/test_networks.py, and those of the hosts.
-"""
+"""Teacher and student of an image host: what its adapter gives, and what they do alike with it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """From weights to a model of our own DiT: sizes and process, read off whatever describes them.
 
 The hosts' configs, the config.json files on the hub, and our own notes say the same in different
-words. Tests: tests/hosts/test_rebuild.py.
+words.
 """
 
 from collections.abc import Mapping

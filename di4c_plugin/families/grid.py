@@ -2,7 +2,6 @@
 
 What MaskGIT and Halton-MaskGIT have in common: codes 0 ... K - 1, the mask K, which is a column of
 the logits as well and is never predicted here; a label or none; no time.
-Tests: tests/hosts/images/test_maskgit.py, test_halton.py.
 """
 
 from abc import abstractmethod

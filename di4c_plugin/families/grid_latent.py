@@ -3,7 +3,6 @@
 The injectors are those of `di4c_plugin.networks.latent`, a plugin's too; here is where their doors
 are in these two networks. Nothing of a host is edited or copied, and the weights of a student have
 the names of the released one (`latent_projection.0.weight`).
-Tests: tests/hosts/images/test_maskgit.py, test_halton.py.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 A sequence of D codes and registers; the class scales and shifts (adaLN) every normalised input.
 A latent by `token` is appended behind the registers; by `adaln` it scales and shifts what is
-normalised before the class does. It may enter late. Tests: tests/hosts/images/test_halton.py.
+normalised before the class does. It may enter late.
 """
 
 from collections.abc import Mapping

@@ -5,7 +5,7 @@ the modules of one checkout are kept apart from those of all others, and none of
 importable. In a host's own program, where its root is on the path, they are the program's modules.
 
 Whose code is run is the user's choice, or ours: no file names it, and a folder that merely lies
-where we look must hold what we test with. Tests: tests/hosts/images/test_importing.py.
+where we look must hold what we test with.
 """
 
 import importlib

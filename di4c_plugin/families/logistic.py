@@ -5,7 +5,6 @@ has the logit log(F(right edge) - F(left edge)), F(x) = sigmoid((x - mu) / scale
 1 / scale = exp(2 - s). What falls outside [-1, 1] is left out, so these are no log-probabilities
 yet. It is evaluated in the host's own order, rounding included: where F is almost 1, a bin's logit
 is known to a few per cent only (6e-8 of eps), and a better way would be another function.
-Tests: tests/hosts/images/test_logistic.py.
 """
 
 import torch

@@ -3,7 +3,6 @@
 A sequence of D codes and one class token; the last layer is the table of embeddings, with a bias of
 each position's own, so that there is no head in the sense of `HiddenDenoiser` (nor need: there are
 about a thousand codes). A latent by `token` is the official Di4C's layout: behind the class token.
-Tests: tests/hosts/images/test_maskgit.py.
 """
 
 from collections.abc import Mapping

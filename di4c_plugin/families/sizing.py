@@ -1,7 +1,4 @@
-"""What no weight tells of a transformer: the number of its attention heads.
-
-Tests: tests/hosts/images/test_maskgit.py, test_halton.py.
-"""
+"""What no weight tells of a transformer: the number of its attention heads."""
 
 from collections.abc import Mapping
 

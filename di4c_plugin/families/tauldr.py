@@ -4,7 +4,6 @@ The network is the U-Net alone: the host's model around it swaps weights in `eva
 rate matrices where `.to()` does not find them; here `logistic` makes logits of what the U-Net
 returns, and the process is `DiscretisedGaussian`, which follows its arguments' device. Use fp32, as
 the host does: bf16 cannot tell 256 levels apart, and the U-Net adds its input to its output.
-Tests: tests/hosts/images/test_tauldr.py.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""Weights and config out of tauLDR's runs: moving averages under the names of the U-Net.
-
-Tests: tests/hosts/images/test_tauldr_files.py.
-"""
+"""Weights and config out of tauLDR's runs: moving averages under the names of the U-Net."""
 
 from collections.abc import Mapping
 from dataclasses import replace

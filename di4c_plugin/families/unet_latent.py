@@ -8,7 +8,7 @@ pixels, two embeddings are formed,
 
 and each residual block adds dense1 silu(lemb) (down path) or dense1 silu(hlemb) (middle and up
 path) to its features, beside dense0 silu(temb). The embeddings need the time and the middle of the
-network, so that this is no `LatentInjector`. Tests: tests/hosts/images/test_tauldr.py.
+network, so that this is no `LatentInjector`.
 """
 
 from collections.abc import Mapping

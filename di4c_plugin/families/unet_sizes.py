@@ -1,7 +1,4 @@
-"""What the weights of tauLDR's U-Net tell of its layout.
-
-Tests: tests/hosts/images/test_tauldr.py.
-"""
+"""What the weights of tauLDR's U-Net tell of its layout."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

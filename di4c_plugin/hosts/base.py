@@ -1,7 +1,7 @@
 """What a host adapter gives: data, networks, and what to compare samples with.
 
 Hosts without a training program of their own are driven by `di4c train`; those with one get further
-methods where they live. Tests: tests/hosts/.
+methods where they live.
 """
 
 from abc import ABC, abstractmethod

@@ -1,7 +1,6 @@
 """The host that a model belongs to: for its pictures, and the data to compare samples with.
 
 A model's file is anybody's: no path, root or program is taken from it.
-Tests: tests/hosts/test_choose.py, tests/hosts/images/test_hostile_files.py.
 """
 
 import re

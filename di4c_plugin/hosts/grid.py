@@ -1,7 +1,4 @@
-"""MaskGIT-pytorch v1 and Halton-MaskGIT as hosts: codes, or pictures by way of the host's VQ model.
-
-Tests: tests/hosts/images/test_grid_host.py.
-"""
+"""MaskGIT-pytorch v1 and Halton-MaskGIT as hosts: codes, or pictures through the host's VQ model."""
 
 from collections.abc import Mapping
 from pathlib import Path

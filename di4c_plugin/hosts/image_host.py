@@ -1,7 +1,7 @@
 """What `di4c` does with an image host: teachers, students, data and pictures of it.
 
 The hosts have neither Hydra nor Lightning, so `di4c train host=…` trains their networks; teachers
-are trained by the hosts' own programs. Tests: tests/hosts/images/test_host.py.
+are trained by the hosts' own programs.
 """
 
 from abc import abstractmethod

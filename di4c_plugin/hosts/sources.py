@@ -1,7 +1,7 @@
 """Teacher sources: what a user may write behind `teacher=`, and the latents a model file may name.
 
 `scheme:rest` goes to the teacher source registered as `scheme`; anything else is a file, a folder
-or a hub id. Tests: tests/hosts/test_sources.py, test_hub.py.
+or a hub id.
 """
 
 from collections.abc import Mapping

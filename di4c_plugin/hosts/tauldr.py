@@ -1,7 +1,4 @@
-"""tauLDR as a host: pixels of pictures.
-
-Tests: tests/hosts/images/test_host.py, test_pictures_in.py.
-"""
+"""tauLDR as a host: pixels of pictures."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 Hydra calls it in the process of the job, before the host's `main` runs, also in the processes that
 Lightning starts. Each adapter (`mdlm`, `sdtt`, `duo`) then swaps the one class that its host looks
-up at call time. Tests: tests/hosts/test_callback.py.
+up at call time.
 """
 
 import importlib

@@ -1,7 +1,4 @@
-"""What `di4c doctor` finds: hosts, their commits, what they lack here.
-
-Tests: tests/hosts/test_checkup.py.
-"""
+"""What `di4c doctor` finds: hosts, their commits, what they lack here."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,8 +1,7 @@
 """Duo (Sahoo et al. 2025), https://github.com/s-sahoo/duo: classes of its module `algo`.
 
 `main.py` chooses among eight names of `algo.name`; ours goes by "distillation", whose own class is
-broken at the pinned commit. Names of the host stand in this module only. Tests:
-tests/hosts/test_duo.py, on a stand-in and on the host.
+broken at the pinned commit. Names of the host stand in this module only.
 """
 
 import copy

@@ -5,7 +5,7 @@ Python had started it. Only `__main__.__spec__` names this module: with it Light
 further processes of a run (lightning/fabric/strategies/launchers/subprocess_script.py), so that
 they come through here too; what they should run is told by an environment variable. Flags of ours
 among the arguments (`hosts.images.swap_flags`) are taken out, and put our sampler in. Standard
-library only at module level. Tests: tests/hosts/test_launch.py.
+library only at module level.
 """
 
 import os

@@ -1,7 +1,7 @@
 """MDLM (Sahoo et al. 2024), https://github.com/kuleshov-group/mdlm: `diffusion.Diffusion`.
 
 Its `main.py` looks the class up when a job starts, so one assignment lets ours in. Names of the
-host stand in this module only. Tests: tests/hosts/test_mdlm.py, on a stand-in and on the host.
+host stand in this module only.
 """
 
 import importlib

@@ -1,8 +1,7 @@
 """SDTT (Deschenaux & Gulcehre 2024), https://github.com/jdeschena/sdtt: `MultiRoundSDTT`.
 
 `sdtt.core.distill.MultiRoundSDTT` is looked up when a job starts; `parameterization.name` stays.
-Names of the host stand in this module only. Tests: tests/hosts/test_sdtt.py, on a stand-in and on
-the host.
+Names of the host stand in this module only.
 """
 
 import importlib

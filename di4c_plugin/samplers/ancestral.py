@@ -2,7 +2,7 @@
 
 For a teacher, the usual sampler of MDLM and D3PM. For a student, a draw from the mixture at every
 step: one lambda for each sample, then all positions independently (Di4C, "mixture" models), at one
-network call a step like the teacher. Tests: tests/samplers/test_ancestral.py.
+network call a step like the teacher.
 """
 
 import torch

@@ -1,7 +1,4 @@
-"""What samplers share: where lambda comes from, inference mode, the report of a step.
-
-Tests: tests/samplers/test_ancestral.py.
-"""
+"""What samplers share: where lambda comes from, inference mode, the report of a step."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

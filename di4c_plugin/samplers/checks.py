@@ -1,4 +1,4 @@
-"""What a caller asks for, against what model and machine can give. Tests: tests/test_api.py."""
+"""What a caller asks for, against what model and machine can give."""
 
 from typing import Any
 

@@ -1,7 +1,4 @@
-"""Given tokens as a caller writes them, checked, and cut into batches.
-
-Tests: tests/samplers/test_given.py.
-"""
+"""Given tokens as a caller writes them, checked, and cut into batches."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -2,7 +2,6 @@ r"""Classifier-free guidance: log p ~ (1 + w) log p(. | class) - w log p(. | no 
 
 Ho & Salimans 2022; as in MaskGIT and Di4C on ImageNet, at the same lambda in both branches. A
 denoiser's log-probabilities are its logits but for a constant, which drops out.
-Tests: tests/samplers/test_guidance.py.
 """
 
 import torch

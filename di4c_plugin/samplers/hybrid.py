@@ -2,7 +2,6 @@
 
 Early steps decide many positions at once, where correlations matter; late steps are nearly
 independent and the teacher is the better model of each position (Di4C on CIFAR-10).
-Tests: tests/samplers/test_hybrid.py.
 """
 
 import torch

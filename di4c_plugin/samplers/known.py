@@ -4,7 +4,6 @@ p(x_0 | x_0^known) is sampled by fixing the prediction at the known positions an
 network the clean tokens there, whatever the process would have done to them. For masked diffusion
 this is exact conditioning of the learnt model (the network is trained on partly revealed
 sequences); for uniform-state diffusion it is the usual replacement.
-Tests: tests/samplers/test_known.py.
 """
 
 import torch

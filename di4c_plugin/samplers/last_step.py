@@ -1,7 +1,7 @@
 """The last step to x_0: by the likeliest of several lambdas, or, from t_min > 0, by draw or argmax.
 
 tauLDR ends its grid at t_min = 0.01 and takes the argmax of p_{0|t_min} (Campbell et al. 2022);
-Di4C adds the choice among several lambdas. Tests: tests/samplers/test_last_step.py.
+Di4C adds the choice among several lambdas.
 """
 
 import torch

@@ -9,7 +9,6 @@ of n, with D positions and \gamma = 1 - \alpha, the masked share:
   increments  step i itself opens D \gamma(i/(n-1)) / sum, the first one: Maskgit-pytorch v1; the
               official Di4C's copy of it counts as "schedule"
 A step opens at least one token as long as there are masks; one step opens all.
-Tests: tests/samplers/test_maskgit.py.
 """
 
 import torch

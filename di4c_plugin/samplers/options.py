@@ -1,4 +1,4 @@
-"""Options of samplers, checked before anything is drawn. Tests: tests/samplers/test_options.py."""
+"""Options of samplers, checked before anything is drawn."""
 
 import inspect
 from collections.abc import Callable, Mapping

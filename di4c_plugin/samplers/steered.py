@@ -1,7 +1,4 @@
-"""Options that every step-by-step sampler shares: guidance, and how the last step is made.
-
-Tests: tests/samplers/test_steered.py.
-"""
+"""Options that every step-by-step sampler shares: guidance, and how the last step is made."""
 
 import functools
 import inspect

@@ -7,7 +7,7 @@ rates R_t is one with rates
 
 at each position. A leap holds them for a while, draws how often each jump happens (Poisson), adds
 all jumps up, and clamps the sum to the states there are. R_t + \hat R_t leaves q_t as it is: the
-corrector. Tests: tests/samplers/test_tau_leaping.py.
+corrector.
 """
 
 from typing import Protocol, runtime_checkable

@@ -1,4 +1,4 @@
-"""Makes the algorithm that a config describes. Tests: tests/training/test_build.py."""
+"""Makes the algorithm that a config describes."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -2,7 +2,7 @@
 
 Lightning's own `ModelCheckpoint` writes to the system's folder for temporary files and moves the
 result, which is not atomic when that is another disk; and it cannot finish an update before it
-saves on a signal. Tests: tests/training/test_interrupt.py, test_run.py.
+saves on a signal.
 """
 
 import contextlib

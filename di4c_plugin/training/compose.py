@@ -2,7 +2,6 @@
 
 Through `hydra.compose`, not `hydra.main`: Lightning starts the further processes of a distributed
 run with the command line of the first, which must mean the same to them.
-Tests: tests/test_configs.py.
 """
 
 import json

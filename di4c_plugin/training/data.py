@@ -1,7 +1,7 @@
 """An endless, shuffled, sharded stream of batches in which batch i is a function of i alone.
 
 A resumed run therefore goes on with exactly the batch that would have come next, in the middle of a
-pass over the data too, and no state needs saving. Tests: tests/training/test_data.py.
+pass over the data too, and no state needs saving.
 """
 
 import functools

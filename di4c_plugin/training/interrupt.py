@@ -1,7 +1,4 @@
-"""Stopping on Ctrl-C and SIGTERM where it does no harm: between two updates.
-
-Tests: tests/training/test_interrupt.py.
-"""
+"""Stopping on Ctrl-C and SIGTERM where it does no harm: between two updates."""
 
 import signal
 import threading

@@ -1,7 +1,4 @@
-"""Shows how a run gets on: a bar on a terminal, else a line now and then.
-
-Tests: tests/training/test_progress.py.
-"""
+"""Shows how a run gets on: a bar on a terminal, else a line now and then."""
 
 import time
 from collections.abc import Mapping

@@ -1,7 +1,6 @@
 """Random generators that are functions of what they are for, so that a resumed run repeats nothing.
 
 No generator state is carried from step to step: whoever knows seed, rank and step knows the draws.
-Tests: tests/training/test_rng.py.
 """
 
 from collections.abc import Iterator

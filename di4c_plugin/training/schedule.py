@@ -1,4 +1,4 @@
-"""The learning rate over a run. Tests: tests/training/test_schedule.py."""
+"""The learning rate over a run."""
 
 import math
 

@@ -1,7 +1,4 @@
-"""Running means of the loss terms, summed where they are made.
-
-Tests: tests/training/test_terms.py.
-"""
+"""Running means of the loss terms, summed where they are made."""
 
 from collections.abc import Callable, Mapping
 

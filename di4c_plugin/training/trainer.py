@@ -1,7 +1,4 @@
-"""Lightning's Trainer, set up for our runs and kept quiet.
-
-Tests: tests/training/test_run.py, test_ddp.py.
-"""
+"""Lightning's Trainer, set up for our runs and kept quiet."""
 
 import contextlib
 import logging

@@ -13,7 +13,6 @@ from di4c_plugin.programs.shims import packages
 from tests.hosts.real import Lab
 
 Launch = Callable[..., "subprocess.CompletedProcess[str]"]
-MakeHost = Callable[[str], Path]
 
 
 @pytest.fixture
@@ -30,23 +29,6 @@ def host_checkout(request: pytest.FixtureRequest, repository: Path) -> Path:
 def lab(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Lab:
     """Small runs of the real hosts, and what they share."""
     return Lab(tmp_path_factory.mktemp("lab"), repository)
-
-
-@pytest.fixture
-def make_host(tmp_path: Path) -> MakeHost:
-    """Make an empty checkout that bears a host's marks; Hydra can compose its config, if any."""
-
-    def make(name: str) -> Path:
-        host, root = host_named(name), tmp_path / name
-        config = f"{host.configs}/config.yaml" if host.configs else host.script
-        for path in (*host.marks, *host.others, config):
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).touch()
-        if host.configs:
-            (root / config).write_text("seed: 1\n")
-        return root
-
-    return make
 
 
 @pytest.fixture

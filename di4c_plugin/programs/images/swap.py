@@ -2,7 +2,7 @@
 
 The sampler's options are what the host asks of its own by its flags (steps, guidance, temperatures,
 schedule) as far as ours has them, and what the user says on top. The network is the one that the
-host has loaded, or a student of ours. Tests: tests/hosts/images/test_swap.py.
+host has loaded, or a student of ours.
 """
 
 import inspect

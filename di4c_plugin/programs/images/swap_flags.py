@@ -3,7 +3,6 @@
 They are taken out of the arguments before the program sees them: --sampler NAME, --student PATH and
 --sampler-option NAME=VALUE. Halton-MaskGIT has a --sampler of its own: the names that it knows stay
 its own, unless a student or options are given too.
-Tests: tests/hosts/images/test_swap_flags.py.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""Our samplers over codes, as MaskGIT and Halton-MaskGIT ask their own.
-
-Tests: tests/hosts/images/test_swap_maskgit.py, test_swap_halton.py.
-"""
+"""Our samplers over codes, as MaskGIT and Halton-MaskGIT ask their own."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext

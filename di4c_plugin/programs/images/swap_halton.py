@@ -7,7 +7,6 @@ The network is the trainer's, its average where it keeps one, or a student. Two 
 the host's: its HaltonSampler rounds down what is open after a step, ours to the nearest; and its
 ConfidenceSampler draws anew, in every step, what it has opened before, ours keeps it. Neither do we
 draw the mask, which the host's may, nor from the top k only.
-Tests: tests/hosts/images/test_swap_halton.py.
 """
 
 from abc import ABC, abstractmethod

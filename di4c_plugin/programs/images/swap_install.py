@@ -1,7 +1,6 @@
 """Puts our sampler, and for tauLDR our loss, into a host's program when its modules are imported.
 
 Nothing but the standard library is imported before the host itself is.
-Tests: tests/hosts/images/test_swap_install.py, tests/hosts/test_image_samplers.py.
 """
 
 from functools import cache

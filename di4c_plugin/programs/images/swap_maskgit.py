@@ -1,7 +1,4 @@
-"""Our sampler as `MaskGIT.sample` of Maskgit-pytorch v1: the host's signature and results.
-
-Tests: tests/hosts/images/test_swap_maskgit.py.
-"""
+"""Our sampler as `MaskGIT.sample` of Maskgit-pytorch v1: the host's signature and results."""
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial

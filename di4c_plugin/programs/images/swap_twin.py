@@ -2,7 +2,7 @@
 
 A twin's parameters are the host's tensors under the same names, whatever wraps the network there
 (DistributedDataParallel, torch.compile, an average). It costs no memory, follows the host's
-updates, and has training flags of its own. Tests: tests/hosts/images/test_swap_twin.py.
+updates, and has training flags of its own.
 """
 
 from collections.abc import Mapping

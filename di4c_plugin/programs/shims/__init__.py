@@ -1,7 +1,4 @@
-"""What lets an unmodified host run with current libraries, on any machine.
-
-Tests: tests/hosts/shims/.
-"""
+"""What lets an unmodified host run with current libraries, on any machine."""
 
 import sys
 from importlib.util import find_spec

@@ -1,7 +1,7 @@
 """Runs a function on a module as soon as somebody imports it. Standard library only.
 
 Remedies patch modules that are not loaded yet; importing them early would load torch before the
-host decides how. Tests: tests/hosts/shims/test_after_import.py.
+host decides how.
 """
 
 import sys

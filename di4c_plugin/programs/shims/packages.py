@@ -4,7 +4,6 @@ Some have a stand-in: they are hard to install (flash-attn is compiled for one G
 the host imports them for a part that few runs use. A stand-in is a real folder behind everything
 else on sys.path: it never shadows a real package that works, and the processes that multiprocessing
 starts find it too. The rest is one line that says what to install.
-Tests: tests/hosts/shims/test_packages.py.
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
 The hosts' output folder has the time in its name (`${now:%H%M%S}`). Lightning hands its folder to
 the processes that it starts; those of torchrun each look at the clock. Standard library only at
-module level. Tests: tests/hosts/shims/test_start_time.py.
+module level.
 """
 
 import os

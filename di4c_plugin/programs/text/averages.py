@@ -2,7 +2,6 @@
 
 The hosts' class keeps a list that it zips with `parameters()`: a list made for another network fits
 silently short. So it is made anew from the student, and its names go into the checkpoint.
-Tests: tests/hosts/text/test_averages.py.
 """
 
 import itertools

@@ -1,7 +1,7 @@
 """The order of training examples as a function of seed and position.
 
 The hosts' own samplers start anew, or from another seed, when a run of one process is resumed; this
-one goes on at the next example. Tests: tests/hosts/text/test_data.py.
+one goes on at the next example.
 """
 
 import warnings

@@ -1,7 +1,7 @@
 r"""A text host's backbone as a `Denoiser`: sigma in, logits out, SUBS around it.
 
 The hosts condition on the total noise sigma = -log \alpha_t, or on zeros where the model does not
-know the time (MDLM's `time_conditioning`). Tests: tests/hosts/text/test_denoiser.py.
+know the time (MDLM's `time_conditioning`).
 """
 
 from typing import Any

@@ -1,7 +1,4 @@
-"""A user's mistake inside a host's program ends it with one line, not with Hydra's traceback.
-
-Tests: tests/hosts/text/test_errors.py.
-"""
+"""A user's mistake inside a host's program ends it with one line, not with Hydra's traceback."""
 
 import functools
 import sys

@@ -1,7 +1,4 @@
-"""Sampling inside a host: its entry points call `draw` and `draw_strides`, which report.
-
-Tests: tests/hosts/text/test_generation.py.
-"""
+"""Sampling inside a host: its entry points call `draw` and `draw_strides`, which report."""
 
 import time
 from typing import Any

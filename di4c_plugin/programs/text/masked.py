@@ -1,7 +1,4 @@
-"""What MDLM and SDTT have in common: masked diffusion with a log-linear schedule.
-
-Tests: tests/hosts/test_adapters.py.
-"""
+"""What MDLM and SDTT have in common: masked diffusion with a log-linear schedule."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,4 @@
-"""Teacher and student on a host's own backbone class.
-
-Tests: tests/hosts/text/test_networks.py.
-"""
+"""Teacher and student on a host's own backbone class."""
 
 import copy
 from dataclasses import replace

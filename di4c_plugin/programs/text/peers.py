@@ -1,7 +1,4 @@
-"""When one process of a distributed run dies, the others end with a line that says so.
-
-Tests: tests/hosts/text/test_peers.py.
-"""
+"""When one process of a distributed run dies, the others end with a line that says so."""
 
 import ctypes
 import functools

@@ -1,7 +1,4 @@
-"""From a host's composed config to the plan of its run.
-
-Tests: tests/hosts/text/test_plans.py.
-"""
+"""From a host's composed config to the plan of its run."""
 
 from collections.abc import Mapping
 from typing import Any

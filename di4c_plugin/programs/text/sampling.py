@@ -1,7 +1,4 @@
-"""The `sampler` group of a host's config: which of our samplers draws, and with which options.
-
-Tests: tests/hosts/text/test_sampling.py.
-"""
+"""The `sampler` group of a host's config: which of our samplers draws, and with which options."""
 
 import json
 from collections.abc import Mapping

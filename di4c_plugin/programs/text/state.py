@@ -1,7 +1,7 @@
 """What a checkpoint of a student holds beside the host's own entries, under the key `di4c`.
 
 Plain values and tensors only: the file loads with `weights_only`, unlike the hosts' own, which hold
-their config and tokenizer as pickled objects. Tests: tests/hosts/text/test_state.py.
+their config and tokenizer as pickled objects.
 """
 
 from collections.abc import Mapping

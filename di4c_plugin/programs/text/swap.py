@@ -1,4 +1,4 @@
-"""Which class of a host ours derives from. Tests: tests/hosts/test_adapters.py."""
+"""Which class of a host ours derives from."""
 
 from types import ModuleType
 from typing import Any

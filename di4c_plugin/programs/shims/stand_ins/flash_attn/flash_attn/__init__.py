@@ -1,7 +1,6 @@
 """Stand-in for flash-attn where it is not installed: the functions that the hosts call, in torch.
 
 Same arguments, shapes and results as flash-attn 2; slower on a GPU, and it runs on a CPU.
-Tests: tests/hosts/shims/test_flash_attn.py.
 """
 
 from .flash_attn_interface import flash_attn_qkvpacked_func, flash_attn_varlen_qkvpacked_func
