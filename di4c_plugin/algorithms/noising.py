@@ -1,6 +1,4 @@
 """Random times and dropped labels, drawn alike by all algorithms.
-
-Tests: tests/algorithms/test_noising.py.
 """
 
 import torch

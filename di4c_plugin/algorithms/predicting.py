@@ -1,6 +1,4 @@
 """Predictions of teacher, student and target at the positions a loss is over.
-
-Tests: tests/algorithms/test_predicting.py.
 """
 
 from dataclasses import dataclass

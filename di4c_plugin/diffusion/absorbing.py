@@ -2,7 +2,6 @@ r"""Absorbing (masked) diffusion: a token is kept with probability \alpha_t, els
 
 MDLM (Sahoo et al. 2024), its forward process:
 q(x_t | x_0) = \alpha_t \delta_{x_0} + (1 - \alpha_t) \delta_mask.
-Tests: tests/diffusion/test_absorbing.py.
 """
 
 from dataclasses import asdict

@@ -9,7 +9,6 @@ t (as after `corrupt`, whose count is random), that surplus times \gamma_s / \ga
 1 - \alpha. This is m \gamma_s / \gamma_t to within one, and does not add up rounding over a run
 from t = 1. The official Di4C opens floor(D (1 - \gamma_s) - number of tokens already open) instead:
 none at all in 8 % of the examples, since that number is random.
-Tests: tests/diffusion/test_confidence.py.
 """
 
 from abc import abstractmethod

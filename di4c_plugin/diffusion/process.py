@@ -3,7 +3,6 @@ r"""The forward process q and its exact posteriors: the contract every process k
 Notation (as in Di4C, arXiv 2410.08709): x_0 is data, x_t its corruption at t in (0, 1], x_1
 is drawn from the prior; q factorises over the D positions. Data tokens are 0 ... S-1; a process may
 have further states (the mask). Times are per example, shape (B,), float64.
-Tests by enumeration: tests/diffusion/.
 """
 
 from abc import ABC, abstractmethod

@@ -1,7 +1,7 @@
 r"""Uniform-state diffusion: a token is kept with probability \alpha_t, else redrawn uniformly.
 
 Duo (Sahoo et al. 2025); D3PM (Austin et al. 2021), uniform transition matrices:
-q(x_t | x_0) = \alpha_t \delta_{x_0} + (1 - \alpha_t) / S. Tests: tests/diffusion/test_uniform.py.
+q(x_t | x_0) = \alpha_t \delta_{x_0} + (1 - \alpha_t) / S.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Activation checkpointing as losses use it. Tests: tests/losses/test_again.py."""
+"""Activation checkpointing as losses use it."""
 
 from collections.abc import Callable
 from typing import Any

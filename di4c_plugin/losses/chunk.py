@@ -1,6 +1,4 @@
 """One chunk of the losses of a large vocabulary: c positions, whose tokens are summed over at once.
-
-Tests: tests/losses/test_terms.py.
 """
 
 from dataclasses import dataclass

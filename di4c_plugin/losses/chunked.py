@@ -8,7 +8,7 @@ With L = log p (N, c, S) of a chunk, w_n = p_n / \sum_m p_m and upstream gradien
 so a chunk needs its logits once more and nothing else: between the passes only h, the targets and
 the drawn x_s are kept. Gradients of the head accumulate in place. The gradient could not be taken
 in the forward pass already: g_ell, a softmax over lambda of sums over all positions, is known only
-after every chunk. Tests: tests/losses/test_chunked.py.
+after every chunk.
 """
 
 from dataclasses import replace

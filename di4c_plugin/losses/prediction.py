@@ -2,7 +2,7 @@ r"""What a denoiser says of P positions, whole or still as hidden states and a h
 
 The P positions of a batch lie flat, of all examples one after the other; N lambda share them. A
 `Hidden` prediction forms log p (N, c, S) for c of them at a time, so that a loss over a vocabulary
-of S tokens never holds N x P x S numbers. Tests: tests/losses/test_prediction.py.
+of S tokens never holds N x P x S numbers.
 """
 
 from dataclasses import dataclass

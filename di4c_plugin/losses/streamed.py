@@ -4,7 +4,7 @@ The first pass, without gradients, leaves \ell and the running sum of p_n over l
 second, each lambda is predicted again, with gradients, now that the weights
 w_n = p_n / \sum_m p_m are known. Memory is that of one lambda, its network's activations included.
 The second pass is activation checkpointing's: dropout, autocast and distributed training are in its
-hands. Tests: tests/losses/test_streamed.py.
+hands.
 """
 
 import math

@@ -9,7 +9,6 @@ only \ell couples positions: sums over a position's S tokens can be taken chunk 
   naive        all positions at once, by autograd: the twin that the others are compared with
   checkpoint   c positions at a time, each chunk computed again in the backward pass
   chunked      the same with a backward pass by hand (`di4c_plugin.losses.chunked`)
-Tests: tests/losses/test_terms.py, test_chunked.py.
 """
 
 from collections.abc import Callable
