@@ -1,5 +1,4 @@
-"""Random times and dropped labels, drawn alike by all algorithms.
-"""
+"""Random times and dropped labels, drawn alike by all algorithms."""
 
 import torch
 from torch import Tensor

@@ -1,5 +1,4 @@
-"""Predictions of teacher, student and target at the positions a loss is over.
-"""
+"""Predictions of teacher, student and target at the positions a loss is over."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,5 +1,4 @@
-"""One chunk of the losses of a large vocabulary: c positions, whose tokens are summed over at once.
-"""
+"""One chunk of the losses of a large vocabulary: c positions, whose tokens are summed over at once."""
 
 from dataclasses import dataclass
 
