@@ -27,13 +27,13 @@ from di4c_plugin.algorithms.noising import (
     more_early,
 )
 from di4c_plugin.algorithms.paths import PATHS, Draws, Trio, choose_path, terms_by
-from di4c_plugin.algorithms.predicting import States
 from di4c_plugin.diffusion import Process
 from di4c_plugin.diffusion.categorical import host_uniform, uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.alpha import correlation_weight
 from di4c_plugin.networks.denoiser import NO_LABEL, Denoiser
 from di4c_plugin.networks.latent import draw_latents
+from di4c_plugin.networks.predict import States
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.losses.chunk import Targets, chunk_targets, chunk_terms, chunks
+from di4c_plugin.losses.chunk import Targets, chunk_targets, chunk_terms, chunks_for
 from di4c_plugin.losses.chunked import chunked
 from di4c_plugin.losses.mixture import log_mean_exp
-from di4c_plugin.losses.prediction import Prediction
+from di4c_plugin.losses.positions import DEFAULT_BYTES, by_chunks
+from di4c_plugin.networks.predictions import Prediction
 
 __all__ = ["IMPLEMENTATIONS", "PositionTerms", "Targets", "example_terms", "position_terms"]
-
-DEFAULT_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -116,15 +114,10 @@ def naive(student: Prediction, targets: Targets, max_bytes: int) -> list[Tensor]
 def checkpointed(student: Prediction, targets: Targets, max_bytes: int) -> list[Tensor]:
     """Chunk by chunk; each is computed again in the backward pass."""
 
-    def terms(part: slice) -> list[Tensor]:
-        of = chunk_targets(targets, part)
-        return chunk_terms(student.log_p(part), student.active(part), of)
+    def terms(part: slice, log_p: Tensor) -> list[Tensor]:
+        return chunk_terms(log_p, student.active(part), chunk_targets(targets, part))
 
-    parts = [
-        checkpoint(terms, part, use_reentrant=False, preserve_rng_state=False)
-        for part in chunks(student, targets, max_bytes)
-    ]
-    return [torch.cat(column, -1) for column in zip(*parts, strict=True)]
+    return by_chunks(terms, [student], chunks_for(student, targets, max_bytes))
 
 
 Path = Callable[[Prediction, Targets, int], list[Tensor]]

@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 from di4c_plugin.diffusion import Absorbing, Process, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.mixture import log_mean_exp
-from di4c_plugin.losses.prediction import Formed
 from di4c_plugin.losses.terms import PositionTerms, position_terms
+from di4c_plugin.networks.predictions import Formed
 from tests.losses.cases import TERMS, Case, error, tensors, with_gradients
 
 CHUNKS = [1, 2, 5]
