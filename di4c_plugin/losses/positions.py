@@ -109,44 +109,62 @@ class _Chunks(torch.autograd.Function):
             ]
             for p in ctx.predictions
         ]
-        trained = [any(s is not None for s in own) for own in sums]
         device = ctx.predictions[0].active(slice(0)).device.type
         with torch.autocast(device, enabled=False):
             for part in ctx.parts:
-                of_logits = _logit_gradients(ctx.function, ctx.predictions, trained, part, grads)
-                for p, own, gradient in zip(ctx.predictions, sums, of_logits, strict=True):
-                    if gradient is not None:
-                        p.add_gradients(gradient, part, own)
+                _add_gradients(ctx.function, ctx.predictions, part, grads, sums)
         return None, None, None, *(s for own in sums for s in own)
 
 
-def _logit_gradients(
+def _add_gradients(
     function: Function,
     predictions: Sequence[Prediction],
-    trained: list[bool],
     part: slice,
     grads: Sequence[Tensor | None],
-) -> list[Tensor | None]:
-    """Return the gradient in each prediction's logits, (N, c, S); None: there is none."""
-    logits, log_p = [], []
-    for prediction, is_trained in zip(predictions, trained, strict=True):
-        own = prediction.logits(part).detach().requires_grad_(is_trained)
-        with torch.set_grad_enabled(is_trained):
-            log_p.append(prediction.normalise(own, part))
-        logits.append(own if is_trained else None)
+    sums: Sequence[Sequence[Tensor | None]],
+) -> None:
+    """Add to the gradients of all leaves what the positions `part` give."""
+    start = torch.zeros((), requires_grad=True)
     with torch.enable_grad():
-        values = function(part, *log_p)
+        # No list of log p: what the graph needs of it is all that is to stay.
+        values = function(
+            part,
+            *(
+                p.normalise(_Logits.apply(start, p, part, own), part)  # type: ignore[no-untyped-call]
+                if any(s is not None for s in own)
+                else p.log_p(part).detach()
+                for p, own in zip(predictions, sums, strict=True)
+            ),
+        )
     pairs = [
         (value, grad[..., part])
         for value, grad in zip(values, grads, strict=True)
         if grad is not None and value.requires_grad
     ]
-    if not pairs:
-        return [None] * len(logits)
-    outputs, upstream = zip(*pairs, strict=True)
-    inputs = [own for own in logits if own is not None]
-    found = iter(torch.autograd.grad(outputs, inputs, upstream, allow_unused=True))
-    return [None if own is None else next(found) for own in logits]
+    if pairs:
+        outputs, upstream = zip(*pairs, strict=True)
+        torch.autograd.grad(outputs, [start], upstream, allow_unused=True)
+
+
+class _Logits(torch.autograd.Function):
+    """Logits whose gradient is added to those of the leaves at once, and not kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        start: Tensor,
+        prediction: Prediction,
+        part: slice,
+        sums: Sequence[Tensor | None],
+    ) -> Tensor:
+        ctx.prediction, ctx.part, ctx.sums = prediction, part, sums
+        return prediction.logits(part)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_logits: Tensor) -> tuple[None, ...]:
+        ctx.prediction.add_gradients(of_logits, ctx.part, ctx.sums)
+        return None, None, None, None
 
 
 class Filled:
