@@ -65,8 +65,8 @@ class _Chunked(torch.autograd.Function):
         with torch.no_grad(), torch.autocast(student.h.device.type, enabled=False):
             for part in ctx.parts:
                 of = chunk_targets(ctx.targets, part)
-                of_logits = logit_gradient(student, part, of, [g[..., part] for g in grads])
-                student.add_gradients(of_logits, part, sums)
+                upstream = [g[..., part] for g in grads]
+                student.add_gradients(logit_gradient(student, part, of, upstream), part, sums)
         return *sums, None, None, None
 
 

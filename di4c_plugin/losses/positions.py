@@ -12,6 +12,7 @@ is ever there. Gradients of hidden states and heads are added up in place, in th
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -130,7 +131,7 @@ def _add_gradients(
         values = function(
             part,
             *(
-                p.normalise(_Logits.apply(start, p, part, own), part)  # type: ignore[no-untyped-call]
+                p.log_p(part, partial(_Logits.apply, start, p, own))
                 if any(s is not None for s in own)
                 else p.log_p(part).detach()
                 for p, own in zip(predictions, sums, strict=True)
@@ -154,8 +155,8 @@ class _Logits(torch.autograd.Function):
         ctx: Any,
         start: Tensor,
         prediction: Prediction,
-        part: slice,
         sums: Sequence[Tensor | None],
+        part: slice,
     ) -> Tensor:
         ctx.prediction, ctx.part, ctx.sums = prediction, part, sums
         return prediction.logits(part)

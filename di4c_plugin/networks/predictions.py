@@ -6,7 +6,7 @@ of S tokens never holds N x P x S numbers.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from di4c_plugin.diffusion import Process
+
+Logits = Callable[[slice], Tensor]
 
 
 class Prediction(ABC):
@@ -39,12 +41,11 @@ class Prediction(ABC):
         """Return what log p at the positions `part` is made from, (N, c, S), fp32 or better."""
 
     @abstractmethod
-    def normalise(self, logits: Tensor, part: slice) -> Tensor:
-        """Return log p, (N, c, S), from `logits` at the same positions."""
+    def log_p(self, part: slice, logits: Logits | None = None) -> Tensor:
+        """Return log p at the positions `part`, shape (N, c, S), fp32 or better, normalised.
 
-    def log_p(self, part: slice) -> Tensor:
-        """Return log p at the positions `part`, shape (N, c, S), fp32 or better, normalised."""
-        return self.normalise(self.logits(part), part)
+        It is made from `logits(part)`, by default the prediction's own.
+        """
 
     @abstractmethod
     def active(self, part: slice) -> Tensor:
@@ -87,9 +88,9 @@ class Formed(Prediction):
         """See `Prediction.logits`: log p itself."""
         return self.values[:, part]
 
-    def normalise(self, logits: Tensor, part: slice) -> Tensor:
-        """See `Prediction.normalise`: nothing is to be done."""
-        return logits
+    def log_p(self, part: slice, logits: Logits | None = None) -> Tensor:
+        """See `Prediction.log_p`."""
+        return (logits or self.logits)(part)
 
     def active(self, part: slice) -> Tensor:
         """See `Prediction.active`."""
@@ -146,13 +147,19 @@ class Hidden(Prediction):
             rows = linear(h.to(self.weight.dtype).flatten(0, 1), self.weight, self._bias)
         return rows.view(*h.shape[:2], self.tokens)
 
-    def normalise(self, logits: Tensor, part: slice) -> Tensor:
-        """See `Prediction.normalise`."""
-        shape = logits.shape[:2]
+    def log_p(self, part: slice, logits: Logits | None = None) -> Tensor:
+        """See `Prediction.log_p`."""
+        shape = self.h[:, part].shape[:2]
         # Each position as an example of its own: a process looks at one position at a time.
         x, t = (v[..., part].expand(shape).reshape(-1) for v in (self.x, self.t))
-        rows, x = logits.flatten(0, 1).unsqueeze(1), x.unsqueeze(1)
-        log_p = torch.log_softmax(self.process.with_evidence(rows, x, t), -1)
+        x = x.unsqueeze(1)
+        # In one expression: logits that had a name would live on beside what is made of them.
+        log_p = torch.log_softmax(
+            self.process.with_evidence(
+                (logits or self.logits)(part).view(-1, 1, self.tokens), x, t
+            ),
+            -1,
+        )
         if self.revealed:
             log_p = self.process.carry_over(log_p, x)
         return log_p.view(*shape, self.tokens)

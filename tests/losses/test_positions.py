@@ -15,7 +15,7 @@ from di4c_plugin.diffusion import Absorbing, Process, Uniform
 from di4c_plugin.diffusion.categorical import inverse_cdf
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.positions import Function, position_sums
-from di4c_plugin.models.predictions import Formed, Hidden, Prediction
+from di4c_plugin.networks.predictions import Formed, Hidden, Prediction
 from tests.losses.cases import error, token_process
 from tests.losses.recorder import Recorder
 
