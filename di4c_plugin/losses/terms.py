@@ -1,4 +1,4 @@
-r"""The terms of Di4C from predictions of student, teacher and target, by one of three paths.
+r"""The terms of Di4C from predictions of student, teacher and target, in one of three ways.
 
 With \ell[n, j, p] = log p_n(x_j[p]) for the N lambda of the student, the marginals
 \bar p = mean_n p_n, and at each position p
@@ -7,7 +7,7 @@ With \ell[n, j, p] = log p_n(x_j[p]) for the N lambda of the student, the margin
   consis_marg  KL(mean_j p^target_j || \bar p),  x_s^j ~ p^target_j,
 only \ell couples positions: sums over a position's S tokens can be taken chunk by chunk.
   naive        all positions at once, by autograd: the twin that the others are compared with
-  checkpoint   c positions at a time, each chunk computed again in the backward pass
+  checkpoint   c positions at a time, computed again in the backward pass (`by_chunks`)
   chunked      the same with a backward pass by hand (`di4c_plugin.losses.chunked`)
 """
 
@@ -69,7 +69,7 @@ def position_terms(
         raise UserError(f"unknown loss {implementation!r}; there are {', '.join(IMPLEMENTATIONS)}")
     # Inside a host's bf16 autocast, products of log-probabilities would be bf16 too.
     with torch.autocast(targets.x_0.device.type, enabled=False):
-        return PositionTerms(*PATHS[implementation](student, targets, max_bytes))
+        return PositionTerms(*BY_NAME[implementation](student, targets, max_bytes))
 
 
 def example_terms(terms: PositionTerms, example: Tensor, count: int) -> dict[str, Tensor]:
@@ -120,6 +120,6 @@ def checkpointed(student: Prediction, targets: Targets, max_bytes: int) -> list[
     return by_chunks(terms, [student], chunks_for(student, targets, max_bytes))
 
 
-Path = Callable[[Prediction, Targets, int], list[Tensor]]
-PATHS: dict[str, Path] = {"naive": naive, "checkpoint": checkpointed, "chunked": chunked}
-IMPLEMENTATIONS = tuple(PATHS)
+Way = Callable[[Prediction, Targets, int], list[Tensor]]
+BY_NAME: dict[str, Way] = {"naive": naive, "checkpoint": checkpointed, "chunked": chunked}
+IMPLEMENTATIONS = tuple(BY_NAME)

@@ -1,7 +1,7 @@
 r"""The terms of Di4C for each example, by one of several ways to compute them.
 
   naive       whole tensors log p (N, B, D, S): any network, any process, small vocabularies
-  checkpoint  hidden states and heads at the active positions, chunk by chunk, by checkpointing
+  checkpoint  hidden states and heads at the active positions, chunk by chunk, by autograd
   chunked     the same with a backward pass by hand: the fastest where S is large
   two_pass    one lambda at a time, its network's activations included; chunked where there are
               hidden states
@@ -42,7 +42,7 @@ from di4c_plugin.networks.predict import (
 from di4c_plugin.networks.predictions import Formed, Prediction
 from di4c_plugin.samplers.base import inference
 
-PATHS = ("naive", "checkpoint", "chunked", "two_pass")
+LOSSES = ("naive", "checkpoint", "chunked", "two_pass")
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Draws:
         return States(x_u, self.u, self.student.cond, self.latent)
 
 
-def choose_path(loss: str, networks: Trio, process: Process) -> str:
-    """Return the path that `loss` asks for.
+def choose_loss(loss: str, networks: Trio, process: Process) -> str:
+    """Return which of `LOSSES` the option `loss` asks for.
 
     Raises:
         UserError: if it goes by chunks and a network has no hidden states, or a step of the process
@@ -109,16 +109,16 @@ def has_heads(networks: Trio) -> bool:
 
 
 def terms_by(
-    path: str, networks: Trio, draws: Draws, process: Process, max_bytes: int
+    loss: str, networks: Trio, draws: Draws, process: Process, max_bytes: int
 ) -> dict[str, Tensor]:
     """Return distil, data_corr, data_marg, and with `draws.u` consis_corr and consis_marg; (B,)."""
     active = process.active(draws.student.x[0])
-    heads = path != "naive" and has_heads(networks) and process.factorised
+    heads = loss != "naive" and has_heads(networks) and process.factorised
     positions = ActivePositions(active) if heads else AllPositions(active)
     work = Work(networks, draws, process, positions, heads, max_bytes)
-    if path == "two_pass" and not heads:
+    if loss == "two_pass" and not heads:
         return work.of_examples(work.one_by_one())
-    return work.together(path)
+    return work.together(loss)
 
 
 class Work:
@@ -158,18 +158,18 @@ class Work:
 
     # All lambda together
 
-    def together(self, path: str) -> dict[str, Tensor]:
+    def together(self, loss: str) -> dict[str, Tensor]:
         """Return the terms of predictions that hold all lambda."""
         targets, x_u = self._targets()
-        if path == "two_pass":
+        if loss == "two_pass":
             student: Prediction = predict_one_by_one(
                 self.student, self.draws.student, self.positions
             )
-            path = "chunked"
+            loss = "chunked"
         else:
             student = self.predict(self.student, self.draws.student)
         consistent = targets if self.draws.s is None else replace(targets, target=None)
-        terms = position_terms(student, consistent, implementation=path, max_bytes=self.max_bytes)
+        terms = position_terms(student, consistent, implementation=loss, max_bytes=self.max_bytes)
         found = self.of_examples(terms)
         return (
             found
@@ -200,7 +200,7 @@ class Work:
         n, (b, d) = len(x_u), x_u.shape[1:]
 
         def posterior(prediction: Prediction | None, x: Tensor, t: Tensor) -> Tensor:
-            assert isinstance(prediction, Formed), "steps that end at s > 0 take the naive path"
+            assert isinstance(prediction, Formed), "steps that end at s > 0 take loss=naive"
             rows = prediction.values.unflatten(1, (b, d)).flatten(0, 1)
             log_p = process.log_posterior(rows, x.flatten(0, 1), t.repeat(n), s.repeat(n))
             return log_p.unflatten(0, (n, b))
