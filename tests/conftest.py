@@ -15,6 +15,7 @@ import pytest
 from di4c_plugin.checkouts import host_named
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+MakeHost = Callable[[str], Path]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -77,7 +78,7 @@ def mutual(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def make_host(tmp_path: Path) -> Callable[[str], Path]:
+def make_host(tmp_path: Path) -> MakeHost:
     """Make an empty checkout that bears a host's marks; Hydra can compose its config, if any."""
 
     def make(name: str) -> Path:

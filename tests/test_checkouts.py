@@ -6,7 +6,7 @@ import pytest
 
 from di4c_plugin import checkouts as detect
 from di4c_plugin.checkouts import HOSTS, HYDRA_HOSTS, Found, KnownHost
-from tests.hosts.conftest import MakeHost
+from tests.conftest import MakeHost
 
 EVERY = pytest.mark.parametrize("host", HOSTS, ids=[host.name for host in HOSTS])
 

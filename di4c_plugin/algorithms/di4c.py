@@ -21,19 +21,19 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks, Role, Update
+from di4c_plugin.algorithms.di4c_terms import LOSSES, Draws, Trio, choose_loss, terms_by
 from di4c_plugin.algorithms.noising import (
     drop_labels,
     low_discrepancy_times,
     more_early,
 )
-from di4c_plugin.algorithms.paths import PATHS, Draws, Trio, choose_path, terms_by
-from di4c_plugin.algorithms.predicting import States
 from di4c_plugin.diffusion import Process
 from di4c_plugin.diffusion.categorical import host_uniform, uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.alpha import correlation_weight
 from di4c_plugin.networks.denoiser import NO_LABEL, Denoiser
 from di4c_plugin.networks.latent import draw_latents
+from di4c_plugin.networks.predict import States
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class Di4C(Algorithm):
         alpha: weight of `data_corr` over t: "sigmoid", "linear", "const".
         label_dropout: share of examples distilled without their class label.
         weights: overrides of `Weights`.
-        loss: how the terms are computed, see `di4c_plugin.algorithms.paths`; "auto": by chunks if
-            all networks hand out hidden states, else all at once.
+        loss: how the terms are computed, see `di4c_plugin.algorithms.di4c_terms`; "auto": by chunks
+            if all networks hand out hidden states, else all at once.
         loss_mb: budget of a chunk, in MiB.
         target: what stands for the student where gradients stop: "student" itself, or its moving
             "average".
@@ -138,8 +138,8 @@ class Di4C(Algorithm):
         self.weights = Weights(**(weights or {}))
         if not any(asdict(self.weights).values()):
             raise UserError("all weights are 0: there is nothing to learn")
-        if loss not in ("auto", *PATHS):
-            raise UserError(f"unknown loss {loss!r}; there are auto, {', '.join(PATHS)}")
+        if loss not in ("auto", *LOSSES):
+            raise UserError(f"unknown loss {loss!r}; there are auto, {', '.join(LOSSES)}")
         if partial and loss not in ("auto", "naive"):
             raise UserError(f"partial=true goes with loss=naive (or auto), not {loss}")
         if partial and not process.factorised:
@@ -166,9 +166,9 @@ class Di4C(Algorithm):
         student, teacher = networks["student"], networks["teacher"]
         trio = Trio(student, teacher, networks["student_average"] if self.averaged else student)
         noised = self._noise(batch, update.generator)
-        path = choose_path("naive" if self.partial else self.loss, trio, self.process)
+        loss = choose_loss("naive" if self.partial else self.loss, trio, self.process)
         draws = self._draws(trio, noised, update)
-        found = terms_by(path, trio, draws, self.process, self.max_bytes)
+        found = terms_by(loss, trio, draws, self.process, self.max_bytes)
         near = noised.t < self.delta
         alpha = correlation_weight(self.alpha, noised.t)
         scale = {"distil": near, "consis_corr": ~near, "consis_marg": ~near, "data_corr": alpha}

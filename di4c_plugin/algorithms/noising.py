@@ -1,7 +1,4 @@
-"""Random times and dropped labels, drawn alike by all algorithms.
-
-Tests: tests/algorithms/test_noising.py.
-"""
+"""Random times and dropped labels, drawn alike by all algorithms."""
 
 import torch
 from torch import Tensor

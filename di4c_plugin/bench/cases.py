@@ -101,7 +101,7 @@ class StepCase(NetworkCase):
     """A whole Di4C update.
 
     Attributes:
-        impl: see `di4c_plugin.algorithms.paths.PATHS`.
+        impl: see `di4c_plugin.algorithms.di4c_terms.LOSSES`.
         latents, budget_mb: as for `LossCase`.
     """
 

@@ -12,8 +12,8 @@ from di4c_plugin.bench.cases import LossCase
 from di4c_plugin.bench.measure import free_bytes, median_seconds, peak_bytes
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.diffusion.categorical import inverse_cdf
-from di4c_plugin.losses.prediction import Hidden
 from di4c_plugin.losses.terms import Targets, example_terms, position_terms
+from di4c_plugin.networks.predictions import Hidden
 
 # What the naive twin holds at its peak, in tensors of (N, P, S).
 NAIVE_TENSORS = 10

@@ -29,10 +29,10 @@ def check_implementations(cases: Sequence[Case]) -> None:
     Raises:
         UserError: listing those that exist.
     """
-    from di4c_plugin.algorithms.paths import PATHS
+    from di4c_plugin.algorithms.di4c_terms import LOSSES
     from di4c_plugin.losses.terms import IMPLEMENTATIONS
 
-    known = IMPLEMENTATIONS if kind_of(cases[0]) == "loss" else PATHS
+    known = IMPLEMENTATIONS if kind_of(cases[0]) == "loss" else LOSSES
     for name in {getattr(case, "impl", "naive") for case in cases}:
         if name not in known:
             raise UserError(f"unknown implementation {name!r}; there are {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""What hosts and their wrappers call the weights of a DiT, and the order in which EMA keeps them."""
+"""What hosts and their wrappers call the weights of a DiT, and the order in which EMA has them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -2,7 +2,6 @@ r"""Absorbing (masked) diffusion: a token is kept with probability \alpha_t, els
 
 MDLM (Sahoo et al. 2024), its forward process:
 q(x_t | x_0) = \alpha_t \delta_{x_0} + (1 - \alpha_t) \delta_mask.
-Tests: tests/diffusion/test_absorbing.py.
 """
 
 from dataclasses import asdict
@@ -11,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from di4c_plugin.diffusion.categorical import inverse_cdf, uniform
-from di4c_plugin.diffusion.process import LOG_ZERO, Process, per_position, safe_log, shared
+from di4c_plugin.diffusion.categorical import uniform
+from di4c_plugin.diffusion.process import LOG_ZERO, Process, per_position, safe_log
 from di4c_plugin.diffusion.schedule import SCHEDULES, LogLinear, Schedule
 from di4c_plugin.errors import UserError
 
@@ -83,12 +82,13 @@ class Absorbing(Process):
         return torch.where(self.active(x_t).unsqueeze(-1), opened, point_mass(x_t, opened))
 
     def step_by(self, noise: Tensor, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """See `Process.step_by`; whether a mask opens is drawn apart from the token: the same law.
+        """See `Process.step_by` and `Process.draw`, whose noise this is."""
+        return self.draw(noise, log_p_0, x_t, t, s)[1]
 
-        noise[0] decides whether, noise[1] the token.
-        """
-        opens = self.active(x_t) & (noise[0] < per_position(self.reveal_probability(t, s)))
-        return torch.where(opens, inverse_cdf(shared(log_p_0, noise[1]), noise[1]), x_t)
+    def bridge(self, noise: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """See `Process.bridge`: a mask opens, and then it is x_0, or it stays."""
+        opens = self.active(x_t) & (noise < per_position(self.reveal_probability(t, s)))
+        return torch.where(opens, x_0, x_t)
 
     def active(self, x_t: Tensor) -> Tensor:
         """See `Process.active`: the masked positions."""

@@ -2,7 +2,7 @@
 
 float32 Gumbel noise truncates the tail and lowers the entropy of samples (Zheng et al. 2024,
 "Masked Diffusion Models are Secretly Time-Agnostic Masked Models"); the inverse CDF in
-float64 is exact to 2^-53. Tests: tests/diffusion/test_categorical.py.
+float64 is exact to 2^-53.
 """
 
 import random

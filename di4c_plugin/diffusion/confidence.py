@@ -9,7 +9,6 @@ t (as after `corrupt`, whose count is random), that surplus times \gamma_s / \ga
 1 - \alpha. This is m \gamma_s / \gamma_t to within one, and does not add up rounding over a run
 from t = 1. The official Di4C opens floor(D (1 - \gamma_s) - number of tokens already open) instead:
 none at all in 8 % of the examples, since that number is random.
-Tests: tests/diffusion/test_confidence.py.
 """
 
 from abc import abstractmethod
@@ -67,10 +66,17 @@ class Ordered(Absorbing):
         """Return the temperature of the step from t to s, (B,), float64; 0 without one."""
         return torch.zeros_like(t, dtype=torch.float64)
 
-    def step_by(self, noise: Tensor, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """See `Process.step_by`: noise[0] decides the order, noise[1] the tokens."""
+    def draw(
+        self, noise: Tensor, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See `Process.draw`: noise[0] decides the order, noise[1] the tokens.
+
+        x_s is the ranked step's, not `bridge`'s: that is of q, which is masked diffusion's, where
+        positions open independently of each other.
+        """
+        x_0 = inverse_cdf(shared(log_p_0, noise[1]), noise[1])
         count = self.count(x_t, t, s)
-        return self.open_by(noise, log_p_0, x_t, count, self.temperature_at(t, s))
+        return x_0, self._opened(noise[0], log_p_0, x_0, x_t, count, self.temperature_at(t, s))
 
     def open_by(
         self, noise: Tensor, log_p_0: Tensor, x_t: Tensor, count: Tensor, temperature: Tensor
@@ -79,10 +85,22 @@ class Ordered(Absorbing):
 
         Other arguments and the result as for `step_by`.
         """
-        log_p = shared(log_p_0, noise[1])
-        token = inverse_cdf(log_p, noise[1])
+        token = inverse_cdf(shared(log_p_0, noise[1]), noise[1])
+        return self._opened(noise[0], log_p_0, token, x_t, count, temperature)
+
+    def _opened(
+        self,
+        noise: Tensor,
+        log_p_0: Tensor,
+        token: Tensor,
+        x_t: Tensor,
+        count: Tensor,
+        temperature: Tensor,
+    ) -> Tensor:
+        """Return x_t with `token` at the `count` masks that come first."""
+        log_p = shared(log_p_0, noise)
         own = log_p.expand(*token.shape, -1).gather(-1, token.unsqueeze(-1)).squeeze(-1)
-        score = self.score(noise[0], own.double(), temperature)
+        score = self.score(noise, own.double(), temperature)
         order = score.where(self.active(x_t), -torch.inf).argsort(
             dim=-1, descending=True, stable=True
         )

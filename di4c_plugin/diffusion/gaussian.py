@@ -4,7 +4,7 @@ Campbell et al. 2022 (arXiv 2205.14987), the rate of its CIFAR-10 model. With st
 base rates inwards (towards the middle, at most to the mirror image) are
 R_ij = exp(-(|i - j| - 1)^2 / rate_sigma^2), rates outwards follow from detailed balance with
 \pi_i ~ exp(-(i + 1 - S/2)^2 / (2 Q_sigma^2)), and R(t) = \beta(t) R with
-\int_0^t \beta = time_base (time_exponential^t - 1). Tests: tests/diffusion/test_gaussian.py.
+\int_0^t \beta = time_base (time_exponential^t - 1).
 """
 
 import math

@@ -2,7 +2,7 @@
 
 Besnier et al. 2025, "Halton Scheduler for Masked Generative Image Transformer" (arXiv 2503.17076):
 neighbouring tokens depend on each other most, so those that open together should be far apart.
-Counts are exact as in `di4c_plugin.diffusion.confidence`. Tests: tests/diffusion/test_halton.py.
+Counts are exact as in `di4c_plugin.diffusion.confidence`.
 """
 
 import math

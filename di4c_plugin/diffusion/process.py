@@ -3,7 +3,6 @@ r"""The forward process q and its exact posteriors: the contract every process k
 Notation (as in Di4C, arXiv 2410.08709): x_0 is data, x_t its corruption at t in (0, 1], x_1
 is drawn from the prior; q factorises over the D positions. Data tokens are 0 ... S-1; a process may
 have further states (the mask). Times are per example, shape (B,), float64.
-Tests by enumeration: tests/diffusion/.
 """
 
 from abc import ABC, abstractmethod
@@ -105,6 +104,37 @@ class Process(ABC):
         """
         return inverse_cdf(shared(self.log_posterior(log_p_0, x_t, t, s), noise[0]), noise[0])
 
+    @abstractmethod
+    def bridge(self, noise: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Draw x_s ~ q(x_s | x_t, x_0) for clean tokens x_0; shape ([n,] B, D), int64.
+
+        An x_0 that cannot lead to x_t gives x_t.
+
+        Args:
+            noise: U[0, 1) in float64, one for each position: ([n,] B, D).
+            x_0: tokens, (B, D) or of the shape of noise.
+            x_t: shape (B, D).
+            t: shape (B,), in (0, 1].
+            s: shape (B,), in [0, t).
+        """
+
+    def draw(
+        self, noise: Tensor, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Draw x_0 ~ p_{0|t} and x_s ~ q(x_s | x_t, x_0): a step and the x_0 it is made with.
+
+        By itself, x_s has the law of `step`. Both have shape ([n,] B, D).
+
+        Args:
+            noise: U[0, 1) in float64, (2, [n,] B, D); noise[1] decides x_0, noise[0] then x_s.
+            log_p_0: as for `log_posterior`.
+            x_t: shape (B, D).
+            t: shape (B,).
+            s: shape (B,).
+        """
+        x_0 = inverse_cdf(shared(log_p_0, noise[1]), noise[1])
+        return x_0, self.bridge(noise[0], x_0, x_t, t, s)
+
     def active(self, x_t: Tensor) -> Tensor:
         """Return where x_t still leaves x_0 open, bool of shape (B, D)."""
         return torch.ones_like(x_t, dtype=torch.bool)
@@ -145,6 +175,13 @@ class MatrixProcess(Process):
         weight = torch.where(possible, log_p_0.double().exp() / likelihood.where(possible, 1.0), 0)
         p_s = (weight @ q_s0) * columns(self.transition(s, t), x_t)
         return safe_log(p_s / p_s.sum(-1, keepdim=True)).to(log_p_0.dtype)
+
+    def bridge(self, noise: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """See `Process.bridge`; O(S) a position besides the matrices."""
+        example = torch.arange(len(s), device=s.device).unsqueeze(-1)
+        q_s0 = self.transition(torch.zeros_like(s), s)[example, x_0.expand(noise.shape)]
+        p_s = q_s0 * columns(self.transition(s, t), x_t)
+        return inverse_cdf(safe_log(p_s), noise).where(p_s.sum(-1) > 0, x_t)
 
 
 def shared(log_p: Tensor, noise: Tensor) -> Tensor:

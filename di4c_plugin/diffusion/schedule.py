@@ -1,7 +1,7 @@
 r"""Noise schedules \alpha_t, the probability that a position still carries its data token at t.
 
 Every schedule has \alpha_0 = 1 and, but for those with eps > 0, \alpha_1 = 0. Times run from 0
-(data) to 1 (prior) and are evaluated in float64. Tests: tests/diffusion/test_schedule.py.
+(data) to 1 (prior) and are evaluated in float64.
 """
 
 import math

@@ -1,7 +1,7 @@
 r"""Uniform-state diffusion: a token is kept with probability \alpha_t, else redrawn uniformly.
 
 Duo (Sahoo et al. 2025); D3PM (Austin et al. 2021), uniform transition matrices:
-q(x_t | x_0) = \alpha_t \delta_{x_0} + (1 - \alpha_t) / S. Tests: tests/diffusion/test_uniform.py.
+q(x_t | x_0) = \alpha_t \delta_{x_0} + (1 - \alpha_t) / S.
 """
 
 from typing import Any
@@ -77,6 +77,25 @@ class Uniform(Process):
         log_p_s = self._log_likelihood(x_t, survival(self.schedule, s, t), dtype) + mixed
         # Already normalised, but for an x_0 that alpha_t = 1 excludes and the prediction does not.
         return log_p_s.log_softmax(-1)
+
+    def bridge(self, noise: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        r"""See `Process.bridge`; x_s is x_t, x_0 or any token, without a tensor of (B, D, S).
+
+        With a = \alpha_t / \alpha_s and b = \alpha_s, q(x_s | x_t, x_0) is proportional to
+        (a 1[x_s = x_t] + (1 - a) / S) (b 1[x_s = x_0] + (1 - b) / S); its four products, times S,
+        are stacked in [0, total), where the noise falls on one of them.
+        """
+        a = per_position(survival(self.schedule, s, t))
+        b = per_position(self.schedule.alpha(s))
+        is_x_t = a * b * self.num_tokens * (x_t == x_0) + a * (1 - b)
+        known = is_x_t + (1 - a) * b
+        total = known + (1 - a) * (1 - b)
+        place = noise * total
+        # The rest of the interval is cut into S equal parts.
+        share = (place - known) / (total - known).where(total > known, 1)
+        other = (share * self.num_tokens).long().clamp(0, self.num_tokens - 1)
+        x_s = torch.where(place < known, x_0, other)
+        return x_s.where((place >= is_x_t) & (total > 0), x_t)
 
     def with_evidence(self, logits: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See `Process.with_evidence`."""

@@ -1,4 +1,4 @@
-"""MaskGIT-pytorch v1 and Halton-MaskGIT as hosts: codes, or pictures through the host's VQ model."""
+"""MaskGIT-pytorch v1 and Halton-MaskGIT as hosts: codes, or pictures by the host's VQ model."""
 
 from collections.abc import Mapping
 from pathlib import Path

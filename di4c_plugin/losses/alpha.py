@@ -1,7 +1,4 @@
-r"""The weight \alpha_t of the correlation term on data (Di4C, the schedules of its code).
-
-Tests: tests/losses/test_alpha.py.
-"""
+r"""The weight \alpha_t of the correlation term on data (Di4C, the schedules of its code)."""
 
 import torch
 from torch import Tensor

@@ -1,7 +1,4 @@
-"""One chunk of the losses of a large vocabulary: c positions, whose tokens are summed over at once.
-
-Tests: tests/losses/test_terms.py.
-"""
+"""One chunk of the terms of Di4C: c positions, whose tokens are summed over at once."""
 
 from dataclasses import dataclass
 
@@ -10,7 +7,8 @@ from torch import Tensor
 
 from di4c_plugin.diffusion.categorical import inverse_cdf
 from di4c_plugin.losses.mixture import log_mean_exp
-from di4c_plugin.losses.prediction import Prediction
+from di4c_plugin.losses.positions import chunks
+from di4c_plugin.networks.predictions import Prediction
 
 
 @dataclass(frozen=True)
@@ -43,17 +41,10 @@ class ChunkTargets:
     q_s: Tensor | None
 
 
-def chunks(student: Prediction, targets: Targets, max_bytes: int) -> list[slice]:
+def chunks_for(student: Prediction, targets: Targets, max_bytes: int) -> list[slice]:
     """Cut the P positions into parts whose tensors of (N, c, S) fit the budget, at least one."""
     most = max(p.count for p in (student, targets.teacher, targets.target) if p is not None)
-    return chunks_of(targets.x_0.shape[1], most, student.tokens, max_bytes)
-
-
-def chunks_of(positions: int, count: int, tokens: int, max_bytes: int) -> list[slice]:
-    """Cut P positions, at least into one part (of none, if P = 0)."""
-    # Of (N, c, S) three tensors in fp32 live at a time.
-    size = max(1, max_bytes // (12 * count * tokens))
-    return [slice(i, min(i + size, positions)) for i in range(0, max(positions, 1), size)]
+    return chunks(targets.x_0.shape[1], most, student.tokens, max_bytes)
 
 
 def chunk_targets(targets: Targets, part: slice) -> ChunkTargets:

@@ -8,7 +8,7 @@ With L = log p (N, c, S) of a chunk, w_n = p_n / \sum_m p_m and upstream gradien
 so a chunk needs its logits once more and nothing else: between the passes only h, the targets and
 the drawn x_s are kept. Gradients of the head accumulate in place. The gradient could not be taken
 in the forward pass already: g_ell, a softmax over lambda of sums over all positions, is known only
-after every chunk. Tests: tests/losses/test_chunked.py.
+after every chunk.
 """
 
 from dataclasses import replace
@@ -19,17 +19,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.losses.chunk import ChunkTargets, Targets, chunk_targets, chunk_terms, chunks
-from di4c_plugin.losses.prediction import Hidden, Prediction
+from di4c_plugin.losses.chunk import ChunkTargets, Targets, chunk_targets, chunk_terms, chunks_for
+from di4c_plugin.losses.positions import Filled
+from di4c_plugin.networks.predictions import Hidden, Prediction
 
 
 def chunked(student: Prediction, targets: Targets, max_bytes: int) -> list[Tensor]:
     """Return the fields of `PositionTerms`; raises UserError if the student is not `Hidden`."""
     if not isinstance(student, Hidden):
         raise UserError("loss=chunked needs a student with hidden states and a head")
-    parts = chunks(student, targets, max_bytes)
-    head = (student.h, student.weight, student.bias)
-    return list(_Chunked.apply(*head, student, targets, parts))  # type: ignore[no-untyped-call]
+    parts = chunks_for(student, targets, max_bytes)
+    return list(_Chunked.apply(*student.leaves, student, targets, parts))  # type: ignore[no-untyped-call]
 
 
 class _Chunked(torch.autograd.Function):
@@ -58,31 +58,16 @@ class _Chunked(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         student: Hidden = ctx.student
-        of_head = HeadGradients(student, ctx.needs_input_grad)
+        sums = [
+            torch.zeros_like(leaf) if needed and leaf is not None else None
+            for leaf, needed in zip(student.leaves, ctx.needs_input_grad, strict=False)
+        ]
         with torch.no_grad(), torch.autocast(student.h.device.type, enabled=False):
             for part in ctx.parts:
                 of = chunk_targets(ctx.targets, part)
-                of_head.add(part, logit_gradient(student, part, of, [g[..., part] for g in grads]))
-        return of_head.h, of_head.weight, of_head.bias, None, None, None
-
-
-class Filled:
-    """Tensors (..., P) that are filled part by part.
-
-    Were the parts kept and joined in the end, they would lie between the memory of freed chunks,
-    which could then not be used again as a whole.
-    """
-
-    def __init__(self, positions: int) -> None:
-        self.positions = positions
-        self.whole: list[Tensor] = []
-
-    def put(self, part: slice, values: list[Tensor]) -> None:
-        """Write values (..., c)."""
-        if not self.whole:
-            self.whole = [v.new_empty(*v.shape[:-1], self.positions) for v in values]
-        for whole, value in zip(self.whole, values, strict=True):
-            whole[..., part] = value
+                upstream = [g[..., part] for g in grads]
+                student.add_gradients(logit_gradient(student, part, of, upstream), part, sums)
+        return *sums, None, None, None
 
 
 def logit_gradient(student: Hidden, part: slice, of: ChunkTargets, grads: list[Tensor]) -> Tensor:
@@ -105,27 +90,3 @@ def logit_gradient(student: Hidden, part: slice, of: ChunkTargets, grads: list[T
 def scatter_add(a: Tensor, x: Tensor, g: Tensor) -> None:
     """Add g (N, J, c) to a (N, c, S) at the tokens x (J, c), in place."""
     a.scatter_add_(-1, x.T.expand(len(a), -1, -1), g.transpose(1, 2))
-
-
-class HeadGradients:
-    """Gradients of (h, weight, bias), as far as they are asked for, summed over chunks."""
-
-    def __init__(self, student: Hidden, needed: tuple[bool, ...]) -> None:
-        self.student = student
-        self.h, self.weight, self.bias = (
-            torch.zeros_like(value) if value is not None and need else None
-            for value, need in zip(
-                (student.h, student.weight, student.bias), needed[:3], strict=True
-            )
-        )
-
-    def add(self, part: slice, of_logits: Tensor) -> None:
-        """Add what the gradient of a chunk's logits, (N, c, S), gives."""
-        rows = of_logits.flatten(0, 1)
-        if self.h is not None:
-            self.h[:, part] = (of_logits @ self.student.weight).to(self.h.dtype)
-        if self.weight is not None:
-            h = self.student.h[:, part].to(rows.dtype).flatten(0, 1)
-            self.weight.addmm_(rows.T, h)
-        if self.bias is not None:
-            self.bias += rows.sum(0)

@@ -3,7 +3,6 @@ r"""Log-probabilities of a mixture of product models, estimated with N latents.
 p^theta(x | x_t) = E_lambda[\prod_d p^d(x^d | x_t; lambda)] (Di4C, arXiv 2410.08709, "mixture"
 models); with lambda_1 ... lambda_N its Monte Carlo estimate is a log-mean-exp. Shapes: log_p is
 (N, B, D, S), targets x are (J, B, D): J joint samples for each x_t. Sums run in fp32 or better.
-Tests by enumeration: tests/losses/test_mixture.py.
 """
 
 import math

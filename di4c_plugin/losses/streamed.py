@@ -4,7 +4,7 @@ The first pass, without gradients, leaves \ell and the running sum of p_n over l
 second, each lambda is predicted again, with gradients, now that the weights
 w_n = p_n / \sum_m p_m are known. Memory is that of one lambda, its network's activations included.
 The second pass is activation checkpointing's: dropout, autocast and distributed training are in its
-hands. Tests: tests/losses/test_streamed.py.
+hands.
 """
 
 import math
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from di4c_plugin.losses.again import again
 from di4c_plugin.losses.chunk import ChunkTargets, kl, pick
+from di4c_plugin.networks.recompute import recomputed
 
 Predict = Callable[[], Tensor]
 
@@ -31,7 +31,7 @@ def streamed(students: Iterable[Predict], active: Tensor, of: ChunkTargets) -> l
         of: the targets at all P positions.
     """
     bar = LogMean()
-    shares = [again(_lambda_terms, predict, bar, of) for predict in students]
+    shares = [recomputed(_lambda_terms, predict, bar, of) for predict in students]
     bar.closed = True
     columns = list(zip(*shares, strict=True))
     cross = torch.stack(columns[1]).mean(0)

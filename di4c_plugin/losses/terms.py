@@ -1,4 +1,4 @@
-r"""The terms of Di4C from predictions of student, teacher and target, by one of three paths.
+r"""The terms of Di4C from predictions of student, teacher and target, in one of three ways.
 
 With \ell[n, j, p] = log p_n(x_j[p]) for the N lambda of the student, the marginals
 \bar p = mean_n p_n, and at each position p
@@ -7,9 +7,8 @@ With \ell[n, j, p] = log p_n(x_j[p]) for the N lambda of the student, the margin
   consis_marg  KL(mean_j p^target_j || \bar p),  x_s^j ~ p^target_j,
 only \ell couples positions: sums over a position's S tokens can be taken chunk by chunk.
   naive        all positions at once, by autograd: the twin that the others are compared with
-  checkpoint   c positions at a time, each chunk computed again in the backward pass
+  checkpoint   c positions at a time, computed again in the backward pass (`by_chunks`)
   chunked      the same with a backward pass by hand (`di4c_plugin.losses.chunked`)
-Tests: tests/losses/test_terms.py, test_chunked.py.
 """
 
 from collections.abc import Callable
@@ -17,17 +16,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.losses.chunk import Targets, chunk_targets, chunk_terms, chunks
+from di4c_plugin.losses.chunk import Targets, chunk_targets, chunk_terms, chunks_for
 from di4c_plugin.losses.chunked import chunked
 from di4c_plugin.losses.mixture import log_mean_exp
-from di4c_plugin.losses.prediction import Prediction
+from di4c_plugin.losses.positions import DEFAULT_BYTES, by_chunks
+from di4c_plugin.networks.predictions import Prediction
 
 __all__ = ["IMPLEMENTATIONS", "PositionTerms", "Targets", "example_terms", "position_terms"]
-
-DEFAULT_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def position_terms(
         raise UserError(f"unknown loss {implementation!r}; there are {', '.join(IMPLEMENTATIONS)}")
     # Inside a host's bf16 autocast, products of log-probabilities would be bf16 too.
     with torch.autocast(targets.x_0.device.type, enabled=False):
-        return PositionTerms(*PATHS[implementation](student, targets, max_bytes))
+        return PositionTerms(*BY_NAME[implementation](student, targets, max_bytes))
 
 
 def example_terms(terms: PositionTerms, example: Tensor, count: int) -> dict[str, Tensor]:
@@ -117,17 +114,12 @@ def naive(student: Prediction, targets: Targets, max_bytes: int) -> list[Tensor]
 def checkpointed(student: Prediction, targets: Targets, max_bytes: int) -> list[Tensor]:
     """Chunk by chunk; each is computed again in the backward pass."""
 
-    def terms(part: slice) -> list[Tensor]:
-        of = chunk_targets(targets, part)
-        return chunk_terms(student.log_p(part), student.active(part), of)
+    def terms(part: slice, log_p: Tensor) -> list[Tensor]:
+        return chunk_terms(log_p, student.active(part), chunk_targets(targets, part))
 
-    parts = [
-        checkpoint(terms, part, use_reentrant=False, preserve_rng_state=False)
-        for part in chunks(student, targets, max_bytes)
-    ]
-    return [torch.cat(column, -1) for column in zip(*parts, strict=True)]
+    return by_chunks(terms, [student], chunks_for(student, targets, max_bytes))
 
 
-Path = Callable[[Prediction, Targets, int], list[Tensor]]
-PATHS: dict[str, Path] = {"naive": naive, "checkpoint": checkpointed, "chunked": chunked}
-IMPLEMENTATIONS = tuple(PATHS)
+Way = Callable[[Prediction, Targets, int], list[Tensor]]
+BY_NAME: dict[str, Way] = {"naive": naive, "checkpoint": checkpointed, "chunked": chunked}
+IMPLEMENTATIONS = tuple(BY_NAME)

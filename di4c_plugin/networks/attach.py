@@ -4,7 +4,7 @@ For the DiT of MDLM, SDTT and Duo, and our own of the same layout: `vocab_embed`
 (B, D, H), `rotary_emb` the rotations of positions, each of `blocks` normalises by `norm1` and
 `norm2`, `output_layer` by `norm_final` before its `linear` head. No class is edited or copied, and
 the weights of a student have the names of the released ones (`latent_projection.0.weight` beside
-`vocab_embed.embedding`). Tests: tests/models/test_attach.py.
+`vocab_embed.embedding`).
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,6 @@
 A denoiser predicts each clean token given the whole noisy sequence: a product model
 p_{0|t}(x_0 | x_t) = prod_d p^d. A student also takes a latent and is a mixture of product models,
 p^theta = E_lambda[prod_d p^{theta, d}(. ; lambda)] (Di4C, arXiv 2410.08709, "mixture" models).
-Tests: tests/models/test_denoiser.py.
 """
 
 from typing import Protocol

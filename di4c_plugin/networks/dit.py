@@ -5,7 +5,6 @@ sigma = -log alpha_t (adaLN, Peebles & Xie 2023, section 3.2); masked diffusion 
 MDLM does (Sahoo et al. 2024). With this no host is needed to sample from a student. No dropout: it
 is for inference, and for distillation, which goes without.
 A latent enters by `di4c_plugin.networks.attach`, through the sub-modules' names.
-Tests: tests/models/test_dit.py, against an independent evaluation and, under `host`, the real ones.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The hooks by which a latent enters a network of the layout of `di4c_plugin.networks.attach`.
 
 They hold what is known during one forward pass: the latent's `Entry`, which positions are unknown,
-and the rotations. Tests: tests/models/test_attach.py and test_attach_late.py.
+and the rotations.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""What a network's sizes tell, whichever network it is. Tests: tests/models/test_checkpoint.py."""
+"""What a network's sizes tell, whichever network it is."""
 
 from typing import Any, ClassVar, Protocol
 

@@ -2,7 +2,7 @@
 
 Serves the built-in host (8x8 digits in 2x2 patches: 16 transformer positions for 64 tokens), the
 toys of the tests and the example plugin. Pre-norm blocks as in ViT, patches as in DiT (Peebles &
-Xie 2023, section 3.2). Tests: tests/models/test_transformer.py.
+Xie 2023, section 3.2).
 """
 
 from dataclasses import dataclass

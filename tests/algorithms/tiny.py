@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Batch, Networks
-from di4c_plugin.algorithms.paths import Trio
+from di4c_plugin.algorithms.di4c_terms import Trio
 from di4c_plugin.checkpoints.model import OwnConfig, new_model
 from di4c_plugin.diffusion import Absorbing, Process
 from di4c_plugin.networks import DiTConfig, TransformerConfig
@@ -67,7 +67,7 @@ def networks(
 
 
 def trio(networks: Networks) -> Trio:
-    """The same as the paths of Di4C take them."""
+    """The same as the terms of Di4C take them."""
     student = networks["student"]
     return Trio(student, networks["teacher"], networks.get("student_average", student))
 

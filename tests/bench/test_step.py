@@ -3,14 +3,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from di4c_plugin.algorithms.paths import PATHS
+from di4c_plugin.algorithms.di4c_terms import LOSSES
 from di4c_plugin.bench.cases import StepCase
 from di4c_plugin.bench.step import make_update, measure_step
 
 SMALL = StepCase(vocab=11, positions=6, hidden=16, layers=2, heads=2, batch=2, repeats=1, latents=3)
 
 
-@pytest.mark.parametrize("impl", PATHS)
+@pytest.mark.parametrize("impl", LOSSES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_update_is_measured(impl: str, dtype: str) -> None:
     found = measure_step(replace(SMALL, impl=impl, dtype=dtype))

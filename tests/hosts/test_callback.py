@@ -15,7 +15,7 @@ from di4c_plugin.checkouts import HYDRA_HOSTS, host_named
 from di4c_plugin.errors import UserError
 from di4c_plugin.programs import callback
 from di4c_plugin.programs.callback import Install, plain
-from tests.hosts.conftest import MakeHost
+from tests.conftest import MakeHost
 
 NAMES = [host.name for host in HYDRA_HOSTS]
 

@@ -5,7 +5,7 @@ import pytest
 from di4c_plugin.checkouts import HOSTS, host_named
 from di4c_plugin.programs.checkup import checkup, default_folder
 from di4c_plugin.programs.shims import packages
-from tests.hosts.conftest import MakeHost
+from tests.conftest import MakeHost
 
 NAMES = [host.name for host in HOSTS]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conftest import MakeHost
 from tests.hosts import image_hosts, real
-from tests.hosts.conftest import Launch, MakeHost
+from tests.hosts.conftest import Launch
 
 # What each of the programs imports, beside torch and its own modules.
 IMPORTS = {

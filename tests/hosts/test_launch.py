@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts.conftest import Launch, MakeHost
+from tests.conftest import MakeHost
+from tests.hosts.conftest import Launch
 
 PROGRAM = """
 import json, sys

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion import Absorbing, Process
-from di4c_plugin.losses.prediction import Hidden
 from di4c_plugin.losses.terms import PositionTerms, Targets, example_terms, position_terms
+from di4c_plugin.networks.predictions import Hidden
 
 TERMS = [field.name for field in fields(PositionTerms)]
 

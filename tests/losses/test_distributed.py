@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.diffusion import Absorbing
-from di4c_plugin.losses.prediction import Hidden
 from di4c_plugin.losses.terms import Targets, example_terms, position_terms
+from di4c_plugin.networks.predictions import Hidden
 
 RANKS, N, P, S, H = 2, 3, 8, 9, 6
 MASK = S - 1

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from di4c_plugin.diffusion import Absorbing, Process, Uniform
 from di4c_plugin.errors import UserError
-from di4c_plugin.losses.chunk import chunks, chunks_of
-from di4c_plugin.losses.prediction import Formed, Hidden
+from di4c_plugin.losses.chunk import chunks_for
+from di4c_plugin.losses.positions import chunks
 from di4c_plugin.losses.terms import IMPLEMENTATIONS, example_terms, position_terms
+from di4c_plugin.networks.predictions import Formed, Hidden
 from tests.enumeration import product_law, rank, relative_entropy
 from tests.losses.cases import TERMS, Case, error, tensors
 
@@ -250,20 +251,21 @@ def test_chunks_are_as_long_as_the_budget_allows(
     positions: int, count: int, tokens: int, size: int, lengths: list[int]
 ) -> None:
     for bytes_more in (0, 12 * count * tokens - 1):
-        parts = chunks_of(positions, count, tokens, 12 * count * tokens * size + bytes_more)
+        parts = chunks(positions, count, tokens, 12 * count * tokens * size + bytes_more)
         assert [len(range(*part.indices(positions))) for part in parts] == lengths
         assert [i for part in parts for i in range(positions)[part]] == list(range(positions))
 
 
 def test_a_budget_below_one_position_is_one_position() -> None:
-    assert len(chunks_of(5, 8, 1000, 1)) == 5
+    assert len(chunks(5, 8, 1000, 1)) == 5
 
 
 def test_chunks_are_for_the_one_with_most_lambdas() -> None:
     case = Case(2, 12, 5, teachers=4)
-    assert len(chunks(case.student, case.targets, 12 * 4 * 5 * 3)) == 4
+    assert len(chunks_for(case.student, case.targets, 12 * 4 * 5 * 3)) == 4
     assert (
-        len(chunks(case.student, replace(case.targets, teacher=case.student), 12 * 2 * 5 * 3)) == 4
+        len(chunks_for(case.student, replace(case.targets, teacher=case.student), 12 * 2 * 5 * 3))
+        == 4
     )
 
 

@@ -5,7 +5,6 @@ injector overrides those it uses: `on_embedding` (positions, before patches are 
 `on_sequence` (the residual stream), `on_norm` (each normalised input) and `on_output`.
 A latent that enters late sees the last blocks as if they were the whole network: the residual
 stream before them is their embedding. `di4c_plugin.networks.latent.entry` calls the doors.
-Tests: tests/models/test_latent.py.
 """
 
 import math

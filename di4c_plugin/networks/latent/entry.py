@@ -2,7 +2,7 @@
 
 With n latents for each of B examples, what comes before the latent is the same n times, so the
 network runs it on B rows; from where the latent enters there are n B, lambda-major (row n' B + b is
-lambda n' of example b). Tests: tests/models/test_entry.py.
+lambda n' of example b).
 """
 
 import torch

@@ -7,7 +7,8 @@ import pytest
 
 from di4c_plugin.programs.images.swap_flags import Flags
 from di4c_plugin.programs.images.swap_install import patches
-from tests.hosts.conftest import Launch, MakeHost
+from tests.conftest import MakeHost
+from tests.hosts.conftest import Launch
 from tests.hosts.images.conftest import stand_in
 
 SHAPES = "print(len(codes), tuple(x.shape), sys.argv[1:])"

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion import LOG_ZERO, Absorbing, Process, Uniform
-from di4c_plugin.losses.prediction import Formed, Hidden
 from di4c_plugin.networks.denoiser import normalise
+from di4c_plugin.networks.predictions import Formed, Hidden
 from tests.losses.cases import Case
 
 N, P, S = 3, 7, 11

@@ -1,4 +1,4 @@
-"""Activation checkpointing as losses use it. Tests: tests/losses/test_again.py."""
+"""Activation checkpointing of a network's pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 
-def again(function: Callable[..., Any], *args: Any) -> Any:
-    """Return `function(*args)`; it is called once more in the backward pass, and keeps nothing.
+def recomputed(function: Callable[..., Any], *args: Any) -> Any:
+    """Return `function(*args)`, which keeps nothing and is called again in the backward pass.
 
     The second call runs to its end: torch would stop it by an exception as soon as it has what it
     needs, and TorchScript, which the hosts' networks use, turns that exception into an error.

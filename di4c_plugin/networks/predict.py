@@ -1,7 +1,4 @@
-"""Predictions of teacher, student and target at the positions a loss is over.
-
-Tests: tests/algorithms/test_predicting.py.
-"""
+"""Asks denoisers for their predictions at the positions that a loss is over."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,13 +8,12 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion import Process
-from di4c_plugin.losses.again import again
-from di4c_plugin.losses.chunk import chunks_of
-from di4c_plugin.losses.prediction import Formed, Hidden, Prediction
 from di4c_plugin.networks.denoiser import Denoiser, HiddenDenoiser, repeated
+from di4c_plugin.networks.predictions import Formed, Hidden, Prediction
+from di4c_plugin.networks.recompute import recomputed
 
 
-class Places(Protocol):
+class Positions(Protocol):
     """P of the B x D positions of a batch, flat."""
 
     @property
@@ -30,7 +26,7 @@ class Places(Protocol):
         ...
 
 
-class Everywhere:
+class AllPositions:
     """All positions of states (B, D)."""
 
     def __init__(self, active: Tensor) -> None:
@@ -38,15 +34,15 @@ class Everywhere:
 
     @cached_property
     def index(self) -> Tensor:
-        """See `Places.index`."""
+        """See `Positions.index`."""
         return torch.arange(self.active.numel(), device=self.active.device)
 
     def take(self, values: Tensor) -> Tensor:
-        """See `Places.take`."""
+        """See `Positions.take`."""
         return values.flatten(1, 2)
 
 
-class Active:
+class ActivePositions:
     """The active positions, for a mask (B, D).
 
     How many there are decides the shapes that follow, so the host must know. It is told by a copy
@@ -62,14 +58,14 @@ class Active:
 
     @cached_property
     def index(self) -> Tensor:
-        """See `Places.index`."""
+        """See `Positions.index`."""
         if self._copied is not None:
             self._copied.synchronize()
         first = torch.argsort(self.active.flatten(), descending=True, stable=True)
         return first[: int(self._count)]
 
     def take(self, values: Tensor) -> Tensor:
-        """See `Places.take`."""
+        """See `Positions.take`."""
         return values.flatten(1, 2).index_select(1, self.index)
 
 
@@ -108,26 +104,26 @@ def has_head(denoiser: Denoiser | None) -> bool:
 def predict(
     denoiser: Denoiser,
     states: States,
-    places: Places,
+    positions: Positions,
     process: Process,
     *,
     hidden: bool,
     revealed: bool = False,
 ) -> Prediction:
-    """Return p_{0|t} at `places`, as hidden states and a head if `hidden`.
+    """Return p_{0|t} at `positions`, as hidden states and a head if `hidden`.
 
-    `revealed` says that some of the places may be known in these states.
+    `revealed` says that some of the positions may be known in these states.
     """
     x, t, options = states.rows
     if not hidden:
         log_p = denoiser(x, t, **options).unflatten(0, (-1, len(states.t)))
-        return Formed(places.take(log_p), _unknown(states, places, process))
+        return Formed(positions.take(log_p), _unknown(states, positions, process))
     network = cast(HiddenDenoiser, denoiser)
     h = network.hidden(x, t, **options)
-    return _of_hidden(network, h, states, places, revealed)
+    return _of_hidden(network, h, states, positions, revealed)
 
 
-def predict_one_by_one(denoiser: Denoiser, states: States, places: Places) -> Prediction:
+def predict_one_by_one(denoiser: Denoiser, states: States, positions: Positions) -> Prediction:
     """As `predict` with hidden states; the pass of each lambda is done again when differentiated.
 
     So the network's activations are held for one lambda at a time.
@@ -138,8 +134,8 @@ def predict_one_by_one(denoiser: Denoiser, states: States, places: Places) -> Pr
         x, t, options = one.rows
         return network.hidden(x, t, **options)
 
-    h = [again(hidden, one) for one in split(states)]
-    return _of_hidden(network, torch.cat(h), states, places, False)
+    h = [recomputed(hidden, one) for one in split(states)]
+    return _of_hidden(network, torch.cat(h), states, positions, False)
 
 
 def split(states: States) -> list[States]:
@@ -154,16 +150,16 @@ def split(states: States) -> list[States]:
 
 
 def _of_hidden(
-    network: HiddenDenoiser, h: Tensor, states: States, places: Places, revealed: bool
+    network: HiddenDenoiser, h: Tensor, states: States, positions: Positions, revealed: bool
 ) -> Hidden:
     head: Any = network.head
     t = states.t.unsqueeze(-1).expand(states.x.shape[1:])
     return Hidden(
-        places.take(h.unflatten(0, (-1, len(states.t)))),
+        positions.take(h.unflatten(0, (-1, len(states.t)))),
         _exact(head.weight),
         None if head.bias is None else _exact(head.bias),
-        places.take(states.x),
-        places.take(t.unsqueeze(0)).squeeze(0),
+        positions.take(states.x),
+        positions.take(t.unsqueeze(0)).squeeze(0),
         network.process,
         revealed,
     )
@@ -174,61 +170,5 @@ def _exact(weight: Tensor) -> Tensor:
     return weight if weight.dtype == torch.float64 else weight.float()
 
 
-def _unknown(states: States, places: Places, process: Process) -> Tensor:
-    return places.take(process.active(states.x[0]).unsqueeze(0)).squeeze(0)
-
-
-def take_step(
-    process: Process,
-    teacher: Prediction,
-    states: States,
-    places: Places,
-    noise: Tensor,
-    u: Tensor,
-    max_bytes: int,
-) -> Tensor:
-    """Return N samples x_u (N, B, D) of the teacher's step from x_t at t to u (B,).
-
-    Args:
-        process: with `step_by`.
-        teacher: its prediction at `places`, of one lambda or of N.
-        states: the teacher's, x (1, B, D).
-        places: all active positions at least; the others stay as they are.
-        noise: (process.noises, N, B, D).
-        u: times (B,).
-        max_bytes: budget for a chunk of hidden states.
-    """
-    n, (b, d) = noise.shape[1], states.x.shape[1:]
-    if isinstance(teacher, Formed) and isinstance(places, Everywhere):
-        log_q = teacher.values.unflatten(1, (b, d))
-        return _step(process, log_q, states.x[0], states.t, u, noise)
-    x, t, late = (
-        places.take(value.expand(1, b, d)).squeeze(0)
-        for value in (states.x, states.t.unsqueeze(-1), u.unsqueeze(-1))
-    )
-    chance = places.take(noise.flatten(0, 1)).unflatten(0, noise.shape[:2])
-    drawn = [
-        _step(
-            process,
-            teacher.log_p(part).unsqueeze(2),
-            x[part].unsqueeze(-1),
-            t[part],
-            late[part],
-            chance[:, :, part].unsqueeze(-1),
-        ).squeeze(-1)
-        for part in chunks_of(len(x), max(n, teacher.count), teacher.tokens, max_bytes)
-    ]
-    x_u = states.x.expand(n, b, d).flatten(1)
-    return x_u.index_copy(1, places.index, torch.cat(drawn, 1)).unflatten(1, (b, d))
-
-
-def _step(
-    process: Process, log_q: Tensor, x_t: Tensor, t: Tensor, u: Tensor, noise: Tensor
-) -> Tensor:
-    """Return x_u (N, B, D) from log_q (1 or N, B, D, S) and noise (noises, N, B, D)."""
-    n = noise.shape[1]
-    if len(log_q) == 1:
-        return process.step_by(noise, log_q[0], x_t, t, u)
-    x_t, t, u = (value.repeat(n, *[1] * (value.ndim - 1)) for value in (x_t, t, u))
-    x_u = process.step_by(noise.flatten(1, 2), log_q.flatten(0, 1), x_t, t, u)
-    return x_u.unflatten(0, (n, -1))
+def _unknown(states: States, positions: Positions, process: Process) -> Tensor:
+    return positions.take(process.active(states.x[0]).unsqueeze(0)).squeeze(0)

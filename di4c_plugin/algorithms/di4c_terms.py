@@ -1,7 +1,7 @@
 r"""The terms of Di4C for each example, by one of several ways to compute them.
 
   naive       whole tensors log p (N, B, D, S): any network, any process, small vocabularies
-  checkpoint  hidden states and heads at the active positions, chunk by chunk, by checkpointing
+  checkpoint  hidden states and heads at the active positions, chunk by chunk, by autograd
   chunked     the same with a backward pass by hand: the fastest where S is large
   two_pass    one lambda at a time, its network's activations included; chunked where there are
               hidden states
@@ -14,17 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from di4c_plugin.algorithms.predicting import (
-    Active,
-    Everywhere,
-    Places,
-    States,
-    has_head,
-    predict,
-    predict_one_by_one,
-    split,
-    take_step,
-)
+from di4c_plugin.algorithms.teacher_step import take_step
 from di4c_plugin.diffusion import Process
 from di4c_plugin.diffusion.categorical import inverse_cdf
 from di4c_plugin.errors import UserError
@@ -36,13 +26,23 @@ from di4c_plugin.losses.mixture import (
     marginal_log_prob,
     token_log_prob,
 )
-from di4c_plugin.losses.prediction import Formed, Prediction
 from di4c_plugin.losses.streamed import LogMean, streamed
 from di4c_plugin.losses.terms import PositionTerms, example_terms, position_terms
 from di4c_plugin.networks.denoiser import Denoiser
+from di4c_plugin.networks.predict import (
+    ActivePositions,
+    AllPositions,
+    Positions,
+    States,
+    has_head,
+    predict,
+    predict_one_by_one,
+    split,
+)
+from di4c_plugin.networks.predictions import Formed, Prediction
 from di4c_plugin.samplers.base import inference
 
-PATHS = ("naive", "checkpoint", "chunked", "two_pass")
+LOSSES = ("naive", "checkpoint", "chunked", "two_pass")
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Draws:
         return States(x_u, self.u, self.student.cond, self.latent)
 
 
-def choose_path(loss: str, networks: Trio, process: Process) -> str:
-    """Return the path that `loss` asks for.
+def choose_loss(loss: str, networks: Trio, process: Process) -> str:
+    """Return which of `LOSSES` the option `loss` asks for.
 
     Raises:
         UserError: if it goes by chunks and a network has no hidden states, or a step of the process
@@ -109,65 +109,67 @@ def has_heads(networks: Trio) -> bool:
 
 
 def terms_by(
-    path: str, networks: Trio, draws: Draws, process: Process, max_bytes: int
+    loss: str, networks: Trio, draws: Draws, process: Process, max_bytes: int
 ) -> dict[str, Tensor]:
     """Return distil, data_corr, data_marg, and with `draws.u` consis_corr and consis_marg; (B,)."""
     active = process.active(draws.student.x[0])
-    heads = path != "naive" and has_heads(networks) and process.factorised
-    places = Active(active) if heads else Everywhere(active)
-    work = Work(networks, draws, process, places, heads, max_bytes)
-    if path == "two_pass" and not heads:
+    heads = loss != "naive" and has_heads(networks) and process.factorised
+    positions = ActivePositions(active) if heads else AllPositions(active)
+    work = Work(networks, draws, process, positions, heads, max_bytes)
+    if loss == "two_pass" and not heads:
         return work.of_examples(work.one_by_one())
-    return work.together(path)
+    return work.together(loss)
 
 
 class Work:
-    """One evaluation of the terms, with the fields of `Draws` at the places they are over."""
+    """One evaluation of the terms, with the fields of `Draws` at the positions they are over."""
 
     def __init__(
         self,
         networks: Trio,
         draws: Draws,
         process: Process,
-        places: Places,
+        positions: Positions,
         hidden: bool,
         max_bytes: int,
     ) -> None:
-        self.draws, self.process, self.places = draws, process, places
+        self.draws, self.process, self.positions = draws, process, positions
         self.hidden, self.max_bytes = hidden, max_bytes
         self.student, self.teacher = networks.student, networks.teacher
         self.target = networks.target
 
     def predict(self, denoiser: Denoiser, states: States, *, revealed: bool = False) -> Prediction:
-        """Return a prediction at the places."""
+        """Return a prediction at the positions."""
         return predict(
-            denoiser, states, self.places, self.process, hidden=self.hidden, revealed=revealed
+            denoiser, states, self.positions, self.process, hidden=self.hidden, revealed=revealed
         )
 
     def step(self, teacher: Prediction, states: States, noise: Tensor) -> Tensor:
         """Return x_u (N, B, D) for noise (noises, N, B, D)."""
         assert self.draws.u is not None, "there are consistency terms"
         return take_step(
-            self.process, teacher, states, self.places, noise, self.draws.u, self.max_bytes
+            self.process, teacher, states, self.positions, noise, self.draws.u, self.max_bytes
         )
 
     def of_examples(self, terms: PositionTerms) -> dict[str, Tensor]:
         """Return the terms of each example, (B,)."""
-        count, positions = self.draws.student.x.shape[1:]
-        return example_terms(terms, self.places.index // positions, count)
+        count, length = self.draws.student.x.shape[1:]
+        return example_terms(terms, self.positions.index // length, count)
 
     # All lambda together
 
-    def together(self, path: str) -> dict[str, Tensor]:
+    def together(self, loss: str) -> dict[str, Tensor]:
         """Return the terms of predictions that hold all lambda."""
         targets, x_u = self._targets()
-        if path == "two_pass":
-            student: Prediction = predict_one_by_one(self.student, self.draws.student, self.places)
-            path = "chunked"
+        if loss == "two_pass":
+            student: Prediction = predict_one_by_one(
+                self.student, self.draws.student, self.positions
+            )
+            loss = "chunked"
         else:
             student = self.predict(self.student, self.draws.student)
         consistent = targets if self.draws.s is None else replace(targets, target=None)
-        terms = position_terms(student, consistent, implementation=path, max_bytes=self.max_bytes)
+        terms = position_terms(student, consistent, implementation=loss, max_bytes=self.max_bytes)
         found = self.of_examples(terms)
         return (
             found
@@ -180,13 +182,13 @@ class Work:
         draws = self.draws
         with inference(self.teacher):
             teacher = self.predict(self.teacher, draws.teacher)
-        x_0 = self.places.take(draws.x_0)
+        x_0 = self.positions.take(draws.x_0)
         if draws.noise is None or draws.chance is None:
             return Targets(x_0, teacher), None
         with inference(self.target):
             x_u = self.step(teacher, draws.teacher, draws.noise)
             target = self.predict(self.target, draws.after(x_u), revealed=True)
-        return Targets(x_0, teacher, target, self.places.take(draws.chance)), x_u
+        return Targets(x_0, teacher, target, self.positions.take(draws.chance)), x_u
 
     def _until(
         self, s: Tensor, student: Prediction, targets: Targets, x_u: Tensor
@@ -198,7 +200,7 @@ class Work:
         n, (b, d) = len(x_u), x_u.shape[1:]
 
         def posterior(prediction: Prediction | None, x: Tensor, t: Tensor) -> Tensor:
-            assert isinstance(prediction, Formed), "steps that end at s > 0 take the naive path"
+            assert isinstance(prediction, Formed), "steps that end at s > 0 take loss=naive"
             rows = prediction.values.unflatten(1, (b, d)).flatten(0, 1)
             log_p = process.log_posterior(rows, x.flatten(0, 1), t.repeat(n), s.repeat(n))
             return log_p.unflatten(0, (n, b))
@@ -220,7 +222,7 @@ class Work:
         """Return the terms with the logits of one lambda at a time."""
         q, x_u = self._stream_teacher()
         x_s, q_s = (None, None) if x_u is None else self._stream_target(x_u)
-        of = ChunkTargets(self.places.take(self.draws.x_0), q, x_s, q_s)
+        of = ChunkTargets(self.positions.take(self.draws.x_0), q, x_s, q_s)
         calls = [partial(self._log_p, self.student, one) for one in split(self.draws.student)]
         active = self.process.active(self.draws.student.x[0]).flatten()
         return PositionTerms(*streamed(calls, active, of))
@@ -246,7 +248,7 @@ class Work:
         r"""Return x_s (N, P) and the log-marginals (P, S) that it is drawn from."""
         mean, x_s, draws = LogMean(), [], self.draws
         assert draws.chance is not None, "there are consistency terms"
-        chance = self.places.take(draws.chance)
+        chance = self.positions.take(draws.chance)
         with inference(self.target):
             for u, one in zip(chance, split(draws.after(x_u)), strict=True):
                 log_p = self._log_p(self.target, one)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
 from di4c_plugin.algorithms.di4c import Di4C
-from di4c_plugin.algorithms.paths import PATHS, choose_path, has_heads
+from di4c_plugin.algorithms.di4c_terms import LOSSES, choose_loss, has_heads
 from di4c_plugin.diffusion import Confidence, LogLinear, Process, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import NetworkDenoiser
@@ -102,7 +102,7 @@ def test_all_paths_agree(latent: str, teacher: str, size: int) -> None:
     want = update(networks, "naive", data, **options)
     if size > 1:
         no_trivial(want)
-    for loss in ("auto", *PATHS):
+    for loss in ("auto", *LOSSES):
         compare(update(networks, loss, data, **options), want)
 
 
@@ -128,7 +128,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_whatever_the_options_are(options: dict[str, Any]) -> None:
     networks = tiny.networks(tiny.masked(), LATENTS["token"])
     want = update(networks, "naive", tiny.batch(4), **options)
-    for loss in PATHS:
+    for loss in LOSSES:
         compare(update(networks, loss, tiny.batch(4), **options), want)
 
 
@@ -138,7 +138,7 @@ def test_uniform_diffusion_too(leave_one_out: bool) -> None:
     networks = tiny.networks(process, LATENTS["adaln"], teacher=LATENTS["adaln"])
     want = update(networks, "naive", tiny.batch(3))
     no_trivial(want)
-    for loss in PATHS:
+    for loss in LOSSES:
         compare(update(networks, loss, tiny.batch(3)), want)
 
 
@@ -158,7 +158,7 @@ def test_networks_with_logits_only(latent: str, teacher: dict[str, Any] | None) 
 def test_without_masks_every_path_is_connected() -> None:
     """At t near 0 nothing is masked: no term, and a gradient of zero for every weight."""
     networks = tiny.networks(tiny.masked(), LATENTS["adaln"])
-    for loss in PATHS:
+    for loss in LOSSES:
         found = update(networks, loss, tiny.batch(3), min_time=1e-12, delta=1e-10, delta_share=1.0)
         assert found.losses.total == 0
         assert all((grad == 0).all() for grad in found.gradients.values())
@@ -210,7 +210,7 @@ class Spy:
         return self.denoiser.hidden(x_t, t, **options)
 
 
-@pytest.mark.parametrize("loss", PATHS)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_each_network_sees_a_state_once(loss: str) -> None:
     networks = tiny.networks(tiny.masked(), LATENTS["adaln"], target=True)
     spies = [Spy(one) for one in networks.values() if isinstance(one, NetworkDenoiser)]
@@ -340,7 +340,7 @@ def test_on_a_cpu_the_coin_of_prior_share_is_a_number_more() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("loss", PATHS)
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("prior_share", [0.0, 0.5])
 def test_a_step_never_waits_for_the_gpu(loss: str, prior_share: float) -> None:
     made = tiny.networks(tiny.masked(), LATENTS["adaln"])
@@ -367,18 +367,18 @@ def test_the_path_is_chosen_by_what_the_networks_can() -> None:
     heads = tiny.trio(tiny.networks(tiny.masked(), LATENTS["adaln"]))
     logits = tiny.trio(tiny.networks(tiny.masked(), LATENTS["adaln"], config=tiny.TRANSFORMER))
     mixed = replace(heads, teacher=logits.teacher)
-    assert choose_path("auto", heads, tiny.masked()) == "chunked"
+    assert choose_loss("auto", heads, tiny.masked()) == "chunked"
     assert (
-        choose_path("auto", logits, tiny.masked())
-        == choose_path("auto", mixed, tiny.masked())
+        choose_loss("auto", logits, tiny.masked())
+        == choose_loss("auto", mixed, tiny.masked())
         == "naive"
     )
-    assert [choose_path(loss, heads, tiny.masked()) for loss in PATHS] == list(PATHS)
+    assert [choose_loss(loss, heads, tiny.masked()) for loss in LOSSES] == list(LOSSES)
     for networks in (logits, mixed, replace(heads, target=logits.student)):
         for loss in ("checkpoint", "chunked"):
             with pytest.raises(UserError, match=f"loss={loss} needs networks with hidden states"):
-                choose_path(loss, networks, tiny.masked())
-        assert [choose_path(loss, networks, tiny.masked()) for loss in ("naive", "two_pass")] == [
+                choose_loss(loss, networks, tiny.masked())
+        assert [choose_loss(loss, networks, tiny.masked()) for loss in ("naive", "two_pass")] == [
             "naive",
             "two_pass",
         ]
@@ -424,10 +424,10 @@ def test_partial_steps_take_the_naive_path() -> None:
 def test_a_process_that_ranks_positions_is_never_cut() -> None:
     process = Confidence(tiny.TOKENS, LogLinear(), mask=tiny.MASK)
     networks = tiny.networks(tiny.masked(), LATENTS["adaln"])
-    assert choose_path("auto", tiny.trio(networks), process) == "naive"
+    assert choose_loss("auto", tiny.trio(networks), process) == "naive"
     for loss in ("chunked", "checkpoint"):
         with pytest.raises(UserError, match=f"^loss={loss} .* process=confidence ranks: use naive"):
-            choose_path(loss, tiny.trio(networks), process)
+            choose_loss(loss, tiny.trio(networks), process)
     with pytest.raises(UserError, match="^partial=true needs .*: not process=confidence$"):
         Di4C(process, partial=True)
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]

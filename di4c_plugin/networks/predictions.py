@@ -1,0 +1,187 @@
+r"""What a denoiser predicts at P positions, whole or still as hidden states and a head.
+
+The P positions of a batch lie flat, of all examples one after the other; N lambda share them. A
+`Hidden` prediction forms log p (N, c, S) for c of them at a time, so that a loss over a vocabulary
+of S tokens never holds N x P x S numbers.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from di4c_plugin.diffusion import Process
+
+Logits = Callable[[slice], Tensor]
+
+
+class Prediction(ABC):
+    """N product models p_{0|t} at P positions."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """N."""
+
+    @property
+    @abstractmethod
+    def tokens(self) -> int:
+        """S."""
+
+    @property
+    @abstractmethod
+    def leaves(self) -> tuple[Tensor | None, ...]:
+        """What it is differentiated in."""
+
+    @abstractmethod
+    def logits(self, part: slice) -> Tensor:
+        """Return what log p at the positions `part` is made from, (N, c, S), fp32 or better."""
+
+    @abstractmethod
+    def log_p(self, part: slice, logits: Logits | None = None) -> Tensor:
+        """Return log p at the positions `part`, shape (N, c, S), fp32 or better, normalised.
+
+        It is made from `logits(part)`, by default the prediction's own.
+        """
+
+    @abstractmethod
+    def active(self, part: slice) -> Tensor:
+        """Return which of the positions `part` are still unknown, bool, (c,)."""
+
+    @abstractmethod
+    def add_gradients(self, of_logits: Tensor, part: slice, sums: Sequence[Tensor | None]) -> None:
+        """Add to gradients of the `leaves`, in place, the share of the positions `part`.
+
+        Args:
+            of_logits: the gradient in `logits`, (N, c, S).
+            part: positions that have not been added yet.
+            sums: of the shapes of the leaves, zero at first; None: not asked for.
+        """
+
+
+@dataclass(frozen=True)
+class Formed(Prediction):
+    """A prediction that exists: values are log p (N, P, S), unknown is bool (P,)."""
+
+    values: Tensor
+    unknown: Tensor
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return len(self.values)
+
+    @property
+    def tokens(self) -> int:
+        """S."""
+        return self.values.shape[-1]
+
+    @property
+    def leaves(self) -> tuple[Tensor | None, ...]:
+        """See `Prediction.leaves`: the values."""
+        return (self.values,)
+
+    def logits(self, part: slice) -> Tensor:
+        """See `Prediction.logits`: log p itself."""
+        return self.values[:, part]
+
+    def log_p(self, part: slice, logits: Logits | None = None) -> Tensor:
+        """See `Prediction.log_p`."""
+        return (logits or self.logits)(part)
+
+    def active(self, part: slice) -> Tensor:
+        """See `Prediction.active`."""
+        return self.unknown[part]
+
+    def add_gradients(self, of_logits: Tensor, part: slice, sums: Sequence[Tensor | None]) -> None:
+        """See `Prediction.add_gradients`."""
+        (values,) = sums
+        if values is not None:
+            values[:, part] = of_logits
+
+
+@dataclass(frozen=True)
+class Hidden(Prediction):
+    """A prediction as hidden states and a head; log p is formed in the head's precision.
+
+    Attributes:
+        h: hidden states (N, P, H), of any floating dtype.
+        weight: the head's (S, H).
+        bias: the head's (S,), or None.
+        x: the states at the positions, (1 or N, P), int64.
+        t: times of the positions, (P,), float64.
+        process: whose `restrict`, `with_evidence` and `carry_over` make logits a prediction.
+        revealed: whether some of the positions may be known already; False saves `carry_over`.
+    """
+
+    h: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    x: Tensor
+    t: Tensor
+    process: Process
+    revealed: bool = True
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return len(self.h)
+
+    @property
+    def tokens(self) -> int:
+        """S."""
+        return len(self.weight)
+
+    @property
+    def leaves(self) -> tuple[Tensor | None, ...]:
+        """See `Prediction.leaves`: h, weight and bias."""
+        return self.h, self.weight, self.bias
+
+    def logits(self, part: slice) -> Tensor:
+        """See `Prediction.logits`."""
+        h = self.h[:, part]
+        with torch.autocast(h.device.type, enabled=False):
+            rows = linear(h.to(self.weight.dtype).flatten(0, 1), self.weight, self._bias)
+        return rows.view(*h.shape[:2], self.tokens)
+
+    def log_p(self, part: slice, logits: Logits | None = None) -> Tensor:
+        """See `Prediction.log_p`."""
+        shape = self.h[:, part].shape[:2]
+        # Each position as an example of its own: a process looks at one position at a time.
+        x, t = (v[..., part].expand(shape).reshape(-1) for v in (self.x, self.t))
+        x = x.unsqueeze(1)
+        # In one expression: logits that had a name would live on beside what is made of them.
+        log_p = torch.log_softmax(
+            self.process.with_evidence(
+                (logits or self.logits)(part).view(-1, 1, self.tokens), x, t
+            ),
+            -1,
+        )
+        if self.revealed:
+            log_p = self.process.carry_over(log_p, x)
+        return log_p.view(*shape, self.tokens)
+
+    @property
+    def _bias(self) -> Tensor:
+        """The bias; tokens that `restrict` makes impossible get there, (S,), not in (N, c, S)."""
+        bias = self.weight.new_zeros(self.tokens) if self.bias is None else self.bias
+        return self.process.restrict(bias)
+
+    def active(self, part: slice) -> Tensor:
+        """See `Prediction.active`: where any of the N is."""
+        return self.process.active(self.x[:, part]).any(0)
+
+    def add_gradients(self, of_logits: Tensor, part: slice, sums: Sequence[Tensor | None]) -> None:
+        """See `Prediction.add_gradients`; sums over positions are in the head's precision."""
+        h, weight, bias = sums
+        rows = of_logits.flatten(0, 1)
+        if h is not None:
+            h[:, part] = (of_logits @ self.weight).to(h.dtype)
+        if weight is not None:
+            weight.addmm_(rows.T, self.h[:, part].to(rows.dtype).flatten(0, 1))
+        if bias is not None:
+            possible = self.process.restrict(torch.zeros_like(bias)) == 0
+            bias += rows.sum(0).where(possible, 0)
