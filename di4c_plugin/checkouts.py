@@ -23,7 +23,8 @@ class KnownHost:
     `marks`, `script` (the program that the user starts), `configs` (the folder of its Hydra
     configs; None where it has no Hydra) and `others` (programs outside the script's folder) are
     relative to the root of its checkout. `digest` is the `digest_of` that commit, of hosts whose
-    checkout is looked for.
+    checkout is looked for. `needs` are the modules that its programs import when they start, beside
+    torch, lightning, hydra and numpy; `weight` is a tensor that only its `network` has.
     """
 
     name: str
@@ -34,6 +35,9 @@ class KnownHost:
     configs: str | None = None
     others: tuple[str, ...] = ()
     digest: str | None = None
+    needs: str = ""
+    weight: str | None = None
+    network: str = "a DiT"
 
     @property
     def tested(self) -> str:
@@ -98,6 +102,8 @@ HOSTS = (
         marks=("main.py", "diffusion.py", "noise_schedule.py", "models/dimamba.py"),
         script="main.py",
         configs="configs",
+        needs="causal_conv1d datasets einops flash_attn fsspec huggingface_hub mamba_ssm "
+        "requests rich timm tokenizers torchmetrics transformers",
     ),
     KnownHost(
         name="sdtt",
@@ -106,6 +112,8 @@ HOSTS = (
         marks=("src/sdtt/main.py", "src/sdtt/core/distill/multi_round_sdtt.py"),
         script="src/sdtt/main.py",
         configs="src/sdtt/configs",
+        needs="datasets einops flash_attn fsspec huggingface_hub loguru mauve pandas "
+        "requests safetensors timm torchdata tqdm transformers",
     ),
     KnownHost(
         name="duo",
@@ -114,6 +122,8 @@ HOSTS = (
         marks=("main.py", "algo.py", "trainer_base.py", "configs/algo/duo_base.yaml"),
         script="main.py",
         configs="configs",
+        needs="datasets einops flash_attn fsspec huggingface_hub requests rich scipy "
+        "timm tokenizers torchmetrics torchvision tqdm transformers",
     ),
     KnownHost(
         name="maskgit",  # the archived first generation: branch v1.0
@@ -122,6 +132,10 @@ HOSTS = (
         marks=("main.py", "Trainer/vit.py", "Network/Taming/models/vqgan.py"),
         script="main.py",
         digest="87083ac752b327ba6ee3d0c2627a5db0a39a44ee4c7f04a8535b990fb2074daa",
+        needs="PIL clip einops requests scipy sklearn tensorboard torchmetrics "
+        "torchvision tqdm webdataset",
+        weight="first_layer.0.weight",
+        network="MaskGIT-pytorch v1",
     ),
     KnownHost(
         name="halton_maskgit",
@@ -130,6 +144,10 @@ HOSTS = (
         marks=("main.py", "Trainer/cls_trainer.py", "Sampler/halton_sampler.py"),
         script="main.py",
         digest="fb372ab98f2d66f75971357027a95365dbdb2cd948befc1026d3073363759143",
+        needs="PIL cleanfid einops matplotlib scipy sklearn tensorboard torch_fidelity "
+        "torchmetrics torchvision tqdm webdataset",
+        weight="cls_emb.weight",
+        network="Halton-MaskGIT",
     ),
     KnownHost(
         name="tauldr",
@@ -139,6 +157,9 @@ HOSTS = (
         script="train.py",
         others=("scripts/sample.py",),
         digest="f81c7715ecc490f9e4de13d61c0e7a262ad398b45e11698420be0936337d7843",
+        needs="PIL matplotlib ml_collections scipy tensorboard tkinter torchvision tqdm",
+        weight="temb_modules.0.weight",
+        network="tauLDR's U-Net",
     ),
 )
 HYDRA_HOSTS = tuple(host for host in HOSTS if host.configs)

@@ -23,7 +23,7 @@ from di4c_plugin.files import configs_dir
 from di4c_plugin.hosts.base import Host
 from di4c_plugin.networks.dit import DiTConfig
 from di4c_plugin.plugins import GROUP, PluginManager, get_manager, lookup
-from di4c_plugin.programs.images import registered
+from di4c_plugin.programs.tauldr import training as registered
 from di4c_plugin.programs.text.settings import distillation
 from di4c_plugin.training import TrainingConfig, make_algorithm
 from di4c_plugin.training.compose import compose_config

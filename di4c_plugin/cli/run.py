@@ -14,7 +14,7 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
         help="run a host's own program",
         description="Run a host's own program, for example: di4c run external/mdlm/main.py "
         "algo=di4c teacher=teacher.ckpt. Packages that cannot be installed here get stand-ins. "
-        "Among the arguments of programs of maskgit, halton_maskgit and tauldr, --sampler NAME, "
+        "Among the arguments of programs without Hydra, --sampler NAME, "
         "--student PATH and --sampler-option NAME=VALUE put one of our samplers in the place of "
         "the host's, and a student in the place of its network; what else the sampler takes is as "
         "the host's own flags say. For example: di4c run external/maskgit/main.py --test-only "

@@ -10,17 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
+from di4c_plugin.checkouts import HOSTS
 from di4c_plugin.checkpoints.storages import check_total
 from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.checkpoints.weights import Weights, fingerprint
 from di4c_plugin.errors import UserError
 
-# A weight that only this network has, and what people call it.
-KINDS = {
-    "maskgit": ("first_layer.0.weight", "MaskGIT-pytorch v1"),
-    "halton_maskgit": ("cls_emb.weight", "Halton-MaskGIT"),
-    "tauldr": ("temb_modules.0.weight", "tauLDR's U-Net"),
-}
+# By host: a weight that only its network has, and what people call it.
+KINDS = {host.name: (host.weight, host.network) for host in HOSTS if host.weight is not None}
 # What DistributedDataParallel and torch.compile put into names.
 WRAPPERS = ("module", "_orig_mod")
 

@@ -4,7 +4,7 @@ The program becomes `__main__` and finds its folder, its arguments and Hydra's c
 Python had started it. Only `__main__.__spec__` names this module: with it Lightning starts the
 further processes of a run (lightning/fabric/strategies/launchers/subprocess_script.py), so that
 they come through here too; what they should run is told by an environment variable. Flags of ours
-among the arguments (`hosts.images.swap_flags`) are taken out, and put our sampler in. Standard
+among the arguments (`images.swap_flags`) are taken out, and put our sampler in. Standard
 library only at module level.
 """
 
@@ -20,7 +20,6 @@ from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
 from di4c_plugin.programs import shims
 from di4c_plugin.programs.images import swap_install
-from di4c_plugin.programs.images.swap_flags import HOSTS as IMAGE_HOSTS
 from di4c_plugin.programs.images.swap_flags import take_flags
 
 SCRIPT = "DI4C_HOST_SCRIPT"  # the program that processes started by Lightning run
@@ -42,7 +41,7 @@ def launch(script: str, arguments: Sequence[str]) -> None:
     found = _found(script)
     arguments, flags = take_flags(found.host, arguments)
     done = shims.install(found)
-    if found.host.name in IMAGE_HOSTS:
+    if found.host.configs is None:
         swap_install.install(found.host.name, found.root, flags)
     if found.warning:
         announce_once(f"warning: {found.warning}")

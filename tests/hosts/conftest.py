@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from di4c_plugin.checkouts import host_named
+from di4c_plugin.checkouts import HOSTS, host_named
 from di4c_plugin.programs.shims import packages
 from tests.hosts.real import Lab
 
@@ -36,7 +36,7 @@ def launch(tmp_path: Path) -> Launch:
     """Run `python -m di4c_plugin.programs.launch …` where every package seems installed."""
     lacking = tmp_path / "lacking"
     lacking.mkdir()
-    for package in {name for names in packages.NEEDS.values() for name in names.split()}:
+    for package in {name for host in HOSTS for name in host.needs.split()}:
         if packages.is_missing(package) and not packages.has_stand_in(package):
             (lacking / f"{package}.py").touch()
 

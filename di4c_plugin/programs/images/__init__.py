@@ -8,16 +8,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from di4c_plugin.programs.images.swap_halton import ConfidenceSampler, HaltonSampler
-    from di4c_plugin.programs.images.swap_maskgit import MaskGITSampler
-    from di4c_plugin.programs.images.swap_tauldr import TauLDRSampler
+    from di4c_plugin.programs.halton_maskgit.sampler import ConfidenceSampler, HaltonSampler
+    from di4c_plugin.programs.maskgit.sampler import MaskGITSampler
+    from di4c_plugin.programs.tauldr.sampler import TauLDRSampler
 
 __all__ = ["ConfidenceSampler", "HaltonSampler", "MaskGITSampler", "TauLDRSampler"]
 _PLACES = {
-    "ConfidenceSampler": "swap_halton",
-    "HaltonSampler": "swap_halton",
-    "MaskGITSampler": "swap_maskgit",
-    "TauLDRSampler": "swap_tauldr",
+    "ConfidenceSampler": "halton_maskgit",
+    "HaltonSampler": "halton_maskgit",
+    "MaskGITSampler": "maskgit",
+    "TauLDRSampler": "tauldr",
 }
 
 
@@ -25,4 +25,4 @@ def __getattr__(name: str) -> Any:
     """Load an exported name."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    return getattr(importlib.import_module(f"di4c_plugin.programs.{_PLACES[name]}.sampler"), name)

@@ -14,7 +14,6 @@ from di4c_plugin.checkouts import KnownHost
 from di4c_plugin.errors import UserError
 
 SAMPLER, STUDENT, OPTION = "--sampler", "--student", "--sampler-option"
-HOSTS = ("maskgit", "halton_maskgit", "tauldr")
 # By host: its own values of --sampler, and which of our samplers does the same.
 OWN = {"halton_maskgit": {"halton": "halton", "confidence": "maskgit"}}
 
@@ -35,7 +34,7 @@ def take_flags(host: KnownHost, arguments: Sequence[str]) -> tuple[list[str], Fl
         UserError: for a flag without a value, and for our flags where Hydra says the sampler.
     """
     rest, found = _split(arguments)
-    if host.name not in HOSTS:
+    if host.configs is not None:
         if found[SAMPLER] or found[STUDENT] or found[OPTION]:
             name = (found[SAMPLER] or ["ancestral"])[-1]
             raise UserError(f"{host.name} is configured by Hydra: write sampler={name}")

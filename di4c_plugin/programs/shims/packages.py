@@ -12,24 +12,11 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from di4c_plugin.checkouts import host_named
 from di4c_plugin.errors import UserError
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 
-# Modules that a host's programs import when they start, beside torch, lightning, hydra and numpy.
-NEEDS = {
-    "mdlm": "causal_conv1d datasets einops flash_attn fsspec huggingface_hub mamba_ssm requests "
-    "rich timm tokenizers torchmetrics transformers",
-    "sdtt": "datasets einops flash_attn fsspec huggingface_hub loguru mauve pandas requests "
-    "safetensors timm torchdata tqdm transformers",
-    "duo": "datasets einops flash_attn fsspec huggingface_hub requests rich scipy timm tokenizers "
-    "torchmetrics torchvision tqdm transformers",
-    "maskgit": "PIL clip einops requests scipy sklearn tensorboard torchmetrics torchvision tqdm "
-    "webdataset",
-    "halton_maskgit": "PIL cleanfid einops matplotlib scipy sklearn tensorboard torch_fidelity "
-    "torchmetrics torchvision tqdm webdataset",
-    "tauldr": "PIL matplotlib ml_collections scipy tensorboard tkinter torchvision tqdm",
-}
 DISTRIBUTIONS = {  # where pip knows a module by another name
     "PIL": "pillow",
     "cleanfid": "clean-fid",
@@ -65,7 +52,7 @@ def has_stand_in(package: str) -> bool:
 
 def missing(host: str) -> list[str]:
     """Return the packages that the named host needs and that are not installed."""
-    return [package for package in NEEDS[host].split() if is_missing(package)]
+    return [package for package in host_named(host).needs.split() if is_missing(package)]
 
 
 def pip_line(packages: list[str]) -> str:

@@ -12,7 +12,8 @@ from torch import nn
 from di4c_plugin.diffusion import build_process
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.attach import latent_shape
-from di4c_plugin.programs.images.registered import (
+from di4c_plugin.programs.tauldr.sampler import averaged
+from di4c_plugin.programs.tauldr.training import (
     Di4CLoss,
     Di4CStep,
     let_latents_in,
@@ -20,7 +21,6 @@ from di4c_plugin.programs.images.registered import (
     register_loss,
     register_train_step,
 )
-from di4c_plugin.programs.images.swap_tauldr import averaged
 from tests.hosts.images.conftest import Root
 from tests.hosts.images.test_maskgit import LAM
 from tests.hosts.images.test_tauldr import CONFIG, NETS, SIZES, S, T, X
@@ -209,7 +209,7 @@ def test_a_method_of_two_networks(
     cfg: Any, root: Root, tmp_path: Path, mutual: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In turn, with averages of their own; a run that was broken off goes on exactly."""
-    place, path = root("tauldr"), "di4c_plugin.programs.images.registered.method_of"
+    place, path = root("tauldr"), "di4c_plugin.programs.tauldr.training.method_of"
     monkeypatch.setattr(path, lambda cfg, sizes: mutual(build_process(NETS.default_process(sizes))))
 
     def parts(model: Any) -> dict[str, list[torch.Tensor]]:

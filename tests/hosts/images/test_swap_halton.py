@@ -10,10 +10,10 @@ import torch
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.importing import host_module
+from di4c_plugin.programs.halton_maskgit.sampler import install
 from di4c_plugin.programs.images import ConfidenceSampler, HaltonSampler
 from di4c_plugin.programs.images.swap import Ours, host_generator
 from di4c_plugin.programs.images.swap_flags import Flags
-from di4c_plugin.programs.images.swap_halton import install
 from di4c_plugin.samplers import halton
 from tests.hosts.images import test_halton
 from tests.hosts.images.conftest import Root

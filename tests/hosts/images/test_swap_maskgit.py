@@ -12,7 +12,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.programs.images import MaskGITSampler
 from di4c_plugin.programs.images.swap import host_generator
 from di4c_plugin.programs.images.swap_flags import Flags
-from di4c_plugin.programs.images.swap_maskgit import half_precision, install
+from di4c_plugin.programs.maskgit.sampler import half_precision, install
 from di4c_plugin.samplers import maskgit
 from tests.hosts.images import test_maskgit
 from tests.hosts.images.conftest import Root

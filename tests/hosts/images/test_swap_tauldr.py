@@ -14,7 +14,7 @@ from di4c_plugin.families.unet_latent import let_latent_in
 from di4c_plugin.programs.images import TauLDRSampler
 from di4c_plugin.programs.images.swap import host_generator
 from di4c_plugin.programs.images.swap_flags import Flags
-from di4c_plugin.programs.images.swap_tauldr import averaged, register
+from di4c_plugin.programs.tauldr.sampler import averaged, register
 from di4c_plugin.samplers import tau_leaping
 from tests.hosts.images.conftest import Root
 from tests.hosts.images.test_tauldr import NETS, SIZES, S, as_weights

@@ -41,7 +41,7 @@ def find(path: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_every_stand_in_is_needed_by_a_host() -> None:
-    needed = {name for host in HOSTS for name in packages.NEEDS[host.name].split()}
+    needed = {name for host in HOSTS for name in host.needs.split()}
     assert needed.issuperset(STAND_INS)
     assert len(STAND_INS) == 10
 

@@ -1,0 +1,41 @@
+"""tauLDR's own programs: our samplers, losses and training step under the name "Di4C".
+
+Nothing but the standard library is imported before the host itself is.
+"""
+
+from pathlib import Path
+from types import ModuleType
+
+from di4c_plugin.programs.images.swap_flags import Flags
+from di4c_plugin.programs.shims.after_import import Patch
+
+
+def patches(root: Path, flags: Flags | None) -> dict[str, Patch]:
+    """Return by module what is done to it; without flags ours are registered all the same."""
+
+    def samplers(module: ModuleType) -> None:
+        from di4c_plugin.programs.tauldr import sampler
+
+        sampler.register(module, flags, root)
+
+    def losses(module: ModuleType) -> None:
+        from di4c_plugin.programs.tauldr import training
+
+        training.register_loss(module, root)
+
+    def train_steps(module: ModuleType) -> None:
+        from di4c_plugin.programs.tauldr import training
+
+        training.register_train_step(module)
+
+    def models(module: ModuleType) -> None:
+        from di4c_plugin.programs.tauldr import training
+
+        training.let_latents_in(module)
+
+    return {
+        "lib.sampling.sampling_utils": samplers,
+        "lib.losses.losses_utils": losses,
+        "lib.training.training_utils": train_steps,
+        "lib.models.model_utils": models,
+    }
