@@ -22,7 +22,11 @@ def di4c_hosts() -> Mapping[str, object]:
 
 @hookspec
 def di4c_algorithms() -> Mapping[str, object]:
-    """Distillation methods: teacher, student and process in, named loss terms out."""
+    """Training methods: subclasses of `di4c_plugin.algorithms.base.Algorithm`.
+
+    One is made as `method(process, **options)`, with the options of `algo.*`; it names the networks
+    that it trains (`roles`) and returns, for each update, the loss of each of them.
+    """
 
 
 @hookspec
