@@ -112,10 +112,7 @@ class Engine:
             if "average" in self.algorithm.renew:
                 for name, average in self.averages.items():
                     average.restart(self.trained_networks[name])
-        if len(self.trained_networks) > 1:
-            now = self.trained(index, total)
-            for name, network in self.trained_networks.items():
-                network.requires_grad_(name in now)
+        self._let_gradients_in(self.trained(index, total))
         return new
 
     def losses(
@@ -166,11 +163,16 @@ class Engine:
 
         Between updates all weights take gradients: hosts tell by that what they average.
         """
-        for network in self.trained_networks.values():
-            network.requires_grad_(True)
+        self._let_gradients_in(self.trained_networks)
         for name in self.trained(index, total):
             if name in self.averages:
                 self.averages[name].update(self.trained_networks[name])
+
+    def _let_gradients_in(self, names: Collection[str]) -> None:
+        """Have the networks of these roles take gradients, and no others."""
+        if len(self.trained_networks) > 1:
+            for name, network in self.trained_networks.items():
+                network.requires_grad_(name in names)
 
     def update(self, generator: torch.Generator, index: int, total: int) -> Update:
         """Return where optimiser update `index` of `total` stands."""

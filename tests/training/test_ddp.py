@@ -74,7 +74,7 @@ def test_the_gradient_of_two_processes_is_that_of_one_with_their_draws(
     total = mean_loss(made)
     total.backward()
     value = total.item()
-    expected = [p.grad for p in made.student.parameters()]  # type: ignore[attr-defined]
+    expected = [p.grad for p in made["student"].parameters()]  # type: ignore[attr-defined]
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-6 * value)

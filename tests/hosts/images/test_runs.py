@@ -24,13 +24,19 @@ CASES = [
 each_host = pytest.mark.parametrize(("root", "host"), CASES, indirect=["root"])
 
 
-def start(place: Place, out: str, *more: str) -> "subprocess.Popen[str]":
+def start(
+    place: Place, out: str, *more: str, method: str = "di4c", plugins: str = ""
+) -> "subprocess.Popen[str]":
     """Start `di4c train` for 30 updates that write a checkpoint each."""
     program = str(Path(sys.executable).with_name("di4c"))
     length = ["training.steps=30", "training.checkpoint_every=1", "training.batch_size=2"]
     arguments = place.arguments(f"out={place.folder / out}", *length, *more)
-    repository = str(Path(__file__).parents[3])
-    environment = os.environ | {"PYTHONPATH": repository, "OMP_NUM_THREADS": "1"}
+    if method != "di4c":
+        own = ("algo.", "latent")
+        arguments = [f"algo={method}", *(a for a in arguments if not a.startswith(own))]
+        arguments.insert(0, arguments.pop(arguments.index("train")))
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), plugins]))
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [program, *arguments],
         env=environment,
@@ -48,11 +54,16 @@ def finish(process: "subprocess.Popen[str]") -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["di4c", "mutual"])
 @each_host
-def test_killed_and_resumed(root: Root, host: str, tmp_path: Path) -> None:
+def test_killed_and_resumed(
+    root: Root, host: str, method: str, example_plugin: str, tmp_path: Path
+) -> None:
+    """Di4C, and the example plugin's method of two networks, which are trained in turn."""
     place = Place(host, root(host), tmp_path)
-    whole = start(place, "whole")
-    killed = start(place, "killed")
+    asked = {"method": method, "plugins": example_plugin}
+    whole = start(place, "whole", **asked)
+    killed = start(place, "killed", **asked)
     checkpoint = place.folder / "killed" / "last.ckpt"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < deadline:
@@ -63,7 +74,7 @@ def test_killed_and_resumed(root: Root, host: str, tmp_path: Path) -> None:
     finish(whole)
     update = torch.load(checkpoint, weights_only=True)["global_step"]
     assert 1 <= update < 30
-    finish(start(place, "killed", "resume=true"))
+    finish(start(place, "killed", "resume=true", **asked))
     one, other = (
         load_file(place.folder / out / "student.safetensors") for out in ("whole", "killed")
     )
@@ -73,12 +84,14 @@ def test_killed_and_resumed(root: Root, host: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["di4c", "mutual"])
 @each_host
-def test_two_processes(root: Root, host: str, tmp_path: Path) -> None:
+def test_two_processes(
+    root: Root, host: str, method: str, example_plugin: str, tmp_path: Path
+) -> None:
     place = Place(host, root(host), tmp_path)
-    printed = finish(
-        start(place, "two", "training.devices=2", "training.accelerator=cpu", "training.steps=4")
-    )
+    two = ("training.devices=2", "training.accelerator=cpu", "training.steps=4")
+    printed = finish(start(place, "two", *two, method=method, plugins=example_plugin))
     assert printed.rstrip().endswith("student.safetensors")
     student = load_file(place.folder / "two" / "student.safetensors")
     assert all(value.isfinite().all() for value in student.values())
