@@ -181,8 +181,8 @@ def test_tauldr(host_checkout: Path, tmp_path: Path) -> None:
 
     start = "2 steps, process gaussian, "
     own = "last=argmax, min_time=0.01"
-    assert sampled(teacher, "Di4C") == [f"sampler di4c: the host's network, {start}{own}"]
-    assert sampled(student, "Di4C") == [f"sampler di4c: the host's network, {start}{own}"]
+    assert sampled(teacher, "Di4C") == [f"sampler ancestral: the host's network, {start}{own}"]
+    assert sampled(student, "Di4C") == [f"sampler ancestral: the host's network, {start}{own}"]
     assert sampled(student, "TauLeaping") == []  # the host's own sampler, on the student
     correctors = "corrector_entry=0.1, corrector_size=1.5, corrector_steps=10"
     flags = ("--sampler", "tau_leaping", "--student", str(student))

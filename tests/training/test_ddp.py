@@ -11,6 +11,7 @@ from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
 from di4c_plugin.hosts.builtin import BuiltinHost
 from di4c_plugin.training import make_algorithm
 from di4c_plugin.training.data import BatchStream
+from di4c_plugin.training.recipes import recipe
 from di4c_plugin.training.rng import step_generator
 from tests.conftest import Run
 from tests.training import toy
@@ -20,7 +21,7 @@ PER_RANK, MICRO_STEPS, RANKS = 3, 2, 2
 
 
 def losses_of(rank: int, step: int, batch: Batch, networks: Networks) -> LossTerms:
-    algorithm = make_algorithm({"name": "di4c"}, toy_process())
+    algorithm = make_algorithm(recipe("builtin", "di4c").algo_with({"name": "di4c"}), toy_process())
     generator = step_generator(0, rank, step)
     return algorithm.losses(batch, networks, Update(generator))
 
