@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from di4c_plugin.algorithms.base import Algorithm, Data
+from di4c_plugin.algorithms.base import Data
 from di4c_plugin.checkpoints.folder import save_folder
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import named_file
 from di4c_plugin.hosts import Host, host_for, load_source
-from di4c_plugin.networks.latent import same_options
+from di4c_plugin.hosts.start import check_start, start_networks
 from di4c_plugin.plugins import lookup, make, name_of
 from di4c_plugin.samplers.base import Step
 from di4c_plugin.samplers.checks import check_labels, check_partners, usable
@@ -208,56 +208,6 @@ def recipe_host(said: str | Mapping[str, Any] | Host | None, adapter: Host, teac
     if name is None and "host" not in teacher.info and teacher.network.kind == "dit":
         return ""
     return name_of("host", type(adapter)) or ""
-
-
-def start_networks(
-    adapter: Host,
-    method: Algorithm,
-    teacher: Model,
-    latent: Mapping[str, Any] | None,
-    start: Model | None,
-    seed: int,
-) -> dict[str, Model]:
-    """Return the network that each role of a method starts from; see `distill`.
-
-    Torch's global generator stays as it was.
-    """
-    found: dict[str, Model] = {}
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        for name, role in method.roles.items():
-            if start is not None and name == "student":
-                found[name] = start
-            elif role.latent == "none" or (role.latent == "optional" and latent is None):
-                found[name] = adapter.build_student(teacher, None)
-            else:
-                chosen = {"name": adapter.latent} | dict(latent or {})
-                found[name] = adapter.build_student(teacher, chosen)
-    return found
-
-
-def check_start(
-    method: Algorithm, teacher: Model, latent: Mapping[str, Any] | None, start: Model
-) -> None:
-    """Refuse a start that is another model than the method's student of this teacher.
-
-    Raises:
-        UserError: for another network or process, another latent than the one asked for, and one
-            where the method needs it and there is none, or takes none and there is one.
-    """
-    for what, one, other in (
-        ("network", start.network, teacher.network),
-        ("process", start.process.config, teacher.process.config),
-    ):
-        if one != other:
-            raise UserError(f"the student to start from has another {what} than the teacher")
-    if latent is not None and not same_options(start.latent, dict(latent)):
-        raise UserError(f"the student to start from has the latent {start.latent}, not {latent}")
-    kind = method.roles["student"].latent
-    if kind == "required" and start.latent is None:
-        raise UserError("the student to start from has no latent, and this method needs one")
-    if kind == "none" and start.latent is not None:
-        raise UserError("the student to start from has a latent, and this method's has none")
 
 
 def sample(

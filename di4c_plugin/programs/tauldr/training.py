@@ -20,7 +20,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from di4c_plugin.algorithms.base import Algorithm, Batch
@@ -37,6 +36,7 @@ from di4c_plugin.networks.attach import latent_shape
 from di4c_plugin.plugins import lookup
 from di4c_plugin.programs.images.swap_twin import tensors_of
 from di4c_plugin.programs.tauldr.sampler import HOST, NAME, averaged, config_of, plain
+from di4c_plugin.programs.tauldr.step import STUDENT, Di4CStep
 from di4c_plugin.training.ema import EMA
 from di4c_plugin.training.engine import Engine
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from di4c_plugin.training.recipes import Recipe
 
 NETWORKS = TauLDRNetworks()
-STUDENT = "student"
 
 
 def let_latents_in(module: ModuleType) -> None:
@@ -203,79 +202,6 @@ class Di4CLoss:
         frozen = copy.deepcopy(wrapped(model, STUDENT)).eval().requires_grad_(False)
         frozen.network.load_state_dict(averaged(model))
         return frozen
-
-
-class Di4CStep:
-    """The training step, made of the host's config: one update, with warm-up and clipping.
-
-    For a method that trains the student alone the host's own "Standard" works as well; and this
-    step works with any loss of the host.
-    """
-
-    def __init__(self, cfg: Any) -> None:
-        self.clip, self.warmup = cfg.training.clip_grad, cfg.training.warmup
-        self.lr, self.total = cfg.optimizer.lr, cfg.training.n_iters
-
-    def step(self, state: dict[str, Any], minibatch: Tensor, loss: Any, writer: Any) -> Tensor:
-        """Update the networks and their averages, and return the loss.
-
-        Raises:
-            UserError: if the loss is not finite; the model then is as it was.
-        """
-        model, optimizer, update = state["model"], state["optimizer"], state["n_iter"]
-        optimizer.di4c_step = True
-        value: Tensor = loss.calc_loss(minibatch, state, writer)
-        if not value.isfinite():
-            raise UserError(f"the loss is not finite at update {update}; a smaller lr may help")
-        optimizer.zero_grad()
-        value.backward()
-        rate = self.lr * min(1.0, (update + 1) / max(1, self.warmup))
-        engine: Engine | None = getattr(loss, "engine", None)
-        if engine is None or engine.plain:
-            if self.clip:
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                writer.add_scalar("di4c/gradient_norm", norm, update)
-            stepped(optimizer, rate)
-        else:
-            self._by_role(engine, optimizer, rate, writer, update)
-        trained = (STUDENT,) if engine is None else engine.trained(update, self.total)
-        if engine is not None:
-            engine.finish(update, self.total)
-        if hasattr(model, "update_ema") and STUDENT in trained:
-            model.update_ema()
-        writer.add_scalar("loss", value.detach(), update)
-        return value.detach()
-
-    def _by_role(
-        self, engine: Engine, optimizer: Any, rate: float, writer: Any, update: int
-    ) -> None:
-        """Step role by role: the host's optimiser has one group, and roles have their own rates."""
-        if self.clip:
-            for name, norm in engine.clip(1.0).items():
-                writer.add_scalar(f"di4c/gradient_norm/{name}", norm, update)
-        gradients = {
-            name: [(p, p.grad) for p in network.parameters()]
-            for name, network in engine.trained_networks.items()
-        }
-        optimizer.zero_grad()
-        for name in engine.trained(update, self.total):
-            for p, gradient in gradients[name]:
-                p.grad = gradient
-            role = engine.algorithm.roles[name]
-            own = {k: v for k, v in (("betas", role.betas), ("eps", role.eps)) if v is not None}
-            stepped(optimizer, rate * role.lr, **own)
-            for p, _ in gradients[name]:
-                p.grad = None
-
-
-def stepped(optimizer: Any, lr: float, **options: Any) -> None:
-    """Let an optimiser step at a learning rate, and with options that are its own again after."""
-    kept = [{name: group[name] for name in options} for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group.update(options, lr=lr)
-    optimizer.step()
-    for group, old in zip(optimizer.param_groups, kept, strict=True):
-        group.update(old)
 
 
 def teacher_of(source: str, cfg: Any, root: Path | None) -> Model:

@@ -10,7 +10,6 @@ from abc import abstractmethod
 from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any, ClassVar
-from unittest import mock
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -38,6 +37,7 @@ from di4c_plugin.programs.text.networks import (
     restore,
     with_latent,
 )
+from di4c_plugin.programs.text.optimiser import groups_by_role, set_rates
 from di4c_plugin.programs.text.peers import LostPeer
 from di4c_plugin.programs.text.sampling import SamplerSettings
 from di4c_plugin.programs.text.settings import Distillation
@@ -202,16 +202,7 @@ class TextStudent(LightningModule):
         """Return the host's optimiser and schedule, with a parameter group for each role."""
         parent: Any = super()
         assert self.engine is not None, "evaluation has no optimiser"
-        engine, adamw = self.engine, torch.optim.AdamW
-        if engine.plain:
-            return parent.configure_optimizers()
-
-        def by_role(parameters: Any, lr: float, **options: Any) -> torch.optim.Optimizer:
-            groups = {group["role"]: group for group in engine.groups(lr)}
-            groups["student"]["params"] = list(parameters)  # the host's noise schedule too
-            return adamw(list(groups.values()), lr=lr, **options)
-
-        with mock.patch.object(torch.optim, "AdamW", by_role):
+        with groups_by_role(self.engine):
             return parent.configure_optimizers()
 
     def configure_gradient_clipping(
@@ -230,13 +221,9 @@ class TextStudent(LightningModule):
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Update as the host does; averages move only with an update that trains their network."""
         assert self.engine is not None, "evaluation has no optimiser"
-        index, roles, ema = self.trainer.global_step, self.engine.algorithm.roles, self.ema
+        index, ema = self.trainer.global_step, self.ema
         trained = self.engine.trained(index, self.updates)
-        groups: Any = self.trainer.optimizers[0].param_groups
-        for group in groups:  # a schedule may know one rate only
-            if "role" in group:
-                factor = roles[group["role"]].lr / roles["student"].lr
-                group["lr"] = factor * groups[0]["lr"]
+        set_rates(self.trainer.optimizers[0], self.engine.algorithm.roles)
         self.ema = ema if ema is None or "student" in trained else Still(ema)
         super().optimizer_step(*arguments, **options)
         self.ema = ema

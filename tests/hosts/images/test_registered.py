@@ -13,9 +13,9 @@ from di4c_plugin.diffusion import build_process
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.attach import latent_shape
 from di4c_plugin.programs.tauldr.sampler import averaged
+from di4c_plugin.programs.tauldr.step import Di4CStep
 from di4c_plugin.programs.tauldr.training import (
     Di4CLoss,
-    Di4CStep,
     let_latents_in,
     make_student,
     register_loss,
