@@ -128,7 +128,7 @@ class Lab:
 
     def stand_ins(self, *names: str | Path) -> str:
         """A PYTHONPATH for the bare host: stand-ins by name, and other folders."""
-        folder = self.repository / "di4c_plugin/hosts/shims/stand_ins"
+        folder = self.repository / "di4c_plugin/programs/shims/stand_ins"
         return os.pathsep.join(str(folder / name) for name in names)
 
     def teacher(self, kind: str) -> Path:

@@ -93,7 +93,7 @@ def test_maskgit(host_checkout: Path, tmp_path: Path) -> None:
     test = ("--resume", "--test-only", "--step", 1)
     for flags, line in (
         (("--sampler", "maskgit"), "sampler maskgit: the host's network, 1 steps, "),
-        (("--student", STUDENT), f"sampler di4c: {STUDENT}, 1 steps, "),
+        (("--student", STUDENT), f"sampler ancestral: {STUDENT}, 1 steps, "),
         (
             ("--sampler", "halton", "--student", STUDENT, "--sampler-option", "latents=fixed"),
             f"sampler halton: {STUDENT}, 1 steps, ",
@@ -146,7 +146,7 @@ def test_halton_maskgit(host_checkout: Path, tmp_path: Path) -> None:
         "guidance=1.5, guidance_ramp=constant, randomize=True"
     ]
     done = program(*test, "--r-temp", 2.0, "--step", 1)
-    assert f"Scheduler: di4c di4c, Steps: 1, of {STUDENT}" in done.out
+    assert f"Scheduler: di4c ancestral, Steps: 1, of {STUDENT}" in done.out
     assert "temperature=2.0, guidance=1.5" in told(done)[0]
 
 
