@@ -92,3 +92,13 @@ def make_host(tmp_path: Path) -> MakeHost:
         return root
 
     return make
+
+
+@pytest.fixture
+def host_checkout(request: pytest.FixtureRequest, repository: Path) -> Path:
+    """The real host named by `indirect` parametrisation, for tests marked `host`."""
+    host = host_named(request.param)
+    root = repository / "external" / host.name
+    if not host.is_at(root):
+        pytest.skip(f"external/{host.name} is empty: git submodule update --init")
+    return root

@@ -8,21 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from di4c_plugin.checkouts import HOSTS, host_named
+from di4c_plugin.checkouts import HOSTS
 from di4c_plugin.programs.shims import packages
 from tests.hosts.real import Lab
 
 Launch = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def host_checkout(request: pytest.FixtureRequest, repository: Path) -> Path:
-    """The real host named by `indirect` parametrisation, for tests marked `host`."""
-    host = host_named(request.param)
-    root = repository / "external" / host.name
-    if not host.is_at(root):
-        pytest.skip(f"external/{host.name} is empty: git submodule update --init")
-    return root
 
 
 @pytest.fixture(scope="session")
