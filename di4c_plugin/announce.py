@@ -4,6 +4,8 @@ import functools
 import os
 import sys
 
+from di4c_plugin.errors import printable
+
 
 def is_first_process() -> bool:
     """Tell whether this process speaks for all of a run, whoever started them."""
@@ -14,4 +16,4 @@ def is_first_process() -> bool:
 def announce_once(line: str) -> None:
     """Write `di4c: line` to stderr, unless it has been or another process does."""
     if is_first_process():
-        sys.stderr.write(f"di4c: {line}\n")
+        sys.stderr.write(f"di4c: {printable(line)}\n")

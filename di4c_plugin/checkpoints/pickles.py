@@ -25,7 +25,7 @@ from di4c_plugin.checkpoints.pickle_names import (
 )
 from di4c_plugin.checkpoints.storages import Storage, StorageType
 from di4c_plugin.checkpoints.stubs import Inert, Tame, inert_class, plain
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, reason
 
 # Given the type, key and number of elements of a storage, and where in it a view lies (or None).
 FindStorage = Callable[[StorageType, str, int, Any], Storage]
@@ -223,8 +223,7 @@ def read_plain(path: str | Path) -> Any:
         data = io.BytesIO(path.read_bytes())
         return plain(InertUnpickler(data, encoding="latin1").load())
     except Exception as error:  # a damaged pickle may raise anything
-        reason = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise UserError(f"{path} is not a readable pickle: {reason}") from error
+        raise UserError(f"{path} is not a readable pickle: {reason(error)}") from error
 
 
 def loads_inert(data: bytes) -> Any:

@@ -21,7 +21,7 @@ import torch
 from di4c_plugin.checkpoints.pickles import InertUnpickler
 from di4c_plugin.checkpoints.storages import Storage, StorageType, storage_of
 from di4c_plugin.checkpoints.stubs import Inert
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, reason
 
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001  # what a file of the older form begins with
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a member of a zip archive: mark, lengths of the names
@@ -61,8 +61,7 @@ def read_torch(path: str | Path, *, mmap: bool = False, device: Any = "cpu") -> 
     except _NotOfTorch as error:
         raise UserError(f"{path} is not a torch checkpoint{error}") from error
     except Exception as error:  # a damaged pickle may raise anything
-        reason = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise UserError(f"{path} is not a readable checkpoint: {reason}") from error
+        raise UserError(f"{path} is not a readable checkpoint: {reason(error)}") from error
 
 
 class _NotOfTorch(Exception):

@@ -22,7 +22,7 @@ import torch
 
 from di4c_plugin.announce import announce_once
 from di4c_plugin.checkouts import KnownHost, host_named
-from di4c_plugin.errors import UserError, printable
+from di4c_plugin.errors import UserError
 
 EXTERNAL = Path(__file__).resolve().parents[2] / "external"
 # The folder with checkouts, by their names here.
@@ -56,7 +56,7 @@ def checkout(host: str, root: str | Path | None = None) -> Path:
     for place in (Path.cwd(), (Path("external") / host).resolve()):
         if known.is_at(place) and place != own:
             _check_tested(known, place)
-            announce_once(f"the code of {host} is that of {printable(str(_shown(place)))}")
+            announce_once(f"the code of {host} is that of {_shown(place)}")
             return place
     if known.is_at(own):
         return own
