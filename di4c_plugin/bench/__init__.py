@@ -1,4 +1,4 @@
-"""Memory, time and error of the loss, of an update and of a network call, each in its own process.
+"""Memory and time of a method's loss, of an update and of a network call, on the user's machine.
 
-`cases` says what is measured, `child` measures one case, `sweep` starts a child for each.
+`cases` says what is measured, `child` measures one case in a process of its own, `run` starts them.
 """

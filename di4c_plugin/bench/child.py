@@ -1,8 +1,7 @@
-"""Measures one case in a process of its own: a job as JSON on stdin, its result on stdout.
+"""Measures one case in a process of its own: {"kind": …, "case": {…}} on stdin, a result on stdout.
 
-The job: {"kind": "loss", "case": {…}, "reference": path or null, "write": bool}. The result: what
-the measurement returns, or {"error": …} for a mistake of the user, or {"out_of_memory": …}.
-Started by `di4c_plugin.bench.sweep`.
+The result is what the measurement returns, or {"error": …} for a mistake of the user, or
+{"out_of_memory": …}. Started by `di4c_plugin.bench.run`.
 """
 
 import contextlib
@@ -13,10 +12,9 @@ from typing import Any, cast
 
 import torch
 
-from di4c_plugin.bench.cases import CASES, Case, LossCase, SampleCase, StepCase
-from di4c_plugin.bench.loss import measure_loss, write_reference
-from di4c_plugin.bench.sample import measure_sample
-from di4c_plugin.bench.step import measure_step
+from di4c_plugin.bench.cases import CASES, Case, LossCase, SampleCase, UpdateCase
+from di4c_plugin.bench.loss import measure_loss
+from di4c_plugin.bench.networks import measure_sample, measure_update
 from di4c_plugin.errors import UserError
 
 SAID_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -27,7 +25,7 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     try:
         case = CASES[job["kind"]](**job["case"])
         set_up(case)
-        return measure(case, job)
+        return measure(case)
     except UserError as error:
         return {"error": str(error)}
     except (MemoryError, RuntimeError) as error:
@@ -42,7 +40,7 @@ def is_of_memory(error: RuntimeError) -> bool:
 
 
 def set_up(case: Case) -> None:
-    """Set threads and precision; raises UserError for a device that is not there."""
+    """Set threads; raises UserError for a device that is not there."""
     try:
         torch.empty(0, device=case.device)
         if case.device.startswith("cuda:"):
@@ -50,20 +48,16 @@ def set_up(case: Case) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device {case.device!r} cannot be used: {reason}") from error
-    torch.set_float32_matmul_precision(case.matmul)
     if case.threads is not None:
         torch.set_num_threads(case.threads)
 
 
-def measure(case: Case, job: dict[str, Any]) -> dict[str, Any]:
+def measure(case: Case) -> dict[str, Any]:
     """Measure by the kind of case."""
     if isinstance(case, LossCase):
-        reference = None if job["reference"] is None else Path(job["reference"])
-        if job["write"]:
-            return write_reference(case, cast(Path, reference))
-        return measure_loss(case, reference)
-    if isinstance(case, StepCase):
-        return measure_step(case)
+        return measure_loss(case)
+    if isinstance(case, UpdateCase):
+        return measure_update(case)
     return measure_sample(cast(SampleCase, case))
 
 

@@ -70,17 +70,6 @@ def status_bytes(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def free_bytes(device: torch.device) -> int:
-    """Return how much memory a device still has; no limit known: a very large number."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return sys.maxsize
-
-
 def seconds(run: Run, device: torch.device) -> float:
     """Run once with the clock of the device running."""
     if device.type != "cuda":

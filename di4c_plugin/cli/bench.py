@@ -1,68 +1,77 @@
-"""`di4c bench`: memory, time and error of the loss, of an update and of a network call."""
+"""`di4c bench`: memory and time of the loss, of an update and of a network call."""
 
 import argparse
-import shlex
-from collections.abc import Callable
+from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from di4c_plugin.bench.cases import CASES, DTYPES, MATMULS, expand
+from di4c_plugin.bench.cases import CASES, DTYPES
 from di4c_plugin.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from di4c_plugin.bench.cases import Case
     from di4c_plugin.cli.main import Subparsers
 
 WHAT = {
-    "loss": "the loss of one sequence, from hidden states to gradients",
-    "step": "a whole Di4C update of a DiT",
-    "sample": "a call of the student beside one of its teacher",
+    "loss": "the loss of Di4C on one sequence, from hidden states to gradients",
+    "update": "an update of all networks of a method",
+    "sample": "a network call of a student beside one of its teacher",
+}
+# Options that may be given several times: a row of the table for each combination.
+ROWS = {
+    "impl": ("naive, checkpoint or chunked", ["naive", "checkpoint", "chunked"]),
+    "algo": ("a method with options, such as di4c,loss=naive,latents=8", ["di4c"]),
+    "latent": ("a latent with options, such as adaln,blocks=4", None),
 }
 HELP = {
+    "teacher": "file, folder or hub id; without it a DiT of the sizes below",
     "vocab": "S",
-    "latents": "N, how many lambda",
     "positions": "D",
-    "hidden": "H, width of the hidden states",
-    "masked": "share of unknown positions",
-    "impl": "naive, checkpoint, chunked; of an update also two_pass",
-    "budget_mb": "for a chunk, in MiB",
-    "batch": "sequences",
+    "hidden": "H, width",
     "layers": "of the DiT",
     "heads": "of the DiT",
-    "latent": "adaln, token, mask_noise",
-    "blocks": "last blocks that the latent enters; all",
+    "latents": "N, how many lambda",
+    "masked": "share of unknown positions",
+    "budget_mb": "for a chunk, in MiB",
+    "batch": "sequences",
     "device": "cpu, cuda",
     "threads": "of the CPU",
     "repeats": "medians are told",
     "seed": "of inputs and weights",
 }
-SINGLE: dict[str, Callable[[str], Any]] = {
-    "masked": float,
-    "device": str,
-    "threads": int,
-    "repeats": int,
-    "seed": int,
+TYPES: dict[str, Any] = {"teacher": str, "masked": float, "device": str}
+# Title, name and format of what was measured; the last says whether a share of the first row's
+# follows.
+COLUMNS = {
+    "loss": [("peak MB", "peak_mb", ".1f", True), ("seconds", "seconds", ".3f", True)],
+    "update": [
+        ("peak MB", "peak_mb", ".1f", True),
+        ("total MB", "total_mb", ".1f", False),
+        ("seconds", "seconds", ".3f", True),
+        ("tokens/s", "tokens_per_second", ".1f", False),
+    ],
+    "sample": [
+        ("teacher s", "teacher_seconds", ".4f", False),
+        ("student s", "student_seconds", ".4f", False),
+        ("ratio", "ratio", ".3f", False),
+        ("+-", "ratio_spread", ".3f", False),
+    ],
 }
-WORDS = ("impl", "latent")
-DEFAULTS = {
-    "loss": {"impl": "naive,checkpoint,chunked"},
-    "step": {"blocks": "all"},
-    "sample": {"blocks": "all", "latent": "adaln,token,mask_noise"},
+LEGEND = {
+    "loss": "peak: above inputs and the head's gradients",
+    "update": "peak: above weights, gradients and optimiser state; total: with them",
+    "sample": "ratio: student to teacher, median of pairs; +-: half the distance of the quartiles",
 }
-FIELDS = (*HELP, "dtype", "matmul")
-SIZES = [name for name in HELP if name not in (*SINGLE, *WORDS, "blocks")]
-FILES = ("json", "plot")
 
 
 def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     """See `di4c_plugin.cli.main.Command`."""
     parser = subparsers.add_parser(
         "bench",
-        help="measure memory, time and error",
-        description="Measure, each case in its own process; values separated by commas make a "
-        "sweep. For example: di4c bench loss --vocab 1000 --latents 4,16,64",
+        help="measure memory and time",
+        description="Measure, each row of the table in its own process. For example: "
+        "di4c bench update --teacher teacher.ckpt --algo di4c --algo di4c,loss=naive",
     )
     kinds = parser.add_subparsers(metavar="what", required=True)
     for kind, text in WHAT.items():
@@ -75,25 +84,16 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
 def add_options(parser: argparse.ArgumentParser, kind: str) -> None:
     """Add an option for each field of the case, and those of the output."""
     case = CASES[kind]()
+    for name, (text, _) in ROWS.items():
+        if hasattr(case, name):
+            parser.add_argument(option(name), action="append", help=f"{text}; may be repeated")
     for name, text in HELP.items():
-        if not hasattr(case, name):
-            continue
-        value = DEFAULTS[kind].get(name, getattr(case, name))
-        read = SINGLE.get(name, words if name in WORDS else numbers)
-        parser.add_argument(
-            option(name),
-            type=read,
-            # As text, which argparse reads like the user's.
-            default=None if value is None else str(value),
-            help=text if value is None else f"{text}; default {value}",
-        )
-    # float64 is for the loss alone.
-    dtypes = DTYPES if kind == "loss" else DTYPES[:2]
-    parser.add_argument("--dtype", choices=dtypes, default=case.dtype, help="default float32")
-    parser.add_argument("--matmul", choices=MATMULS, default=case.matmul, help="high: TF32")
+        if hasattr(case, name):
+            value = getattr(case, name)
+            told = text if value is None else f"{text}; default {value}"
+            parser.add_argument(option(name), type=TYPES.get(name, int), default=value, help=told)
+    parser.add_argument("--dtype", choices=DTYPES, default=case.dtype, help="default float32")
     parser.add_argument("--json", type=Path, help="write the results to this file too")
-    if kind != "sample":
-        parser.add_argument("--plot", type=Path, help="draw the peak over a sweep, as PNG")
 
 
 def option(name: str) -> str:
@@ -101,87 +101,72 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def words(text: str) -> list[str]:
-    """Read words separated by commas."""
-    if not all(text.split(",")):
-        raise argparse.ArgumentTypeError(f"takes words separated by commas, not {text!r}")
-    return text.split(",")
-
-
-def numbers(text: str) -> list[int | None]:
-    """Read numbers separated by commas; "all" is None."""
-    parts = text.split(",")
-    if not all(part == "all" or part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"takes numbers separated by commas, not {text!r}")
-    return [None if part == "all" else int(part) for part in parts]
-
-
 def run(args: argparse.Namespace) -> int:
     """Measure, print a line for each case, and write what is there after each."""
-    cases = expand(args.kind, case_options(args))
-    check(cases, getattr(args, "plot", None))
-    from di4c_plugin.bench.sweep import measure_all
-    from di4c_plugin.bench.table import Table
+    cases = make_cases(args)
+    from di4c_plugin.bench.run import machine, run_case
+    from di4c_plugin.evaluation.report import write_json
 
-    table, results = Table(cases), list[dict[str, Any]]()
-    print(table.heading(), table.header(), sep="\n", flush=True)
-    for result in measure_all(cases):
-        results.append(result)
-        print(table.row(result), flush=True)
-        save(args, cases, results)
-    print(*table.legend(), sep="\n")
+    columns = COLUMNS[args.kind]
+    width = max(len(label) for label in cases)
+    titles = [f"{title:>9}" + " (ratio)" * share for title, _, _, share in columns]
+    print(f"{args.kind:<{width}}", *titles, flush=True)
+    results: list[dict[str, Any]] = []
+    for label, case in cases.items():
+        found = run_case(case)
+        results.append({"row": label} | asdict(case) | found)
+        cells = [cell(found, results[0], *column[1:]) for column in columns]
+        note = "out of memory" if "out_of_memory" in found else ""
+        print(f"{label:<{width}}", *(cells if not note else [note]), flush=True)
+        if args.json:
+            report = {"what": args.kind, "machine": machine(case), "results": results}
+            write_json(args.json, report)
+    print(LEGEND[args.kind])
     return 0
 
 
-def case_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of the cases, lists where there are several values."""
-    options = {name: value for name, value in vars(args).items() if name in FIELDS}
-    if any(None in options.get(name, ()) for name in SIZES):
-        raise UserError("only --blocks can be all")
-    return options
+def make_cases(args: argparse.Namespace) -> dict[str, "Case"]:
+    """Return a case for each row of the table, by its label.
+
+    Raises:
+        UserError: for a value out of range, and options that are none.
+    """
+    kind = CASES[args.kind]
+    fixed = {k: v for k, v in vars(args).items() if k in (*HELP, "dtype") and hasattr(kind(), k)}
+    base = kind(**fixed)
+    names = [name for name in ROWS if hasattr(base, name)]
+    values = [getattr(args, name) or ROWS[name][1] or [None] for name in names]
+    cases = {}
+    for row in product(*values):
+        label = "  ".join(text for text in row if text) or "default"
+        own: dict[str, Any] = dict(zip(names, row, strict=True))
+        own |= {name: spec(own[name]) for name in own if name != "impl"}
+        cases[label] = replace(base, **own)
+    return cases
 
 
-def check(cases: "Sequence[Case]", plot: Path | None) -> None:
-    """Refuse, before anything is measured, what could not be measured or drawn."""
-    from di4c_plugin.bench.sweep import check_implementations
+def spec(text: str | None) -> dict[str, Any] | None:
+    """Return {"name": ..., **options} of "name,key=value,..."; values are read as YAML.
 
-    check_implementations(cases)
-    if plot is not None:
-        from di4c_plugin.bench.plot import check as check_plot
+    Raises:
+        UserError: where there is no such thing.
+    """
+    if text is None:
+        return None
+    import yaml
 
-        check_plot(cases, plot)
-
-
-def save(args: argparse.Namespace, cases: "Sequence[Case]", results: list[dict[str, Any]]) -> None:
-    """Write the results so far: what was measured stays, should a later case be interrupted."""
-    from di4c_plugin.bench.machine import machine, versions
-    from di4c_plugin.evaluation.report import write_json
-
-    if args.json:
-        report = {
-            "args": {k: str(v) if k in FILES and v else v for k, v in arguments(args).items()},
-            "command": command(args),
-            "machine": machine(args.device, args.threads),
-            "versions": versions(),
-            "results": results,
-        }
-        write_json(args.json, report)
-    if getattr(args, "plot", None):
-        from di4c_plugin.bench.plot import peak_plot
-
-        peak_plot(results, cases, args.plot)
+    name, *pairs = text.split(",")
+    if not name or not all("=" in pair for pair in pairs):
+        raise UserError(f"give a name and options, such as di4c,loss=naive, not {text!r}")
+    options = dict(pair.split("=", 1) for pair in pairs)
+    return {"name": name} | {key: yaml.safe_load(value) for key, value in options.items()}
 
 
-def arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what was asked for, without what argparse keeps for us."""
-    return {name: value for name, value in vars(args).items() if name != "run"}
-
-
-def command(args: argparse.Namespace) -> str:
-    """Return the command that measures the same, defaults spelt out."""
-    line = ["di4c", "bench", args.kind]
-    for name, value in arguments(args).items():
-        if name != "kind" and value is not None:
-            parts = value if isinstance(value, list) else [value]
-            line += [option(name), ",".join("all" if p is None else str(p) for p in parts)]
-    return shlex.join(line)
+def cell(found: dict[str, Any], first: dict[str, Any], name: str, form: str, share: bool) -> str:
+    """Return a measured value, with its share of the first row's."""
+    value = found.get(name)
+    text = f"{'-' if value is None else format(value, form):>9}"
+    if not share:
+        return text
+    known = value is not None and first.get(name)
+    return f"{text} {f'({value / first[name]:.3f})' if known else '':>7}"

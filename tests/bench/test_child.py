@@ -2,7 +2,6 @@ import io
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,16 +15,8 @@ SMALL = LossCase(vocab=30, latents=2, positions=4, hidden=4, repeats=1)
 NETWORK = SampleCase(vocab=11, positions=4, hidden=8, layers=1, heads=1, repeats=2)
 
 
-def job(case: Case, **options: Any) -> dict[str, Any]:
-    base = {"kind": kind_of(case), "case": asdict(case), "reference": None, "write": False}
-    return base | options
-
-
-def test_a_reference_is_written_and_read(tmp_path: Path) -> None:
-    path = str(tmp_path / "reference.pt")
-    assert answer(job(SMALL, reference=path, write=True)) == {}
-    assert answer(job(SMALL, reference=path))["max_rel_error"] < 1e-4
-    assert answer(job(SMALL))["max_rel_error"] is None
+def job(case: Case) -> dict[str, Any]:
+    return {"kind": kind_of(case), "case": asdict(case)}
 
 
 def test_it_answers_on_stdout(
@@ -84,9 +75,8 @@ def test_mistakes_are_answers(values: dict[str, object], message: str) -> None:
     assert "\n" not in error
 
 
-def test_threads_and_precision_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
+def test_threads_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
-    monkeypatch.setattr(torch, "set_float32_matmul_precision", seen.append)
-    child.set_up(LossCase(threads=3, matmul="high"))
-    assert seen == ["high", 3]
+    child.set_up(LossCase(threads=3))
+    assert seen == [3]
