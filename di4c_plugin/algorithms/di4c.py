@@ -15,7 +15,9 @@ The terms, sums over positions in nats per example (paper: loss functions, contr
   data_marg    and marginal part, with the teacher's marginals: sum_d KL(p^psi_{0|t} || bar p_{0|t})
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -31,6 +33,7 @@ from di4c_plugin.diffusion import Process
 from di4c_plugin.diffusion.categorical import host_uniform, uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.alpha import correlation_weight
+from di4c_plugin.losses.windows import Windows, place_windows
 from di4c_plugin.networks.denoiser import NO_LABEL, Denoiser
 from di4c_plugin.networks.latent import draw_latents
 from di4c_plugin.networks.predict import States
@@ -88,6 +91,11 @@ class Di4C(Algorithm):
         partial: draw s uniformly from [0, u) instead of s = 0 for the consistency terms.
         alpha: weight of `data_corr` over t: "sigmoid", "linear", "const".
         label_dropout: share of examples distilled without their class label.
+        windows: sizes of windows of neighbouring positions, such as (2, 4, 8): the correlation
+            terms are sums over windows at random places, averaged over the sizes (ours, see
+            `losses.windows`); none: over all positions at once, as in the paper.
+        grid: what the D positions are, (h, w) or (channels, h, w) of pictures, whose windows are
+            squares; None: a sequence.
         weights: overrides of `Weights`.
         loss: how the terms are computed, see `di4c_plugin.algorithms.di4c_terms`; "auto": by chunks
             if all networks hand out hidden states, else all at once.
@@ -115,6 +123,8 @@ class Di4C(Algorithm):
         partial: bool = False,
         alpha: str = "sigmoid",
         label_dropout: float = 0.1,
+        windows: Sequence[int] = (),
+        grid: Sequence[int] | None = None,
         weights: dict[str, float] | None = None,
         loss: str = "auto",
         loss_mb: int = 128,
@@ -145,6 +155,10 @@ class Di4C(Algorithm):
         if partial and not process.factorised:
             name = process.config["name"]
             raise UserError(f"partial=true needs a step with a posterior: not process={name}")
+        if any(size < 2 for size in windows) or not all(length > 0 for length in grid or ()):
+            raise UserError(
+                f"windows have at least 2 positions and a grid 1, not {list(windows)}, {grid}"
+            )
         if loss_mb < 1:
             raise UserError(f"loss_mb must be at least 1, not {loss_mb}")
         if target not in ("student", "average"):
@@ -159,6 +173,7 @@ class Di4C(Algorithm):
         self.min_time, self.partial = min_time, partial
         self.delta_t, self.delta_t_end = delta_t, delta_t_end or delta_t
         self.alpha, self.label_dropout = alpha, label_dropout
+        self.windows, self.grid = tuple(windows), None if grid is None else tuple(grid)
         self.loss, self.max_bytes = loss, loss_mb << 20
 
     def losses(self, batch: Batch, networks: Networks, update: Update) -> LossTerms:
@@ -167,7 +182,9 @@ class Di4C(Algorithm):
         trio = Trio(student, teacher, networks["student_average"] if self.averaged else student)
         noised = self._noise(batch, update.generator)
         loss = choose_loss("naive" if self.partial else self.loss, trio, self.process)
-        draws = self._draws(trio, noised, update)
+        draws = replace(
+            self._draws(trio, noised, update), windows=self._windows(noised, update.generator)
+        )
         found = terms_by(loss, trio, draws, self.process, self.max_bytes)
         near = noised.t < self.delta
         alpha = correlation_weight(self.alpha, noised.t)
@@ -225,6 +242,14 @@ class Di4C(Algorithm):
         chance = uniform(shape, generator=generator, device=u.device)
         s = None if end is None else u * end
         return Draws(noised.x_0, teacher, student, u, noise, latent, chance, s)
+
+    def _windows(self, noised: Noised, generator: torch.Generator) -> tuple[Windows, ...]:
+        """Place windows of each size; raises UserError for a grid of another length."""
+        batch, length = noised.x_t.shape
+        grid = self.grid or (length,)
+        if prod(grid) != length:
+            raise UserError(f"a grid of {list(grid)} has not the {length} positions of the network")
+        return tuple(place_windows(size, grid, batch, generator=generator) for size in self.windows)
 
     def _states(self, denoiser: Denoiser, noised: Noised, generator: torch.Generator) -> States:
         """Return the noised states with N lambda for a mixture."""

@@ -20,7 +20,6 @@ from di4c_plugin.diffusion.categorical import inverse_cdf
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.chunk import ChunkTargets, Targets
 from di4c_plugin.losses.mixture import (
-    correlation_loss,
     kl_divergence,
     log_mean_exp,
     marginal_log_prob,
@@ -28,6 +27,7 @@ from di4c_plugin.losses.mixture import (
 )
 from di4c_plugin.losses.streamed import LogMean, streamed
 from di4c_plugin.losses.terms import PositionTerms, example_terms, position_terms
+from di4c_plugin.losses.windows import Windows, correlation
 from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.networks.predict import (
     ActivePositions,
@@ -56,7 +56,9 @@ class Trio:
 
 @dataclass(frozen=True)
 class Draws:
-    """What an update draws, for B states with N lambda; the last five are for consistency.
+    """What an update draws, for B states with N lambda.
+
+    u, noise, latent, chance and s are for the consistency terms.
 
     Attributes:
         x_0: data (J, B, D).
@@ -67,6 +69,7 @@ class Draws:
         latent: of the target network, (N, B, *latent_shape).
         chance: by which x_s is drawn, U[0, 1) (N, B, D).
         s: times (B,) where the student's step ends; None: 0.
+        windows: partitions of the positions (B, D) for the correlation terms; none: all at once.
     """
 
     x_0: Tensor
@@ -77,6 +80,7 @@ class Draws:
     latent: Tensor | None = None
     chance: Tensor | None = None
     s: Tensor | None = None
+    windows: tuple[Windows, ...] = ()
 
     def after(self, x_u: Tensor) -> States:
         """Return what the target predicts from after steps to x_u (N, B, D)."""
@@ -154,7 +158,11 @@ class Work:
     def of_examples(self, terms: PositionTerms) -> dict[str, Tensor]:
         """Return the terms of each example, (B,)."""
         count, length = self.draws.student.x.shape[1:]
-        return example_terms(terms, self.positions.index // length, count)
+        windows = [
+            Windows(self.positions.take(cut.index.unsqueeze(0)).squeeze(0), cut.count)
+            for cut in self.draws.windows
+        ]
+        return example_terms(terms, self.positions.index // length, count, windows)
 
     # All lambda together
 
@@ -211,8 +219,11 @@ class Work:
         x_t = draws.student.x
         log_p = posterior(student, x_t.expand(n, b, d), draws.student.t)
         active = process.active(x_t[0])
+        ell = token_log_prob(log_p, x_s, active).flatten(2)
+        example = torch.arange(b, device=ell.device).repeat_interleave(d)
+        windows = [Windows(cut.index.flatten(), cut.count) for cut in draws.windows]
         return {
-            "consis_corr": correlation_loss(token_log_prob(log_p, x_s, active)),
+            "consis_corr": correlation(ell, example, b, windows),
             "consis_marg": kl_divergence(log_mean_exp(log_p_s), marginal_log_prob(log_p), active),
         }
 

@@ -28,19 +28,6 @@ def log_mean_exp(values: Tensor, dim: int = 0) -> Tensor:
     return values.logsumexp(dim) - math.log(values.shape[dim])
 
 
-def joint_log_prob(ell: Tensor) -> Tensor:
-    r"""Return log (1/N) \sum_n \prod_d p^d(x^d; lambda_n), shape (J, B), from `token_log_prob`."""
-    return log_mean_exp(ell.sum(-1))
-
-
-def independent_log_prob(ell: Tensor) -> Tensor:
-    r"""Return \sum_d log \bar p^d(x^d) with \bar p^d = mean_n p^d(. ; lambda_n), shape (J, B).
-
-    The dimension-independent control variate of Di4C.
-    """
-    return log_mean_exp(ell).sum(-1)
-
-
 def marginal_log_prob(log_p: Tensor) -> Tensor:
     r"""Return log \bar p^d, shape (B, D, S), from log_p (N, B, D, S)."""
     return log_mean_exp(log_p)
@@ -53,13 +40,3 @@ def kl_divergence(log_q: Tensor, log_p: Tensor, active: Tensor | None = None) ->
     """
     kl = (log_q.exp() * (log_q - log_p)).sum(-1)
     return (kl if active is None else kl.where(active, 0)).sum(-1)
-
-
-def correlation_loss(ell: Tensor) -> Tensor:
-    r"""Return mean_j[-log p(x_j) + log \bar p(x_j)] for each example, shape (B,), in nats.
-
-    `ell` is (N, J, B, D). This is the part of a cross-entropy that a product model cannot lower;
-    its complement E_x[-log \bar p(x)] has a closed form, a `kl_divergence` of marginals (Di4C,
-    control variates).
-    """
-    return (independent_log_prob(ell) - joint_log_prob(ell)).mean(0)

@@ -11,7 +11,7 @@ only \ell couples positions: sums over a position's S tokens can be taken chunk 
   chunked      the same with a backward pass by hand (`di4c_plugin.losses.chunked`)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +20,8 @@ from torch import Tensor
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.chunk import Targets, chunk_targets, chunk_terms, chunks_for
 from di4c_plugin.losses.chunked import chunked
-from di4c_plugin.losses.mixture import log_mean_exp
 from di4c_plugin.losses.positions import DEFAULT_BYTES, by_chunks
+from di4c_plugin.losses.windows import Windows, correlation
 from di4c_plugin.networks.predictions import Prediction
 
 __all__ = ["IMPLEMENTATIONS", "PositionTerms", "Targets", "example_terms", "position_terms"]
@@ -72,36 +72,26 @@ def position_terms(
         return PositionTerms(*BY_NAME[implementation](student, targets, max_bytes))
 
 
-def example_terms(terms: PositionTerms, example: Tensor, count: int) -> dict[str, Tensor]:
+def example_terms(
+    terms: PositionTerms, example: Tensor, count: int, windows: Sequence[Windows] = ()
+) -> dict[str, Tensor]:
     """Return the terms of Di4C for each example, shape (count,), in nats.
 
-    `example` (P,) tells which of `count` examples a position is of.
+    `example` (P,) tells which of `count` examples a position is of; `windows`: see `correlation`.
     """
 
     def of_examples(values: Tensor) -> Tensor:
-        zeros = values.new_zeros(*values.shape[:-1], count)
-        return zeros.index_add(-1, example, values)
+        return values.new_zeros(count).index_add(-1, example, values)
 
     found = {
         "distil": of_examples(terms.distil),
-        "data_corr": _correlation(terms.ell_data, of_examples),
+        "data_corr": correlation(terms.ell_data, example, count, windows),
         "data_marg": of_examples(terms.data_marg),
     }
     if terms.ell_consis is not None and terms.consis_marg is not None:
-        found["consis_corr"] = _correlation(terms.ell_consis, of_examples)
+        found["consis_corr"] = correlation(terms.ell_consis, example, count, windows)
         found["consis_marg"] = of_examples(terms.consis_marg)
     return found
-
-
-def _correlation(ell: Tensor, of_examples: Callable[[Tensor], Tensor]) -> Tensor:
-    r"""Return mean_j[-log p(x_j) + log \bar p(x_j)], see `correlation_loss`, of ell (N, J, P).
-
-    In float64: sums of 1000 positions reach 10^4 nats, and lambda are weighed by their differences.
-    """
-    exact = ell.double()
-    joint = log_mean_exp(of_examples(exact))
-    independent = of_examples(log_mean_exp(exact))
-    return (independent - joint).mean(0).to(ell.dtype)
 
 
 def naive(student: Prediction, targets: Targets, max_bytes: int) -> list[Tensor]:

@@ -233,6 +233,11 @@ def test_the_total_is_the_weighted_sum_and_a_zero_switches_off() -> None:
     assert terms.total.item() == pytest.approx(float(total), abs=1e-12)
 
 
+def test_a_grid_has_the_positions_of_the_network() -> None:
+    with pytest.raises(UserError, match=r"a grid of \[2, 2\] has not the 2 positions"):
+        Case(SPACES[0]).update(Di4C(SPACES[0], grid=(2, 2), **OPTIONS), seed=0)
+
+
 def test_every_example_has_its_own_time() -> None:
     process = SPACES[0]
     update = Case(process).update(Di4C(process, **OPTIONS), seed=0, size=10)
@@ -352,6 +357,7 @@ def test_any_batch_size_and_a_batch_without_masks(size: int) -> None:
         ({"weights": dict.fromkeys(asdict(Weights()), 0.0)}, "all weights are 0"),
         ({"alpha": "cosine"}, "unknown alpha 'cosine'; there are sigmoid, linear, const"),
         ({"prior_share": 1.5}, "prior_share must be in"),
+        ({"windows": (1,)}, r"windows have at least 2 positions .*, not \[1\]"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, object], message: str) -> None:

@@ -120,6 +120,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fewer states": {"states": 2},
     "distil alone": {"weights": {"consis_corr": 0.0, "consis_marg": 0.0}},
     "one lambda": {"latents": 1},
+    "windows": {"windows": (2, 4)},
+    "square windows": {"windows": (2,), "grid": (2, 3)},
     "early": {"delta_share": 0.5, "stratified": False},
 }
 
@@ -411,6 +413,16 @@ def test_chunks_without_hidden_states_are_refused() -> None:
     networks = tiny.networks(tiny.masked(), LATENTS["adaln"], config=tiny.TRANSFORMER)
     with pytest.raises(UserError, match="use two_pass"):
         update(networks, "chunked", tiny.batch(2))
+
+
+def test_a_window_of_all_positions_changes_nothing_and_smaller_ones_do() -> None:
+    networks = tiny.networks(tiny.masked(), LATENTS["token"])
+    want = update(networks, "chunked", tiny.batch(4))
+    found = update(networks, "chunked", tiny.batch(4), windows=(tiny.LENGTH,))
+    compare(found, want)
+    other = update(networks, "chunked", tiny.batch(4), windows=(2,))
+    for name in ("data_corr", "consis_corr"):
+        assert other.losses.terms[name] != want.losses.terms[name]
 
 
 def test_partial_steps_take_the_naive_path() -> None:

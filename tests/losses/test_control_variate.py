@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.losses.mixture import (
-    correlation_loss,
-    joint_log_prob,
     kl_divergence,
     marginal_log_prob,
     token_log_prob,
 )
 from tests.enumeration import marginals, product_law, states
+from tests.losses.joint import correlation_loss, joint_log_prob
 
 N, D, S = 16, 8, 2
 

@@ -9,15 +9,13 @@ from torch import Tensor
 
 from di4c_plugin.diffusion import LOG_ZERO
 from di4c_plugin.losses.mixture import (
-    correlation_loss,
-    independent_log_prob,
-    joint_log_prob,
     kl_divergence,
     log_mean_exp,
     marginal_log_prob,
     token_log_prob,
 )
 from tests.enumeration import marginals, product_law, relative_entropy, states
+from tests.losses.joint import correlation_loss, independent_log_prob, joint_log_prob
 
 # N, B, D, S: odd, single and larger ones.
 SHAPES = [(1, 1, 1, 1), (1, 2, 3, 2), (3, 1, 1, 4), (5, 2, 4, 3), (16, 3, 6, 2), (2, 1, 3, 16)]
