@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion import Absorbing, Process, Uniform, time_grid
-from di4c_plugin.losses.mixture import joint_log_prob, token_log_prob
+from di4c_plugin.losses.mixture import token_log_prob
 from tests.enumeration import (
     TableDenoiser,
     relative_entropy,
@@ -15,6 +15,7 @@ from tests.enumeration import (
     step_kernels,
     total_variation,
 )
+from tests.losses.joint import joint_log_prob
 
 TWO_BITS = Absorbing(2)
 MASK = TWO_BITS.mask
