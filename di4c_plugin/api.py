@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,9 @@ from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import named_file
-from di4c_plugin.hosts import Host, host_for, load_source
+from di4c_plugin.hosts import Host, OpenHost, host_for, load_source
 from di4c_plugin.hosts.start import check_start, start_networks
-from di4c_plugin.plugins import lookup, make, name_of
+from di4c_plugin.plugins import lookup, make
 from di4c_plugin.samplers.base import Step
 from di4c_plugin.samplers.checks import check_labels, check_partners, usable
 from di4c_plugin.samplers.given import Given, conditioned, given_tokens
@@ -40,8 +40,7 @@ class LoadedModel(Model):
     @classmethod
     def of(cls, model: Model, file: Path | None = None) -> "LoadedModel":
         """Return the same model with these methods."""
-        kept = (model.network, model.latent, model.info, model.role, model.sampling)
-        return cls(model.denoiser, *kept, file)
+        return cls(**{f.name: getattr(model, f.name) for f in fields(Model)}, file=file)
 
     def sample(self, n: int, *, steps: int | None = None, **options: Any) -> Tensor:
         """Draw n samples, shape (n, D); see `di4c_plugin.sample` for the options."""
@@ -72,7 +71,7 @@ def load_teacher(
     file = named_file(source)
     if host is None or "name" not in host:
         return LoadedModel.of(load_source(source, ema=ema, options=host), file)
-    adapter: Host = make("host", host)
+    adapter: OpenHost = make("host", host)
     return LoadedModel.of(adapter.load_teacher(source, ema=ema), file)
 
 
@@ -116,7 +115,7 @@ def distill(
     latent: Mapping[str, Any] | None = None,
     start: Model | None = None,
     training: "TrainingConfig | Mapping[str, Any] | None" = None,
-    host: str | Mapping[str, Any] | Host | None = None,
+    host: str | Mapping[str, Any] | Host | OpenHost | None = None,
     out: str | Path | None = None,
     info: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -155,7 +154,7 @@ def distill(
 
     adapter = as_host(host, teacher)
     asked = {"name": "di4c"} | dict(algo or {})
-    found = recipe(recipe_host(host, adapter, teacher), asked["name"])
+    found = recipe(adapter.name, asked["name"])
     algo = found.algo_with(asked)
     if not isinstance(training, TrainingConfig):
         training = training_config(merged(found.training, training or {}))
@@ -187,27 +186,14 @@ def distill(
     return LoadedModel.of(trained)
 
 
-def as_host(host: str | Mapping[str, Any] | Host | None, teacher: Model) -> Host:
+def as_host(host: str | Mapping[str, Any] | Host | OpenHost | None, teacher: Model) -> OpenHost:
     """Return the host that `distill` was given, knowing the teacher; raises UserError."""
-    if isinstance(host, Host):
-        host.adopt(teacher)
-        return host
+    if isinstance(host, Host | OpenHost):
+        opened = host() if isinstance(host, Host) else host
+        opened.adopt(teacher)
+        return opened
     options = {"name": host} if host is None or isinstance(host, str) else dict(host)
     return host_for(teacher, **options)
-
-
-def recipe_host(said: str | Mapping[str, Any] | Host | None, adapter: Host, teacher: Model) -> str:
-    """Return the name of the host whose recipes are for this teacher; "" where there is none.
-
-    A DiT of a text host borrows the built-in host, unless its user named one: what the digits need
-    is nothing to it.
-    """
-    name = said.get("name") if isinstance(said, Mapping) else said
-    if isinstance(name, str):
-        return name
-    if name is None and "host" not in teacher.info and teacher.network.kind == "dit":
-        return ""
-    return name_of("host", type(adapter)) or ""
 
 
 def sample(

@@ -12,17 +12,11 @@ from di4c_plugin.hookspecs import hookimpl
 @hookimpl
 def di4c_hosts() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
-    from di4c_plugin.hosts.builtin import BuiltinHost
-    from di4c_plugin.hosts.grid import HaltonHost, MaskGITHost
-    from di4c_plugin.hosts.tauldr import TauLDRHost
+    from di4c_plugin.hosts import builtin, duo, halton, maskgit, mdlm, sdtt, tauldr
 
-    return {
-        "builtin": BuiltinHost,
-        "halton": HaltonHost,  # as users call it
-        "halton_maskgit": HaltonHost,
-        "maskgit": MaskGITHost,
-        "tauldr": TauLDRHost,
-    }
+    hosts = (builtin, maskgit, halton, tauldr, mdlm, sdtt, duo)
+    values = {module.HOST.name: module.HOST for module in hosts}
+    return values | {"halton": halton.HOST}  # as users call it
 
 
 @hookimpl

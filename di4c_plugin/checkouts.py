@@ -17,14 +17,14 @@ IMPORTABLE = (".py", ".pyc", ".pyd", ".pyw", ".so")
 
 
 @dataclass(frozen=True)
-class KnownHost:
+class Program:
     """A host that we run in, at the commit that we test with.
 
     `marks`, `script` (the program that the user starts), `configs` (the folder of its Hydra
     configs; None where it has no Hydra) and `others` (programs outside the script's folder) are
     relative to the root of its checkout. `digest` is the `digest_of` that commit, of hosts whose
     checkout is looked for. `needs` are the modules that its programs import when they start, beside
-    torch, lightning, hydra and numpy; `weight` is a tensor that only its `network` has.
+    torch, lightning, hydra and numpy.
     """
 
     name: str
@@ -36,8 +36,6 @@ class KnownHost:
     others: tuple[str, ...] = ()
     digest: str | None = None
     needs: str = ""
-    weight: str | None = None
-    network: str = "a DiT"
 
     @property
     def tested(self) -> str:
@@ -77,7 +75,7 @@ class KnownHost:
 class Found:
     """A checkout of a known host; `commit` is None where git does not tell."""
 
-    host: KnownHost
+    host: Program
     root: Path
     commit: str | None
 
@@ -95,7 +93,7 @@ class Found:
 
 
 HOSTS = (
-    KnownHost(
+    Program(
         name="mdlm",
         url="https://github.com/kuleshov-group/mdlm.git",
         commit="c112c526d193436838c98d81455ee51f90309470",
@@ -105,7 +103,7 @@ HOSTS = (
         needs="causal_conv1d datasets einops flash_attn fsspec huggingface_hub mamba_ssm "
         "requests rich timm tokenizers torchmetrics transformers",
     ),
-    KnownHost(
+    Program(
         name="sdtt",
         url="https://github.com/jdeschena/sdtt.git",
         commit="9172b86500126d4ca93bd5e204395c5062fdc7fd",
@@ -115,7 +113,7 @@ HOSTS = (
         needs="datasets einops flash_attn fsspec huggingface_hub loguru mauve pandas "
         "requests safetensors timm torchdata tqdm transformers",
     ),
-    KnownHost(
+    Program(
         name="duo",
         url="https://github.com/s-sahoo/duo.git",
         commit="7c9b498f5b717de064d6fad7e2509c866e6cb620",
@@ -125,7 +123,7 @@ HOSTS = (
         needs="datasets einops flash_attn fsspec huggingface_hub requests rich scipy "
         "timm tokenizers torchmetrics torchvision tqdm transformers",
     ),
-    KnownHost(
+    Program(
         name="maskgit",  # the archived first generation: branch v1.0
         url="https://github.com/valeoai/Maskgit-pytorch.git",
         commit="674ef1d934963b7550ad9068015e705a525ceecb",
@@ -134,10 +132,8 @@ HOSTS = (
         digest="87083ac752b327ba6ee3d0c2627a5db0a39a44ee4c7f04a8535b990fb2074daa",
         needs="PIL clip einops requests scipy sklearn tensorboard torchmetrics "
         "torchvision tqdm webdataset",
-        weight="first_layer.0.weight",
-        network="MaskGIT-pytorch v1",
     ),
-    KnownHost(
+    Program(
         name="halton_maskgit",
         url="https://github.com/valeoai/Halton-MaskGIT.git",
         commit="f61b0a1314717004dc7487531fd16a8bb71e1888",
@@ -146,10 +142,8 @@ HOSTS = (
         digest="fb372ab98f2d66f75971357027a95365dbdb2cd948befc1026d3073363759143",
         needs="PIL cleanfid einops matplotlib scipy sklearn tensorboard torch_fidelity "
         "torchmetrics torchvision tqdm webdataset",
-        weight="cls_emb.weight",
-        network="Halton-MaskGIT",
     ),
-    KnownHost(
+    Program(
         name="tauldr",
         url="https://github.com/andrew-cr/tauLDR.git",
         commit="5128d4a5cce07f707780ccb03e8de2b48950aafa",
@@ -158,19 +152,17 @@ HOSTS = (
         others=("scripts/sample.py",),
         digest="f81c7715ecc490f9e4de13d61c0e7a262ad398b45e11698420be0936337d7843",
         needs="PIL matplotlib ml_collections scipy tensorboard tkinter torchvision tqdm",
-        weight="temb_modules.0.weight",
-        network="tauLDR's U-Net",
     ),
 )
 HYDRA_HOSTS = tuple(host for host in HOSTS if host.configs)
 
 
-def host_named(name: str) -> KnownHost:
+def host_named(name: str) -> Program:
     """Return the known host of that name; KeyError if there is none."""
     return {host.name: host for host in HOSTS}[name]
 
 
-def host_of_configs(path: str) -> KnownHost | None:
+def host_of_configs(path: str) -> Program | None:
     """Return the host whose config folder is `path`, as Hydra's search path has it.
 
     Args:
@@ -180,7 +172,7 @@ def host_of_configs(path: str) -> KnownHost | None:
     return next((host for host in HOSTS if host.has_configs_at(folder)), None)
 
 
-def host_of_script(script: str | Path) -> KnownHost | None:
+def host_of_script(script: str | Path) -> Program | None:
     """Return the host that the program `script` belongs to."""
     folder = Path(script).resolve().parent
     return next((host for host in HOSTS if host.root_of_program(folder)), None)

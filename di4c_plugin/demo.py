@@ -19,7 +19,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.pictures import quality_plot, sample_sheet
 from di4c_plugin.evaluation.report import by_sampler, peak_rss_mb, write_json
 from di4c_plugin.evaluation.sweep import Cell, Draw, measure
-from di4c_plugin.hosts.builtin import LEVELS, SIDE, BuiltinHost
+from di4c_plugin.hosts.builtin import HOST, LEVELS, SIDE
 from di4c_plugin.training import TrainingConfig
 from di4c_plugin.training.compose import compose_config, training_config
 from di4c_plugin.training.folder import REPORTS, add_names, check_free
@@ -102,7 +102,7 @@ def make_student(
 
 def measure_all(teacher: Model, student: Model, samples: int, seed: int) -> Iterator[Cell]:
     """Yield the measurements, sampler by sampler within each number of steps."""
-    reference = BuiltinHost().data().x_0
+    reference = HOST().data().x_0
     for steps in STEPS:
         for name, draw in samplers(teacher, student, samples, seed).items():
             yield measure(name, steps, draw, reference)

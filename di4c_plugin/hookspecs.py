@@ -17,7 +17,11 @@ hookimpl = pluggy.HookimplMarker("di4c_plugin")
 
 @hookspec
 def di4c_hosts() -> Mapping[str, object]:
-    """Hosts: data, networks and evaluation of the program that a teacher comes from."""
+    """Hosts by name: values of `di4c_plugin.hosts.Host`.
+
+    One says which `Family` its networks are of, and may add to it data and pictures (a subclass of
+    `HostData`), a program, and the latent of its students.
+    """
 
 
 @hookspec

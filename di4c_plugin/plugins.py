@@ -166,11 +166,6 @@ def names_of(kind: str) -> list[str]:
     return list(get_manager()._registered(kind))
 
 
-def name_of(kind: str, value: object) -> str | None:
-    """Return the first name under which `value` is registered; None where it is not."""
-    return next((name for name in names_of(kind) if lookup(kind, name) is value), None)
-
-
 def make(kind: str, config: Mapping[str, Any], *args: object) -> Any:
     """Call what is registered under `kind` as config["name"] with `args` and the other options.
 

@@ -17,9 +17,10 @@ from di4c_plugin.api import (
     sample,
     save_student,
 )
-from di4c_plugin.checkpoints.model import Model, new_model, student_of
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing, Uniform
 from di4c_plugin.errors import UserError
+from di4c_plugin.families import new_model, student_of
 from di4c_plugin.networks import TransformerConfig
 from di4c_plugin.samplers import Step
 from di4c_plugin.training import TrainingConfig

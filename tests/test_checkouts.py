@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from di4c_plugin import checkouts as detect
-from di4c_plugin.checkouts import HOSTS, HYDRA_HOSTS, Found, KnownHost
+from di4c_plugin.checkouts import HOSTS, HYDRA_HOSTS, Found, Program
 from tests.conftest import MakeHost
 
 EVERY = pytest.mark.parametrize("host", HOSTS, ids=[host.name for host in HOSTS])
@@ -18,7 +18,7 @@ def git(root: Path, *arguments: str) -> str:
 
 @EVERY
 def test_a_host_is_known_by_its_marks_and_not_by_its_name(
-    host: KnownHost, make_host: MakeHost
+    host: Program, make_host: MakeHost
 ) -> None:
     root = make_host(host.name).rename(make_host(host.name).with_name("any_other"))
     for program in (host.script, *host.others):
@@ -31,7 +31,7 @@ def test_a_host_is_known_by_its_marks_and_not_by_its_name(
 
 
 @pytest.mark.parametrize("host", HYDRA_HOSTS, ids=[host.name for host in HYDRA_HOSTS])
-def test_its_configs_are_known_by_its_marks_too(host: KnownHost, make_host: MakeHost) -> None:
+def test_its_configs_are_known_by_its_marks_too(host: Program, make_host: MakeHost) -> None:
     root = make_host(host.name)
     configs = root / str(host.configs)
     assert detect.host_of_configs(str(configs)) == host
@@ -44,7 +44,7 @@ def test_its_configs_are_known_by_its_marks_too(host: KnownHost, make_host: Make
 
 
 @EVERY
-def test_other_folders_of_a_host_are_not_its_configs(host: KnownHost, make_host: MakeHost) -> None:
+def test_other_folders_of_a_host_are_not_its_configs(host: Program, make_host: MakeHost) -> None:
     root = make_host(host.name)
     for folder in (root, root / "models", root / "None", root / str(host.configs) / "algo"):
         assert detect.host_of_configs(str(folder)) is None
@@ -115,7 +115,7 @@ def test_the_submodules_are_the_known_hosts(repository: Path) -> None:
 @pytest.mark.parametrize(
     ("host_checkout", "host"), [(host.name, host) for host in HOSTS], indirect=["host_checkout"]
 )
-def test_the_real_hosts(host_checkout: Path, host: KnownHost) -> None:
+def test_the_real_hosts(host_checkout: Path, host: Program) -> None:
     found = detect.find(host_checkout / host.script)
     assert found == Found(host, host_checkout, host.commit)
     if host.configs:

@@ -18,7 +18,7 @@ from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
-from di4c_plugin.hosts import Host
+from di4c_plugin.hosts import OpenHost
 from di4c_plugin.plugins import make
 from di4c_plugin.programs.callback import as_chosen
 from di4c_plugin.programs.callback import plain as plain_config
@@ -50,7 +50,7 @@ def options(group: str) -> list[str]:
 
 def teacher(config: dict[str, Any]) -> Model:
     host = make("host", config["host"])
-    assert isinstance(host, Host)
+    assert isinstance(host, OpenHost)
     return host.new_teacher(config["process"], **config["network"])
 
 
@@ -139,7 +139,7 @@ def test_host(name: str) -> None:
     # What the file says is what the host does without it, but for what it says of its data.
     own = host.options | {"process": None, "mirror": None}
     assert own == make("host", {"name": name}).options | {"process": None, "mirror": None}
-    assert config.keys() <= host.options.keys()
+    assert config.keys() <= {"name", *host.options}
     with pytest.raises(UserError, match="host.data=PATH"):
         host.data()
 

@@ -11,7 +11,7 @@ from di4c_plugin import demo
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.sweep import Cell
-from di4c_plugin.hosts.builtin import BuiltinHost
+from di4c_plugin.hosts.builtin import HOST as BUILTIN
 from di4c_plugin.training.folder import add_names
 
 N = 12
@@ -21,7 +21,7 @@ N = 12
 def models() -> tuple[Model, Model]:
     """An untrained teacher and a student of it."""
     torch.manual_seed(0)
-    host = BuiltinHost()
+    host = BUILTIN()
     teacher = host.new_teacher({"name": "absorbing"}, hidden_size=8, num_blocks=1, num_heads=1)
     return teacher, host.build_student(teacher, {"name": "adaln"})
 

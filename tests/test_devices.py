@@ -6,8 +6,9 @@ import torch
 from di4c_plugin.algorithms.base import Batch, Data, Networks, Update
 from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.api import distill, sample
-from di4c_plugin.checkpoints.model import Model, new_model, student_of
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing, DiscretisedGaussian, Process, Uniform
+from di4c_plugin.families import new_model, student_of
 from di4c_plugin.networks import DiTConfig, TransformerConfig
 from di4c_plugin.training import TrainingConfig
 

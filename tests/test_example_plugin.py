@@ -29,7 +29,7 @@ def manager(example_plugin: str, monkeypatch: pytest.MonkeyPatch) -> PluginManag
 
 @pytest.fixture
 def toy(manager: PluginManager) -> ModuleType:
-    return importlib.import_module(manager.lookup("host", "two_bits").__module__)
+    return importlib.import_module(manager.lookup("host", "two_bits").data.__module__)
 
 
 @pytest.mark.parametrize(("steps", "wrong"), [(1, 0.5), (2, 0.0)])
@@ -54,7 +54,7 @@ def test_the_marginal_loss_vanishes_only_at_the_teacher(
     ) -> Tensor:
         return torch.log_softmax(sharpness * toy.exact_teacher(x_t, t, cond=cond), -1)
 
-    x_0 = toy.TwoBits().data().x_0.repeat(16, 1)
+    x_0 = toy.HOST().data().x_0.repeat(16, 1)
     losses = manager.lookup("algorithm", "marginal")(toy.PROCESS).losses(
         Batch(x_0),
         {"student": student, "teacher": toy.exact_teacher},

@@ -23,7 +23,7 @@ from di4c_plugin.cli.main import main
 from di4c_plugin.diffusion import Absorbing, Confidence, DiscretisedGaussian, Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
-from di4c_plugin.hosts import Host
+from di4c_plugin.hosts import OpenHost
 from di4c_plugin.plugins import make
 from di4c_plugin.programs.text.settings import distillation
 from di4c_plugin.training import TrainingConfig, make_algorithm
@@ -135,7 +135,7 @@ def test_digits(name: str) -> None:
 def test_pictures_as_released(name: str) -> None:
     run, released = run_of(name), IMAGES[name]
     host = make("host", run.info["host"])
-    assert isinstance(host, Host)
+    assert isinstance(host, OpenHost)
     assert host.described()["host"]["name"] == released.host
     assert run.info["latent"] == released.latent
     algorithm = make_algorithm(run.info["algo"], released.process)

@@ -20,7 +20,7 @@ from di4c_plugin.diffusion import SCHEDULED, Absorbing, DiscretisedGaussian, bui
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.unet_latent import UNetLatent
 from di4c_plugin.files import configs_dir
-from di4c_plugin.hosts.base import Host
+from di4c_plugin.hosts import OpenHost
 from di4c_plugin.networks.dit import DiTConfig
 from di4c_plugin.plugins import GROUP, PluginManager, get_manager, lookup
 from di4c_plugin.programs.tauldr import training as registered
@@ -77,7 +77,7 @@ def more_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def teacher(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Model]:
     """Make the teacher of a host; students are made of nothing, and no run begins."""
 
-    def build(self: Host, teacher: Model, latent: dict[str, Any] | None) -> Model:
+    def build(self: OpenHost, teacher: Model, latent: dict[str, Any] | None) -> Model:
         return Model(teacher.denoiser, teacher.network, latent, role="student")
 
     def train(method: Algorithm, student: Model, *rest: Any, **options: Any) -> Model:
@@ -89,8 +89,8 @@ def teacher(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Model]:
         kind, process = PROCESSES[host]
         denoiser: Any = SimpleNamespace(process=build_process(process))
         network: Any = SimpleNamespace(kind=kind)
-        monkeypatch.setattr(lookup("host", host), "build_student", build)
-        monkeypatch.setattr(lookup("host", host), "data", lambda self: DATA)
+        monkeypatch.setattr(OpenHost, "build_student", build)
+        monkeypatch.setattr(OpenHost, "data", lambda self: DATA)
         model = Model(denoiser, network)
         monkeypatch.setattr(api, "load_teacher", lambda source, host: model)
         return model

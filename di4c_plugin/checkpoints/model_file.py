@@ -14,7 +14,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from di4c_plugin.checkpoints.description import FORMAT as FORMAT
-from di4c_plugin.checkpoints.description import read_description
 from di4c_plugin.errors import UserError, reason
 from di4c_plugin.files import atomic_write
 
@@ -35,20 +34,6 @@ def write_file(
     with atomic_write(path) as temporary:
         # `save_file` would make a file that only its owner can read.
         temporary.write_bytes(save(whole, metadata={ENTRY: json.dumps(description)}))
-
-
-def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the description and the weights of a model file.
-
-    Raises:
-        UserError: if it is missing, damaged, not one of ours, or of a newer format.
-    """
-    if not path.is_file():
-        raise UserError(f"no such model file: {path}")
-    text, weights = read_safetensors(path)
-    if text is None:
-        raise UserError(f"{path} was not written by di4c: it has no description of the model")
-    return read_description(text, str(path)), weights
 
 
 def read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:

@@ -14,17 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from di4c_plugin.checkpoints.description import check_parts, read_description
-from di4c_plugin.checkpoints.model_file import read_safetensors
+from di4c_plugin.checkpoints.content import Content, read_content
+from di4c_plugin.checkpoints.description import check_parts
 from di4c_plugin.checkpoints.naming import backbone_tensors, with_averages
-from di4c_plugin.checkpoints.places import Source, locate
 from di4c_plugin.checkpoints.storages import check_total
 from di4c_plugin.checkpoints.stubs import Inert, plain
-from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import refusing
 
-# The released students of Di4C say nothing of their latent but have its weights.
-OFFICIAL_LATENT = "latent_projection."
+OFFICIAL = "latent_projection."  # of the released students of Di4C
 
 
 @dataclass(frozen=True)
@@ -51,15 +48,6 @@ class Weights:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class _Found:
-    """A state dict on its way to `Weights`."""
-
-    state: Mapping[str, Any]
-    config: dict[str, Any] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
-
-
 def read_weights(source: str | Path, *, ema: bool = True) -> Weights:
     """Read the weights that `source` names.
 
@@ -72,42 +60,36 @@ def read_weights(source: str | Path, *, ema: bool = True) -> Weights:
         UserError: one line; no such file, repository or revision, no checkpoint, no DiT in it, or
             an EMA that does not fit.
     """
-    return read_located(locate(source), ema=ema)
+    return weights_in(read_content(source), ema=ema)
 
 
-def read_located(source: Source, *, ema: bool = True) -> Weights:
-    """Read the weights of a file that was found; errors as for `read_weights`."""
-    path = source.path
-    with refusing(f"{source.origin} cannot be read"):
-        if _is_safetensors(path):
-            found = _read_safetensors(path)
-        else:
-            found = _read_torch(path, ema, source.origin)
-        found.config = found.config or source.config
-        return _finish(found, source.origin, path.stat().st_size)
+def weights_in(content: Content, *, ema: bool = True) -> Weights:
+    """Return the weights of the DiT that a file holds; errors as for `read_weights`."""
+    origin, state, entries = content.origin, content.state, content.entries
+    with refusing(f"{origin} cannot be read"):
+        notes = content.description or _notes(entries)
+        averages = _averages(entries) if ema else None
+        if averages is not None:
+            state = with_averages(state, averages, notes.get("ema_names"), origin)
+        config = host_config(entries.get("hyper_parameters")) or content.config
+        tensors = backbone_tensors(state, origin)
+        check_total(tensors, content.size, origin)
+        # Clones: a memory-mapped file may be rewritten while the model is in use.
+        tensors = {k: v.detach().clone() for k, v in tensors.items()}
+        config = config | _inherited(state)
+        described = notes or config.get("di4c", {})
+        notes = check_parts(described if isinstance(described, Mapping) else {}, origin)
+        latent = notes.get("latent") or official_latent(tensors)
+        process = notes.get("process")
+        return Weights(tensors, latent, config, process, origin, fingerprint(tensors), notes)
 
 
-def _is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+def official_latent(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Return the latent of a released student of Di4C, which says nothing of it; else None."""
+    return {"name": "token"} if any(name.startswith(OFFICIAL) for name in tensors) else None
 
 
-def _read_safetensors(path: Path) -> _Found:
-    text, state = read_safetensors(path)
-    return _Found(state, notes={} if text is None else read_description(text, str(path)))
-
-
-def _read_torch(path: Path, ema: bool, origin: str) -> _Found:
-    content = load_inert(path, mmap=True)
-    state = _state_dict(content)
-    notes = _notes(content)
-    averages = _averages(content) if ema else None
-    if averages is not None:
-        state = with_averages(state, averages, notes.get("ema_names"), origin)
-    return _Found(state, host_config(content.get("hyper_parameters")), notes)
-
-
-def _notes(content: dict[str, Any]) -> dict[str, Any]:
+def _notes(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return what our own trainer wrote beside the weights, without the tensors in it."""
     notes = plain(content.get("di4c", {}))
     if not isinstance(notes, dict):
@@ -117,15 +99,7 @@ def _notes(content: dict[str, Any]) -> dict[str, Any]:
     return notes
 
 
-def _state_dict(content: dict[str, Any]) -> Mapping[str, Any]:
-    """Return the state dict in a checkpoint, or the checkpoint itself, which may be one."""
-    for name in ("state_dict", "model"):
-        if isinstance(content.get(name), Mapping):
-            return content[name]
-    return {str(key): value for key, value in content.items()}
-
-
-def _averages(content: dict[str, Any]) -> list[Any] | None:
+def _averages(content: Mapping[str, Any]) -> list[Any] | None:
     """Return the list of moving averages in a checkpoint of a host; None without."""
     ema = content.get("ema")
     averages = ema.get("shadow_params") if isinstance(ema, Mapping) else None
@@ -171,22 +145,6 @@ def _vocabulary(tokenizer: Inert) -> dict[str, Any]:
     added = {entry["content"]: entry["id"] for entry in described.get("added_tokens", [])}
     vocabulary = described.get("model", {}).get("vocab")
     return (vocabulary if isinstance(vocabulary, dict) else {}) | added
-
-
-def _finish(found: _Found, origin: str, size: int) -> Weights:
-    tensors = backbone_tensors(found.state, origin)
-    check_total(tensors, size, origin)
-    # Clones: a memory-mapped file may be rewritten while the model is in use.
-    tensors = {k: v.detach().clone() for k, v in tensors.items()}
-    config = found.config | _inherited(found.state)
-    described = found.notes or config.get("di4c", {})
-    notes = check_parts(described if isinstance(described, Mapping) else {}, origin)
-    latent = notes.get("latent")
-    if latent is None and any(name.startswith(OFFICIAL_LATENT) for name in tensors):
-        latent = {"name": "token"}
-    return Weights(
-        tensors, latent, config, notes.get("process"), origin, fingerprint(tensors), notes
-    )
 
 
 def _inherited(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from di4c_plugin.api import LoadedModel
     from di4c_plugin.cli.main import Subparsers
-    from di4c_plugin.hosts import Host
+    from di4c_plugin.hosts import OpenHost
 
 # Labels and noise come from different streams of random numbers.
 LABEL_STREAM = 0x1ABE1
@@ -120,7 +120,7 @@ def _shown(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def choose_labels(
-    args: argparse.Namespace, host: "Host", model: "LoadedModel"
+    args: argparse.Namespace, host: "OpenHost", model: "LoadedModel"
 ) -> "tuple[Tensor | None, dict[str, str]]":
     """Return labels (samples,) or None for none, and a note that says which."""
     import torch

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from di4c_plugin.api import LoadedModel
     from di4c_plugin.evaluation.picture_metric import PictureMetric, Reference
-    from di4c_plugin.hosts import Host
+    from di4c_plugin.hosts import OpenHost
 
 PICTURES_ONLY = ("reference", "statistics", "inception")
 
@@ -28,7 +28,7 @@ class Judge:
     notes: dict[str, str]
 
 
-def make_judge(args: argparse.Namespace, host: "Host", model: "LoadedModel") -> Judge:
+def make_judge(args: argparse.Namespace, host: "OpenHost", model: "LoadedModel") -> Judge:
     """Return what --metric names; raises UserError."""
     from di4c_plugin.evaluation.picture_metric import MetricOptions, PictureMetric
     from di4c_plugin.plugins import lookup
@@ -41,7 +41,7 @@ def make_judge(args: argparse.Namespace, host: "Host", model: "LoadedModel") -> 
     return _of_pictures(host, found(reference, options))
 
 
-def _of_tokens(args: argparse.Namespace, host: "Host", metric: Any) -> Judge:
+def _of_tokens(args: argparse.Namespace, host: "OpenHost", metric: Any) -> Judge:
     for name in PICTURES_ONLY:
         if getattr(args, name) is not None:
             raise UserError(f"--{name} is for metrics of pictures, such as fid")
@@ -49,11 +49,11 @@ def _of_tokens(args: argparse.Namespace, host: "Host", metric: Any) -> Judge:
     return Judge((args.metric,), lambda x: {args.metric: metric(x, reference)}, {})
 
 
-def _of_pictures(host: "Host", metric: "PictureMetric") -> Judge:
+def _of_pictures(host: "OpenHost", metric: "PictureMetric") -> Judge:
     return Judge(metric.columns, lambda x: metric(picture_batches(host, x)), dict(metric.notes()))
 
 
-def _reference(args: argparse.Namespace, host: "Host", model: "LoadedModel") -> "Reference":
+def _reference(args: argparse.Namespace, host: "OpenHost", model: "LoadedModel") -> "Reference":
     """Return the pictures in --reference, or those of the host's data, at the samples' size."""
     from di4c_plugin.evaluation.folder import folder_reference
     from di4c_plugin.evaluation.picture_metric import Reference
@@ -70,11 +70,8 @@ def _reference(args: argparse.Namespace, host: "Host", model: "LoadedModel") -> 
     )
 
 
-def data_name(args: argparse.Namespace, host: "Host", model: "LoadedModel") -> str:
+def data_name(args: argparse.Namespace, host: "OpenHost", model: "LoadedModel") -> str:
     """Return what the data of a host are called: its name, and what makes its pictures."""
-    from di4c_plugin.hosts.choose import DEFAULTS
-
-    described, kind = host.described().get("host", {}), model.network.kind
-    name = args.host or described.get("name") or DEFAULTS.get(kind, kind)
+    described = host.described().get("host", {})
     told = [f"{k}={described[k]}" for k in ("data", "vqgan") if described.get(k) is not None]
-    return f"the data of host {name}" + (f" ({', '.join(told)})" if told else "")
+    return f"the data of host {host.name}" + (f" ({', '.join(told)})" if told else "")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from di4c_plugin.cli.main import Subparsers
     from di4c_plugin.evaluation.animation import Recorder
-    from di4c_plugin.hosts import Host
+    from di4c_plugin.hosts import OpenHost
 
 
 def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
@@ -80,7 +80,7 @@ def _cond(args: argparse.Namespace) -> "Tensor | None":
     return None if wanted is None else cycled(wanted, args.n)
 
 
-def _write(args: argparse.Namespace, host: "Host", x: "Tensor") -> None:
+def _write(args: argparse.Namespace, host: "OpenHost", x: "Tensor") -> None:
     import numpy as np
 
     from di4c_plugin.evaluation.pictures import write_pictures
@@ -97,7 +97,7 @@ def _write(args: argparse.Namespace, host: "Host", x: "Tensor") -> None:
     print(args.out)
 
 
-def _animate(host: "Host", recorder: "Recorder", path: Path) -> None:
+def _animate(host: "OpenHost", recorder: "Recorder", path: Path) -> None:
     import torch
 
     from di4c_plugin.evaluation.animation import write_animation

@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.errors import UserError
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from di4c_plugin.api import LoadedModel
-    from di4c_plugin.hosts import Host
+    from di4c_plugin.hosts import OpenHost
 
 # What samplers are given beside their options: `--option` is not for these.
 GIVEN = {"denoiser", "x", "times", "process", "generator", "callback"}
@@ -57,15 +56,15 @@ def _add_pairs(parser: argparse.ArgumentParser, flag: str, meaning: str) -> None
 def load(args: argparse.Namespace, source: str) -> "LoadedModel":
     """Return the model that `source` names, read by --host, or by the host that its file tells."""
     from di4c_plugin.api import load_teacher
-    from di4c_plugin.hosts.sources import image_kind
+    from di4c_plugin.checkpoints.schemes import has_scheme
 
-    options = dict(args.host_option)
-    # Options of a host that is neither named nor an image host are for its data: `host_of`.
-    name = args.host or (image_kind(Path(source)) if options else None)
-    return load_teacher(source, host=None if name is None else {"name": name} | options)
+    host = ({"name": args.host} if args.host else {}) | dict(args.host_option)
+    if has_scheme(source) and not args.host:  # the options are for its data: `host_of`
+        host = {}
+    return load_teacher(source, host=host or None)
 
 
-def host_of(args: argparse.Namespace, model: "LoadedModel") -> "Host":
+def host_of(args: argparse.Namespace, model: "LoadedModel") -> "OpenHost":
     """Return the host of the model, which asks for options as they are typed here."""
     from di4c_plugin.hosts import host_for
 
@@ -112,12 +111,12 @@ def cycled(wanted: list[int], n: int) -> "Tensor":
     return torch.tensor(wanted).repeat(max(n, 0) // len(wanted) + 1)[: max(n, 0)]
 
 
-def picture_batches(host: "Host", x: "Tensor") -> "Iterator[Tensor]":
+def picture_batches(host: "OpenHost", x: "Tensor") -> "Iterator[Tensor]":
     """Yield pictures (B, C, H, W), uint8, of samples x (n, D) of any integer type."""
     return (host.images(part.long()) for part in x.split(DRAWN_AT_ONCE))
 
 
-def picture_size(host: "Host", model: "LoadedModel") -> tuple[int, int, int]:
+def picture_size(host: "OpenHost", model: "LoadedModel") -> tuple[int, int, int]:
     """Return (C, H, W) of the pictures of a model's samples.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From weights to a model of our own DiT: sizes and process, read off whatever describes them.
+"""The DiT of MDLM, SDTT and Duo: sizes and process, read off whatever describes them.
 
 The hosts' configs, the config.json files on the hub, and our own notes say the same in different
 words.
@@ -7,11 +7,19 @@ words.
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import nn
+
+from di4c_plugin.checkpoints.content import Content
 from di4c_plugin.checkpoints.description import check_process, sizes_of
-from di4c_plugin.checkpoints.model import Model, fitting, network_config, role_of
-from di4c_plugin.checkpoints.weights import Weights
+from di4c_plugin.checkpoints.weights import Weights, weights_in
+from di4c_plugin.diffusion import Absorbing, Process, Uniform
 from di4c_plugin.errors import UserError
-from di4c_plugin.networks import DiTConfig
+from di4c_plugin.families.base import Family
+from di4c_plugin.networks import DiT, DiTConfig, NetworkDenoiser
+from di4c_plugin.networks.attach import exact_head
+from di4c_plugin.networks.dit import DOORS
+from di4c_plugin.networks.latent import KnownSizes
 
 # Duo's names for uniform-state diffusion, and the model_type of its hub repositories.
 UNIFORM = ("duo", "duo_base", "distillation", "ot-finetune")
@@ -20,25 +28,62 @@ NO_TEACHER = {"ar": "an autoregressive model", "sedd": "SEDD (a score)", "score"
 EPS = 1e-3  # of the log-linear noise in all three hosts
 
 
-def model_of(weights: Weights) -> Model:
-    """Return the teacher or student with these weights, in eval mode.
+class DiTNetworks(Family[DiTConfig]):
+    """See `Family`; from checkpoints of MDLM, SDTT and Duo."""
 
-    Raises:
-        UserError: if what describes them does not suffice, or they are no teacher.
-    """
-    info = {"origin": weights.origin, "fingerprint": weights.fingerprint}
-    info |= {key: weights.notes[key] for key in ("teacher", "run") if key in weights.notes}
-    info |= weights.notes.get("info", {})
-    return fitting(
-        network_of(weights),
-        process_of(weights),
-        weights.latent,
-        weights.tensors,
-        weights.origin,
-        info=info,
-        role=role_of({"role": weights.notes.get("role"), "latent": weights.latent}),
-        sampling=dict(weights.notes.get("sampling") or {}),
-    )
+    name, made_of, names = "dit", DiTConfig, DOORS
+    title, mark = "a DiT", "vocab_embed.embedding"
+
+    def weights_in(self, content: Content, *, ema: bool = True) -> Weights:
+        """See `Family.weights_in`."""
+        return weights_in(content, ema=ema)
+
+    def sizes(self, weights: Weights, **said: Any) -> DiTConfig:
+        """See `Family.sizes` and `network_of`."""
+        return network_of(weights)
+
+    def process(self, sizes: DiTConfig, weights: Weights | None = None) -> dict[str, Any]:
+        """See `Family.process` and `process_of`."""
+        if weights is not None:
+            return process_of(weights)
+        return {"name": "absorbing", "num_tokens": sizes.vocab_size, "mask": sizes.vocab_size - 1}
+
+    def build(self, sizes: DiTConfig, process: Process) -> nn.Module:
+        """See `Family.build`.
+
+        Raises:
+            UserError: for a process that has neither mask nor uniform noise, on other states, or
+                with infinite noise where the network knows the time.
+        """
+        if not isinstance(process, Absorbing | Uniform):
+            raise UserError(f"a DiT is for absorbing and uniform diffusion, not {process.config}")
+        if not process.num_tokens <= process.num_states == sizes.vocab_size:
+            raise UserError(
+                f"the network has {sizes.vocab_size} states, and the process "
+                f"{process.num_tokens} and {process.num_states}"
+            )
+        end = torch.ones(1, dtype=torch.float64, device="cpu")
+        if sizes.time_conditioning and not process.schedule.alpha(end) > 0:
+            raise UserError("the network knows the time, whose logarithm of alpha is infinite at 1")
+        return DiT(sizes, process.schedule)
+
+    def wrap(self, network: nn.Module, sizes: DiTConfig, process: Process) -> NetworkDenoiser:
+        """See `Family.wrap`."""
+        exact_head(network, DOORS["head"])
+        return NetworkDenoiser(network, process)
+
+
+def backbone_sizes(
+    network: nn.Module, positions: int, latent: Mapping[str, Any] | None = None
+) -> KnownSizes:
+    """Return what an injector must know of a DiT, ours or a host's; raises UserError."""
+    doors = DiTNetworks().doors(network, latent)
+    table = next(doors.embedding.parameters(), None)
+    if table is None:
+        raise UserError("latent.doors.embedding holds no table of embeddings")
+    std = (3 * table.shape[-1]) ** -0.5  # uniform up to 1/sqrt(H)
+    hidden = table.shape[-1]
+    return KnownSizes(hidden, hidden, std, positions, positions, len(doors.norms))
 
 
 def network_of(weights: Weights) -> DiTConfig:
@@ -47,8 +92,6 @@ def network_of(weights: Weights) -> DiTConfig:
     Raises:
         UserError: if neither the tensors nor their description tell one of them.
     """
-    if "network" in weights.notes:
-        return _described(weights)
     _check_diffusion(weights)
     tensors, config = weights.tensors, weights.config
     vocab, hidden = _embedding(weights)
@@ -70,13 +113,6 @@ def _embedding(weights: Weights) -> tuple[int, int]:
     if len(shape) != 2:
         raise UserError(f"{weights.origin}: embeddings of shape {tuple(shape)}")
     return shape[0], shape[1]
-
-
-def _described(weights: Weights) -> DiTConfig:
-    network = network_config(weights.notes, weights.origin, weights=len(weights.tensors))
-    if not isinstance(network, DiTConfig):
-        raise UserError(f"{weights.origin} is no DiT")
-    return network
 
 
 def process_of(weights: Weights) -> dict[str, Any]:

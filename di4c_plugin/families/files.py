@@ -1,87 +1,30 @@
-"""Weights out of the checkpoints of MaskGIT and Halton-MaskGIT.
-
-Nothing of a pickle is executed (`checkpoints.torch_file`).
-"""
+"""Weights out of the checkpoints of image programs, by the names of their networks."""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from di4c_plugin.checkouts import HOSTS
+from di4c_plugin.checkpoints.content import Content, bare
 from di4c_plugin.checkpoints.storages import check_total
-from di4c_plugin.checkpoints.torch_file import load_inert
-from di4c_plugin.checkpoints.weights import Weights, fingerprint
-from di4c_plugin.errors import UserError
-
-# By host: a weight that only its network has, and what people call it.
-KINDS = {host.name: (host.weight, host.network) for host in HOSTS if host.weight is not None}
-# What DistributedDataParallel and torch.compile put into names.
-WRAPPERS = ("module", "_orig_mod")
+from di4c_plugin.checkpoints.weights import Weights, fingerprint, official_latent
 
 
-def read_checkpoint(path: str | Path, host: str) -> Weights:
-    """Read the weights in a checkpoint of MaskGIT-pytorch v1 or Halton-MaskGIT, on the CPU.
-
-    `latent` is {"name": "token"} for a student of the official Di4C, which says nothing of it.
-
-    Raises:
-        UserError: if there is no such file, it is no checkpoint, or one of another network.
-    """
-    content = load_inert(path)
-    state = content.get("model_state_dict", content)
-    weights = weights_of(state, str(path), host, size=Path(path).stat().st_size)
-    if any(name.startswith("latent_projection.") for name in weights.tensors):
-        return replace(weights, latent={"name": "token"})
-    return weights
+def grid_weights(content: Content) -> Weights:
+    """Return the weights in a checkpoint of MaskGIT-pytorch v1 or Halton-MaskGIT, on the CPU."""
+    weights = weights_of(content.state, content.origin, size=content.size)
+    return replace(weights, latent=official_latent(weights.tensors))
 
 
-def weights_of(state: Any, origin: str, host: str, *, size: int | None = None) -> Weights:
-    """Return the tensors of a state dict by the names of the host's network.
+def weights_of(state: Mapping[str, Any], origin: str, *, size: int | None = None) -> Weights:
+    """Return the tensors of a state dict by the names of the program's network.
 
     `size` is that of the file, of which they cannot be many times as much.
-
-    Raises:
-        UserError: if they are of another network.
     """
-    tensors = {}
-    if isinstance(state, Mapping):
-        tensors = {bare(str(k)): v.detach() for k, v in state.items() if isinstance(v, Tensor)}
-    check_kind(tensors, origin, host)
+    tensors = {bare(str(k)): v.detach() for k, v in state.items() if isinstance(v, Tensor)}
     if size is not None:
         check_total(tensors, size, origin)
+        # Clones: a memory-mapped file may be rewritten while the model is in use.
+        tensors = {name: value.clone() for name, value in tensors.items()}
     return Weights(tensors, None, {}, None, origin, fingerprint(tensors))
-
-
-def kind_of(path: str | Path) -> str | None:
-    """Return the host whose network a checkpoint holds; None for none of these."""
-    try:
-        content = load_inert(path)
-    except UserError:
-        return None  # who reads it as something else says what is wrong
-    state = content.get("model_state_dict", content.get("model", content))
-    named = state if isinstance(state, Mapping) else {}
-    names = {bare(str(name)).removeprefix("net.") for name in named}
-    return next((host for host, (mark, _) in KINDS.items() if mark in names), None)
-
-
-def bare(name: str) -> str:
-    """Return a weight's name without what wrappers have put into it."""
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
-
-
-def check_kind(tensors: Mapping[str, Tensor], origin: str, host: str) -> None:
-    """Refuse weights of another network.
-
-    Raises:
-        UserError: naming which it is, if it is one of ours.
-    """
-    mark, title = KINDS[host]
-    if mark in tensors:
-        return
-    for other, (sign, name) in KINDS.items():
-        if sign in tensors:
-            raise UserError(f"{origin} is of {name} (host {other}), not of {title} (host {host})")
-    raise UserError(f"{origin} holds no weights of {title}: {mark} is missing")

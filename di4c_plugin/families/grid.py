@@ -4,17 +4,20 @@ What MaskGIT and Halton-MaskGIT have in common: codes 0 ... K - 1, the mask K, w
 the logits as well and is never predicted here; a label or none; no time.
 """
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from di4c_plugin.checkpoints.content import Content
+from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Absorbing, Process
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.base import ImageDenoiser, ImageNetworks
-from di4c_plugin.networks.denoiser import NO_LABEL, normalise, repeated
+from di4c_plugin.families.base import Family
+from di4c_plugin.families.files import grid_weights
+from di4c_plugin.networks.attach import Head
+from di4c_plugin.networks.denoiser import NO_LABEL, NetworkDenoiser, normalise, repeated
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,32 @@ class GridSizes:
 
     kind: ClassVar[str]
 
+    embedding_std: ClassVar[float]  # of a new network
+
     @property
     def positions(self) -> int:
         """D."""
         return self.side**2
+
+    @property
+    def hidden_size(self) -> int:
+        """H; see `di4c_plugin.networks.latent.Sizes` for this and what follows."""
+        return self.hidden
+
+    @property
+    def embedding_size(self) -> int:
+        """E = H."""
+        return self.hidden
+
+    @property
+    def length(self) -> int:
+        """L: a class token is one more."""
+        return self.positions + 1
+
+    @property
+    def num_norms(self) -> int:
+        """Two a block, and the last one."""
+        return 2 * self.depth + 1
 
     @property
     def num_classes(self) -> int:
@@ -58,7 +83,7 @@ class GridSizes:
 Sizes = TypeVar("Sizes", bound=GridSizes)
 
 
-class GridDenoiser(ImageDenoiser):
+class GridDenoiser(NetworkDenoiser):
     """Log p_{0|t} by `network(codes (B, h, w), labels (B,), dropped (B,)) -> (B, D, K + 1)`.
 
     Args:
@@ -96,6 +121,15 @@ class GridDenoiser(ImageDenoiser):
         self.side, self.codes, self.classes = side, codes, classes
         self.carry_over = carry_over
 
+    @property
+    def head(self) -> Head | None:
+        """See `HiddenDenoiser.head`: one that gives logits as `forward` has them, or None.
+
+        Losses by hidden states count revealed tokens as certain.
+        """
+        same = self.carry_over and self.process.num_tokens == self.codes + 1
+        return super().head if same else None
+
     def forward(
         self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
     ) -> Tensor:
@@ -105,16 +139,17 @@ class GridDenoiser(ImageDenoiser):
             UserError: for another number of positions; codes or labels that the network has not
                 are found on the CPU only (see `check_range`).
         """
-        logits = self.logits(x_t, cond, latent)[..., : self.process.num_tokens]
+        logits = self.logits(x_t, t, cond, latent)[..., : self.process.num_tokens]
         x_t, t = repeated(len(logits), x_t, t)
         if self.carry_over:
             return normalise(logits, x_t, t, self.process)
         exact = logits if logits.dtype == torch.float64 else logits.float()
         return torch.log_softmax(self.process.restrict(exact), -1)
 
-    @abstractmethod
-    def logits(self, x_t: Tensor, cond: Tensor | None, latent: Tensor | None) -> Tensor:
-        """Return the network's logits (n B, D, K + 1), of its last layer in fp32."""
+    def logits(self, x_t: Tensor, t: Tensor, cond: Tensor | None, latent: Tensor | None) -> Tensor:
+        """See `NetworkDenoiser.logits`: (n B, D, K + 1)."""
+        options = {} if latent is None else {"latent": latent}
+        return self.network(*self.arguments(x_t, cond), **options)
 
     def arguments(self, x_t: Tensor, cond: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the host's network takes: codes (B, h, w), labels (B,), whether to drop."""
@@ -134,17 +169,23 @@ class GridDenoiser(ImageDenoiser):
             check_range(cond, NO_LABEL, self.classes - 1, "labels (-1 is none)")
 
 
-class GridNetworks(ImageNetworks[Sizes, GridDenoiser], Generic[Sizes]):
-    """See `ImageNetworks`; options of the sizes: `heads`, `classes`, `dropout`, `carry_over`."""
+class GridNetworks(Family[Sizes], Generic[Sizes]):
+    """See `Family`."""
 
-    made: ClassVar[type[GridDenoiser]]
+    made: ClassVar[type[GridDenoiser]] = GridDenoiser
+    said: ClassVar[tuple[str, ...]] = ("heads", "dropout", "carry_over")
+    settings = ("dropout", "carry_over")
 
-    def default_process(self, sizes: Sizes) -> dict[str, Any]:
-        """See `ImageNetworks.default_process`."""
+    def weights_in(self, content: Content, *, ema: bool = True) -> Weights:
+        """See `Family.weights_in`."""
+        return grid_weights(content)
+
+    def process(self, sizes: Sizes, weights: Weights | None = None) -> dict[str, Any]:
+        """See `Family.process`."""
         return {"name": "confidence", "num_tokens": sizes.codes + 1, "mask": sizes.codes}
 
     def wrap(self, network: nn.Module, sizes: Sizes, process: Process) -> GridDenoiser:
-        """See `ImageNetworks.wrap`."""
+        """See `Family.wrap`."""
         return self.made(
             network,
             process,

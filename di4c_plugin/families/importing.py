@@ -21,7 +21,7 @@ from types import CodeType, ModuleType
 import torch
 
 from di4c_plugin.announce import announce_once
-from di4c_plugin.checkouts import KnownHost, host_named
+from di4c_plugin.checkouts import Program, host_named
 from di4c_plugin.errors import UserError
 
 EXTERNAL = Path(__file__).resolve().parents[2] / "external"
@@ -75,7 +75,7 @@ def _named(host: str) -> Iterator[Path]:
         yield Path(os.environ[VARIABLE]).resolve() / host
 
 
-def _check_tested(host: KnownHost, place: Path) -> None:
+def _check_tested(host: Program, place: Path) -> None:
     """Refuse a checkout with other code than we test with; raises UserError."""
     if not host.is_as_tested(place):
         shown = _shown(place)

@@ -5,10 +5,8 @@ each position's own, so that there is no head in the sense of `HiddenDenoiser` (
 about a thousand codes). A latent by `token` is the official Di4C's layout: behind the class token.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -18,12 +16,10 @@ from torch.nn.functional import linear
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.files import read_checkpoint
 from di4c_plugin.families.grid import GridDenoiser, GridNetworks, GridSizes, given
-from di4c_plugin.families.grid_latent import Doors, let_in
 from di4c_plugin.families.importing import host_module
 from di4c_plugin.families.sizing import check_heads, known_heads
-from di4c_plugin.networks.latent import KnownSizes, new_injector
+from di4c_plugin.networks.doors import Names
 
 # By width and depth, the heads of the host's --vit-size base, big, huge: no weight tells them.
 HEADS = {(768, 24): 16, (1024, 32): 16, (1024, 48): 16}
@@ -37,6 +33,7 @@ class MaskGITSizes(GridSizes):
     dropout: float = 0.1
 
     kind: ClassVar[str] = "maskgit"
+    embedding_std = 1.0  # of nn.Embedding
 
 
 class Tap:
@@ -62,58 +59,54 @@ class Tap:
 class MaskGITDenoiser(GridDenoiser):
     """See `GridDenoiser`; the last product in fp32 even under autocast."""
 
-    def logits(self, x_t: Tensor, cond: Tensor | None, latent: Tensor | None) -> Tensor:
+    def logits(self, x_t: Tensor, t: Tensor, cond: Tensor | None, latent: Tensor | None) -> Tensor:
         """See `GridDenoiser.logits`: h W^T + b_d, over codes and the mask only."""
-        h = self._hidden(x_t, cond, latent)
         network: Any = self.network
+        network.di4c_tap.on = True
+        try:
+            super().logits(x_t, t, cond, latent)
+        finally:
+            network.di4c_tap.on = False
+        h = network.di4c_tap.take()
         weight, d, k = network.tok_emb.weight, self.side**2, self.codes + 1
         with torch.autocast(h.device.type, enabled=False):
             return linear(h[:, :d].to(weight.dtype), weight[:k]) + network.bias[:d, :k]
 
-    def _hidden(self, x_t: Tensor, cond: Tensor | None, latent: Tensor | None) -> Tensor:
-        network: Any = self.network
-        network.di4c_tap.on = True
-        try:
-            network(*self.arguments(x_t, cond), **({} if latent is None else {"latent": latent}))
-        finally:
-            network.di4c_tap.on = False
-        return network.di4c_tap.take()
-
 
 class MaskGITNetworks(GridNetworks[MaskGITSizes]):
-    """See `GridNetworks`."""
+    """See `GridNetworks`. A latent cannot enter late: no block is called."""
 
-    host, made, made_of = "maskgit", MaskGITDenoiser, MaskGITSizes
+    name, made, made_of = "maskgit", MaskGITDenoiser, MaskGITSizes
+    title, mark = "MaskGIT-pytorch v1", "first_layer.0.weight"
+    said = (*GridNetworks.said, "classes", "codes")
+    names: ClassVar[Names] = {
+        "embedding": "tok_emb",
+        "sequence": "first_layer",
+        "output": "last_layer",
+        "norms": ("transformer.layers.*.*.norm", "last_layer.0"),
+    }
 
-    def read(self, path: str | Path) -> Weights:
-        """See `ImageNetworks.read`."""
-        return read_checkpoint(path, self.host)
-
-    def sizes(self, weights: Weights, **options: Any) -> MaskGITSizes:
-        """See `ImageNetworks.sizes`."""
-        tensors, classes = weights.tensors, options.get("classes") or CLASSES
+    def sizes(self, weights: Weights, **said: Any) -> MaskGITSizes:
+        """See `Family.sizes` and `count`."""
+        tensors = weights.tensors
         rows, hidden = tensors["tok_emb.weight"].shape
-        if rows < classes + 3:
-            raise UserError(
-                f"{weights.origin}: {rows} embeddings are too few for {classes} classes: "
-                "say host.classes="
-            )
+        codes, classes = count(rows, said.get("codes"), said.get("classes"), weights.origin)
         depth = sum(name.endswith(".1.norm.weight") for name in tensors)
         return MaskGITSizes(
             hidden=hidden,
-            codes=rows - 2 - classes,  # and the mask, and "no class"
+            codes=codes,
             side=isqrt(tensors["pos_emb"].shape[1] - 1),
             depth=depth,
-            heads=options.get("heads") or known_heads(HEADS, hidden, depth, weights.origin),
+            heads=said.get("heads") or known_heads(HEADS, hidden, depth, weights.origin),
             mlp=len(tensors["transformer.layers.0.1.fn.net.0.weight"]),
             classes=classes,
-            **given(dropout=options.get("dropout"), carry_over=options.get("carry_over")),
+            **given(dropout=said.get("dropout"), carry_over=said.get("carry_over")),
         )
 
-    def build(self, sizes: MaskGITSizes, root: str | Path | None = None) -> nn.Module:
-        """See `ImageNetworks.build`."""
+    def build(self, sizes: MaskGITSizes, process: Process | None = None) -> nn.Module:
+        """See `Family.build`."""
         check_heads(sizes.heads, sizes.hidden)
-        kind = host_module(self.host, "Network.transformer", root).MaskTransformer
+        kind = host_module(self.name, "Network.transformer", self.root).MaskTransformer
         network: nn.Module = kind(
             hidden_dim=sizes.hidden,
             codebook_size=sizes.codes,
@@ -126,39 +119,40 @@ class MaskGITNetworks(GridNetworks[MaskGITSizes]):
         )
         return network
 
-    def let_latent_in(
-        self, network: nn.Module, latent: Mapping[str, Any], sizes: MaskGITSizes
-    ) -> None:
-        """See `ImageNetworks.let_latent_in`: any injector, not late (no block is called)."""
-        doors = doors_of(network)
-        known = KnownSizes(
-            hidden_size=sizes.hidden,
-            embedding_size=sizes.hidden,
-            embedding_std=1.0,  # of nn.Embedding
-            positions=sizes.side**2,
-            length=sizes.side**2 + 1,
-            num_norms=len(doors.norms),
-        )
-        let_in(network, new_injector(known, latent), doors, sizes.codes)
-
     def wrap(self, network: nn.Module, sizes: MaskGITSizes, process: Process) -> GridDenoiser:
-        """See `ImageNetworks.wrap`."""
+        """See `Family.wrap`."""
         tap: Any = Tap()
         network.di4c_tap = tap
-        doors_of(network).output.register_forward_hook(tap)  # after a latent has left
+        self.doors(network).output.register_forward_hook(tap)  # after a latent has left
         drop_attention_maps(network)
         return super().wrap(network, sizes, process)
 
 
-def doors_of(network: Any) -> Doors:
-    """Return where a latent enters a `MaskTransformer`."""
-    norms = [part.norm for layer in network.transformer.layers for part in layer]
-    return Doors(
-        embedding=network.tok_emb,
-        sequence=network.first_layer,
-        output=network.last_layer,
-        norms=(*norms, network.last_layer[0]),
-    )
+def count(rows: int, codes: int | None, classes: int | None, origin: str) -> tuple[int, int]:
+    """Return the numbers of codes and classes of a table with `rows` embeddings.
+
+    Weights tell their sum alone, beside the mask and "no class". Who says codes need not say
+    classes; who says neither gets the 1000 classes that the host makes, and codes that nobody said
+    must be as many as a code book has, a power of two.
+
+    Raises:
+        UserError: for numbers that do not go together, or must be said.
+    """
+    if codes is None:
+        classes = classes or CLASSES
+        codes = rows - 2 - classes
+        if codes < 1 or codes & (codes - 1):
+            raise UserError(
+                f"{origin} has {rows} embeddings: with {classes} classes that makes {codes} codes, "
+                "and no code book has so many: say host.classes= (and host.codes=)"
+            )
+    classes = rows - 2 - codes if classes is None else classes
+    if codes < 1 or classes < 1 or codes + classes + 2 != rows:
+        raise UserError(
+            f"{origin} has {rows} embeddings: these are no {codes} codes and {classes} classes, "
+            "the mask and no class"
+        )
+    return codes, classes
 
 
 def drop_attention_maps(network: nn.Module) -> None:

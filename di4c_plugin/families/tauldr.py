@@ -14,18 +14,19 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from di4c_plugin.checkpoints.content import Content
 from di4c_plugin.checkpoints.description import sizes_of
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.base import ImageDenoiser, ImageNetworks
+from di4c_plugin.families.base import Family
 from di4c_plugin.families.grid import check_range, given
 from di4c_plugin.families.importing import host_module
 from di4c_plugin.families.logistic import logistic_logits
-from di4c_plugin.families.tauldr_files import read_run
+from di4c_plugin.families.tauldr_files import read_config, run_weights
 from di4c_plugin.families.unet_latent import let_latent_in
 from di4c_plugin.families.unet_sizes import Layout, layout_of
-from di4c_plugin.networks.denoiser import normalise, repeated
+from di4c_plugin.networks.denoiser import NetworkDenoiser
 
 MODEL = ("data_min_max", "dropout", "skip_rescale", "time_scale_factor", "fix_logistic")
 PROCESS = ("rate_sigma", "q_sigma", "time_exponential", "time_base")
@@ -72,7 +73,7 @@ class TauLDRSizes:
 RELEASED = Layout(channels=128, blocks=2, widths=(1, 2, 2, 2), attention=1, inputs=3, features=128)
 
 
-class TauLDRDenoiser(ImageDenoiser):
+class TauLDRDenoiser(NetworkDenoiser):
     """Log p_{0|t} by a U-Net called as `network(x (B, C, H, W), t)`, t in [0, 1]."""
 
     def __init__(
@@ -81,29 +82,21 @@ class TauLDRDenoiser(ImageDenoiser):
         super().__init__(network, process)
         self.shape, self.fix = shape, fix
 
-    def forward(
-        self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
-    ) -> Tensor:
-        """See `Denoiser.__call__`.
+    def logits(self, x_t: Tensor, t: Tensor, cond: Tensor | None, latent: Tensor | None) -> Tensor:
+        """Return the logits of the truncated logistic, (n B, D, S), fp32.
 
         Raises:
             UserError: for labels, or another number of positions; levels that the network has not
                 are found on the CPU only (see `check_range`).
         """
         self.check(x_t, cond)
-        logits = self.logits(x_t, t, latent)
-        x_t, t = repeated(len(logits), x_t, t)
-        return normalise(logits, x_t, t, self.process)
-
-    def logits(self, x_t: Tensor, t: Tensor, latent: Tensor | None) -> Tensor:
-        """Return the logits of the truncated logistic, (n B, D, S), fp32."""
         options = {} if latent is None else {"latent": latent}
         out = self.network(x_t.float().view(-1, *self.shape), t.float(), **options)
         mu, s = (half.flatten(1) for half in out.chunk(2, 1))
         return logistic_logits(mu, s, self.process.num_tokens, fix=self.fix)
 
     def check(self, x_t: Tensor, cond: Tensor | None) -> None:
-        """Refuse what the network was not made for; errors as `forward`."""
+        """Refuse what the network was not made for; errors as `logits`."""
         if x_t.shape[1] != prod(self.shape):
             size = " x ".join(map(str, self.shape))
             raise UserError(f"x has {x_t.shape[1]} positions: this network has {size}")
@@ -112,20 +105,23 @@ class TauLDRDenoiser(ImageDenoiser):
         check_range(x_t, 0, self.process.num_tokens - 1, "levels of a pixel")
 
 
-class TauLDRNetworks(ImageNetworks[TauLDRSizes, TauLDRDenoiser]):
-    """See `ImageNetworks`; options of the sizes: `config` (data and model) and `dropout`."""
+class TauLDRNetworks(Family[TauLDRSizes]):
+    """See `Family`; of the sizes the user may say `config` (data and model) and `dropout`."""
 
-    host, made_of = "tauldr", TauLDRSizes
+    name, made_of = "tauldr", TauLDRSizes
+    title, mark = "tauLDR's U-Net", "temb_modules.0.weight"
+    said, settings = ("config", "dropout"), ("dropout",)
 
-    def read(self, path: str | Path, *, ema: bool = True) -> Weights:
-        """See `ImageNetworks.read`; without `ema` the weights are those of the last step."""
-        return read_run(path, ema=ema)
+    def weights_in(self, content: Content, *, ema: bool = True) -> Weights:
+        """See `Family.weights_in`."""
+        return run_weights(content, ema=ema)
 
-    def sizes(self, weights: Weights, **options: Any) -> TauLDRSizes:
-        """See `ImageNetworks.sizes`."""
+    def sizes(self, weights: Weights, **said: Any) -> TauLDRSizes:
+        """See `Family.sizes`; `config` is a mapping, or the path of the program's file."""
         layout = layout_of(weights.tensors)
-        config = options.get("config") or weights.config
-        dropout = given(dropout=options.get("dropout"))
+        config = said.get("config") or weights.config
+        config = read_config(Path(config)) if isinstance(config, str) else config
+        dropout = given(dropout=said.get("dropout"))
         if config:
             return replace(sizes_of_config(config, layout, weights.origin), **dropout)
         if layout == RELEASED:
@@ -135,11 +131,11 @@ class TauLDRNetworks(ImageNetworks[TauLDRSizes, TauLDRDenoiser]):
             "config/config_001.yaml beside the folder of checkpoints"
         )
 
-    def build(self, sizes: TauLDRSizes, root: str | Path | None = None) -> nn.Module:
-        """See `ImageNetworks.build`."""
+    def build(self, sizes: TauLDRSizes, process: Process | None = None) -> nn.Module:
+        """See `Family.build`."""
         layout = sizes.layout
         check_shape(sizes)
-        kind = host_module(self.host, "lib.networks.networks", root).UNet
+        kind = host_module(self.name, "lib.networks.networks", self.root).UNet
         network: nn.Module = kind(
             ch=layout.channels,
             num_res_blocks=layout.blocks,
@@ -158,18 +154,22 @@ class TauLDRNetworks(ImageNetworks[TauLDRSizes, TauLDRDenoiser]):
         return network
 
     def let_latent_in(
-        self, network: nn.Module, latent: Mapping[str, Any], sizes: TauLDRSizes
+        self,
+        network: nn.Module,
+        latent: Mapping[str, Any],
+        sizes: TauLDRSizes,
+        process: Process,
     ) -> None:
-        """See `ImageNetworks.let_latent_in` and `unet_latent`."""
+        """See `Family.let_latent_in` and `unet_latent`."""
         let_latent_in(network, latent)
 
-    def default_process(self, sizes: TauLDRSizes) -> dict[str, Any]:
-        """See `ImageNetworks.default_process`."""
+    def process(self, sizes: TauLDRSizes, weights: Weights | None = None) -> dict[str, Any]:
+        """See `Family.process`."""
         numbers = {name: getattr(sizes, name) for name in ("num_tokens", *PROCESS)}
         return {"name": "gaussian"} | numbers
 
     def wrap(self, network: nn.Module, sizes: TauLDRSizes, process: Process) -> TauLDRDenoiser:
-        """See `ImageNetworks.wrap`."""
+        """See `Family.wrap`."""
         if process.num_tokens != sizes.num_tokens or process.num_states != sizes.num_tokens:
             raise UserError(f"this network has {sizes.num_tokens} levels, not as {process.config}")
         return TauLDRDenoiser(network, process, shape=sizes.shape, fix=sizes.fix_logistic)

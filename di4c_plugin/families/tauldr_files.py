@@ -7,33 +7,29 @@ from typing import Any
 
 from torch import Tensor
 
-from di4c_plugin.checkpoints.torch_file import load_inert
+from di4c_plugin.checkpoints.content import Content, bare
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.files import bare, weights_of
+from di4c_plugin.families.files import weights_of
 from di4c_plugin.plain_files import read_yaml
 
 AVERAGES = "ema_shadow_params"
 
 
-def read_run(path: str | Path, *, ema: bool = True) -> Weights:
-    """Read a checkpoint of tauLDR or of the official Di4C, on the CPU.
+def run_weights(content: Content, *, ema: bool = True) -> Weights:
+    """Return the weights in a checkpoint of tauLDR or of the official Di4C, on the CPU.
 
-    The weights are named as the U-Net's (`input_conv.weight`), and are the moving averages where
-    there are some; `config` is that of ../config/config_001.yaml, where the host leaves it, or
-    empty; `latent` is {"name": "unet"} for a student.
+    They are named as the U-Net's (`input_conv.weight`), and are the moving averages where there are
+    some; `config` is that of ../config/config_001.yaml, where the host leaves it, or empty;
+    `latent` is {"name": "unet"} for a student.
 
     Raises:
-        UserError: if there is no such file, it is no checkpoint, or of another network, or its
-            averages do not fit.
+        UserError: if the averages do not fit, or the config cannot be read.
     """
-    content = load_inert(path)
-    model = content.get("model", content)
-    state = model if isinstance(model, Mapping) else {}
-    size = Path(path).stat().st_size
-    weights = weights_of(unet_tensors(state, str(path), ema), str(path), "tauldr", size=size)
+    tensors = unet_tensors(content.state, content.origin, ema)
+    weights = weights_of(tensors, content.origin, size=content.size)
     latent = {"name": "unet"} if "tlam_mix.weight" in weights.tensors else None
-    return replace(weights, latent=latent, config=config_of_run(Path(path)))
+    return replace(weights, latent=latent, config=config_of_run(content.path))
 
 
 def unet_tensors(state: Mapping[str, Any], origin: str, ema: bool) -> dict[str, Tensor]:

@@ -104,6 +104,8 @@ def let_latent_in(network: nn.Module, latent: Mapping[str, Any]) -> None:
     """
     options = dict(latent)
     name, blocks = options.pop("name", None), options.pop("blocks", None)
+    if options.pop("doors", None):
+        raise UserError("a latent enters a U-Net at all its blocks: leave out latent.doors")
     if name != "unet":
         raise UserError(
             f"tauLDR's U-Net takes the latent 'unet' (the official layout), not {name!r}"

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from di4c_plugin.checkpoints.model import Model
+from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.errors import UserError, quoted
-from di4c_plugin.hosts.base import Host
-from di4c_plugin.plugins import lookup, make
+from di4c_plugin.hosts.base import Host, OpenHost
+from di4c_plugin.plugins import lookup, make, names_of
 
-# Whose data and pictures go with our own networks, unless something else is said.
-DEFAULTS = {"transformer": "builtin", "dit": "builtin"}
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 MOST = 10**9
 KINDS = {
@@ -25,7 +24,7 @@ KINDS = {
 }
 
 
-def host_for(model: Model, name: str | None = None, **options: Any) -> Host:
+def host_for(model: Model, name: str | None = None, **options: Any) -> OpenHost:
     """Return the host of a model, with the sizes and switches that the model was trained with.
 
     Args:
@@ -42,12 +41,26 @@ def host_for(model: Model, name: str | None = None, **options: Any) -> Host:
     own = described.get("name")
     own = own if isinstance(own, str) else None
     if name is None:
-        name = own or DEFAULTS.get(model.network.kind, model.network.kind)
+        name = own or host_of_kind(model.network.kind).name
     wanted = described.keys() - options.keys() if own == name else set()
     kept = kept_options(name, {key: described[key] for key in wanted})
-    host: Host = make("host", kept | {"name": name} | options)
+    host: OpenHost = make("host", kept | {"name": name} | options)
     host.adopt(model)
     return host
+
+
+def host_of_kind(kind: str, weights: Weights | None = None) -> Host:
+    """Return the host whose networks are of this kind: of several, the one that wrote the weights.
+
+    Raises:
+        UserError: for a kind that no host has.
+    """
+    hosts = [lookup("host", name) for name in names_of("host")]
+    found: list[Host] = [host for host in hosts if host.family.name == kind]
+    if not found:
+        raise UserError(f"unknown host {kind!r}: no host has such networks")
+    sure = (host for host in found if weights and host.wrote and host.wrote(weights))
+    return next(sure, found[0])
 
 
 def kept_options(host: str, described: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +69,7 @@ def kept_options(host: str, described: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: if one of them holds something else.
     """
-    types: Mapping[str, type] = getattr(lookup("host", host), "kept", {})
+    types: Mapping[str, type] = lookup("host", host).kept
     kept = {k: v for k, v in described.items() if k in types and v is not None}
     for option, value in sorted(kept.items()):
         if not is_plain(value, types[option]):

@@ -1,4 +1,4 @@
-"""Teacher sources: what a user may write behind `teacher=`, and the latents a model file may name.
+"""Teacher sources: what a user may write behind `teacher=`.
 
 `scheme:rest` goes to the teacher source registered as `scheme`; anything else is a file, a folder
 or a hub id.
@@ -8,17 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from di4c_plugin.checkpoints.model import Model, load_model
-from di4c_plugin.checkpoints.ours import our_kind
-from di4c_plugin.checkpoints.places import locate
+from di4c_plugin.checkpoints.content import read_content
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.checkpoints.schemes import has_scheme, load_scheme
-from di4c_plugin.checkpoints.weights import read_located
+from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.dit import model_of
-from di4c_plugin.plugins import make
-
-# Of the files that image hosts write.
-SUFFIXES = (".pt", ".pth")
+from di4c_plugin.families import family_of
+from di4c_plugin.hosts.base import Host, OpenHost
+from di4c_plugin.hosts.choose import host_of_kind
+from di4c_plugin.plugins import lookup, names_of
 
 
 def load_source(
@@ -33,16 +31,19 @@ def load_source(
             optional @revision.
         ema: take the moving averages where a checkpoint has some; it is handed to a teacher source
             that takes it.
-        options: of the image host that the file is of (configs/host), in place of its defaults.
+        options: of the host that the file is of (configs/host), in place of its defaults.
 
     Raises:
-        UserError: for an unknown scheme, options where there is no such host, ema=False for a
+        UserError: for an unknown scheme, options that the host does not take, ema=False for a
             teacher source that does not take it, or as the source itself says.
     """
     text = str(source)
     if not has_scheme(text):
         return load_any(source, ema=ema, options=options)
-    check_none(source, options)
+    if options:
+        raise UserError(
+            f"{source} does not say whose options {', '.join(options)} are: name a host"
+        )
     return load_scheme(text, ema=ema)
 
 
@@ -58,38 +59,25 @@ def load_file(path: str | Path, *, ema: bool = True) -> Model:
 def load_any(
     source: str | Path, *, ema: bool = True, options: Mapping[str, Any] | None = None
 ) -> Model:
-    """Return the model of a path or hub id, its latent found among all plugins.
+    """Return the model of a path or hub id, read once, by the host that it is of.
 
     Raises:
         UserError: as `load_source`.
     """
-    found = locate(source)
-    host = image_host(found.path, options or {})
-    if host is not None:
-        return host.load_teacher(found.path, ema=ema)
-    check_none(source, options)
-    if our_kind(found.path) is not None:
-        return load_model(found.path)
-    return model_of(read_located(found, ema=ema))
+    content = read_content(source)
+    family = family_of(content)
+    weights = family.read(content, ema=ema)
+    host: OpenHost = host_of(weights, family.name)(**(options or {}))
+    return host.load(weights)
 
 
-def check_none(source: str | Path, options: Mapping[str, Any] | None) -> None:
-    """Refuse options of a host where the source is of none; raises UserError."""
-    if options:
-        raise UserError(
-            f"{source} does not say whose options {', '.join(options)} are: name a host"
-        )
-
-
-def image_host(path: Path, options: Mapping[str, Any]) -> Any:
-    """Return the image host whose network a file holds, with these options, or None."""
-    kind = image_kind(path)
-    return None if kind is None else make("host", {"name": kind} | dict(options))
-
-
-def image_kind(path: Path) -> str | None:
-    """Return the name of the image host whose network a file holds, or None."""
-    from di4c_plugin.families.files import KINDS, kind_of
-
-    kind = our_kind(path) or (kind_of(path) if path.suffix in SUFFIXES else None)
-    return kind if kind in KINDS else None
+def host_of(weights: Weights, kind: str) -> Host:
+    """Return the host that weights say they are of, else one whose networks are of this kind."""
+    info = weights.notes.get("info")
+    said = info.get("host") if isinstance(info, Mapping) else None
+    name = said.get("name") if isinstance(said, Mapping) else None
+    if isinstance(name, str) and name in names_of("host"):
+        found: Host = lookup("host", name)
+        if found.family.name == kind:
+            return found
+    return host_of_kind(kind, weights)

@@ -8,12 +8,12 @@ import torch
 from di4c_plugin.algorithms.base import Algorithm
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.base import Host
+from di4c_plugin.hosts.base import OpenHost
 from di4c_plugin.networks.latent import same_options
 
 
 def start_networks(
-    adapter: Host,
+    adapter: OpenHost,
     method: Algorithm,
     teacher: Model,
     latent: Mapping[str, Any] | None,

@@ -1,24 +1,19 @@
-r"""Puts a latent into a network that was built without one, by hooks on its sub-modules.
+"""Puts into a network what it was built without: a latent, and a head that can be skipped.
 
-For the DiT of MDLM, SDTT and Duo, and our own of the same layout: `vocab_embed` gives embeddings
-(B, D, H), `rotary_emb` the rotations of positions, each of `blocks` normalises by `norm1` and
-`norm2`, `output_layer` by `norm_final` before its `linear` head. No class is edited or copied, and
-the weights of a student have the names of the released ones (`latent_projection.0.weight` beside
-`vocab_embed.embedding`).
+By hooks on its sub-modules: no class is edited or copied, and the weights of a student have the
+names of the released ones (`latent_projection.0.weight` beside the teacher's).
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.networks.doors import Doors
 from di4c_plugin.networks.hooks import LatentHooks
-from di4c_plugin.networks.latent import KnownSizes, LatentInjector
-
-DOORS = ("vocab_embed", "rotary_emb", "blocks", "output_layer")
+from di4c_plugin.networks.latent import LatentInjector
 
 
 class Head(nn.Linear):
@@ -50,40 +45,29 @@ class Head(nn.Linear):
             self.skipped = False
 
 
-def backbone_sizes(network: nn.Module, positions: int) -> KnownSizes:
-    """Read what an injector must know off a network.
-
-    Raises:
-        UserError: if the network has not the layout this module is for.
-    """
-    missing = [name for name in DOORS if not hasattr(network, name)]
-    if missing:
-        kind = type(network).__name__
-        raise UserError(f"a latent cannot enter {kind}: it has no {', '.join(missing)}")
-    parts: Any = network
-    hidden = parts.vocab_embed.embedding.shape[1]
-    std = (3 * hidden) ** -0.5  # uniform up to 1/sqrt(H)
-    return KnownSizes(hidden, hidden, std, positions, positions, 2 * len(parts.blocks) + 1)
-
-
-def attach_latent(network: nn.Module, injector: LatentInjector, *, mask: int | None = None) -> None:
+def attach_latent(
+    network: nn.Module, injector: LatentInjector, doors: Doors, *, mask: int | None = None
+) -> None:
     """Let a latent into `network`, in place; its forward pass then takes `latent=`.
 
     With n latents for each row of the other arguments (lambda-major), the logits have as many rows
-    as the latents, and only the blocks that a latent enters run on so many.
+    as the latents, and only the blocks that a latent enters late run on so many. Without `latent=`
+    one is drawn for each row.
 
     Args:
-        network: laid out as the module says.
-        injector: made for `backbone_sizes(network, ...)`; its parts become the network's own.
+        network: whose first argument are tokens.
+        injector: its parts become the network's own.
+        doors: where it enters.
         mask: the token that means "unknown", or None where every position is always unknown.
 
     Raises:
-        UserError: if the network has another layout, or has a latent already, or the injector has
-            weights outside its sub-modules.
+        UserError: if the network has a latent already, the injector has weights outside its
+            sub-modules, or enters late where no block can be hooked.
     """
-    backbone_sizes(network, 0)
+    if injector.blocks is not None and not doors.blocks:
+        raise UserError("a latent cannot enter the blocks of this network late: latent.blocks=null")
     own_injector(network, injector)
-    LatentHooks(injector, mask).register(network)
+    LatentHooks(injector, mask, (len(doors.norms) - 1) // 2).register(network, doors)
 
 
 def own_injector(network: nn.Module, injector: LatentInjector) -> None:
@@ -109,9 +93,22 @@ def latent_shape(network: nn.Module) -> tuple[int, ...] | None:
     return None if injectors is None else injectors[0].latent_shape
 
 
-def exact_head(network: nn.Module) -> Head:
-    """Replace the last linear layer of `network` by an fp32 `Head`, once, and return it."""
-    last: Any = network.output_layer
-    if not isinstance(last.linear, Head):
-        last.linear = Head(last.linear)
-    return last.linear
+def exact_head(network: nn.Module, name: str) -> Head:
+    """Replace the linear layer of that name by an fp32 `Head`, once, and return it.
+
+    `head_of` knows it from then on.
+    """
+    found = network.get_submodule(name)
+    assert isinstance(found, nn.Linear)
+    if not isinstance(found, Head):
+        place, _, own = name.rpartition(".")
+        found = Head(found)
+        setattr(network.get_submodule(place), own, found)
+    network.di4c_head = (found,)  # type: ignore[assignment]
+    return found
+
+
+def head_of(network: nn.Module) -> Head | None:
+    """Return the head that `exact_head` made; None for networks without one."""
+    heads = getattr(network, "di4c_head", None)
+    return None if heads is None else heads[0]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.diffusion import Process
-from di4c_plugin.networks.attach import Head, exact_head
+from di4c_plugin.networks.attach import Head, head_of, latent_shape
 
 NO_LABEL = -1  # among class labels: none, for unconditional prediction
 
@@ -62,9 +62,9 @@ class HiddenDenoiser(Denoiser, Protocol):
 
 
 class NetworkDenoiser(nn.Module):
-    """A network that returns logits (B, D, S), as a `Denoiser` of `process`.
+    """A network as a `Denoiser` of `process`, with the head that `attach.exact_head` gave it.
 
-    It has a `head` where the network has the layout of `di4c_plugin.networks.attach`.
+    Base of all denoisers by a network: what others call differently they say in `logits`.
     """
 
     def __init__(self, network: nn.Module, process: Process) -> None:
@@ -75,21 +75,27 @@ class NetworkDenoiser(nn.Module):
     @property
     def latent_shape(self) -> tuple[int, ...] | None:
         """The shape of one lambda; None for a product model."""
-        shape: tuple[int, ...] | None = self.network.latent_shape  # type: ignore[assignment]
-        return shape
+        return latent_shape(self.network)
+
+    @property
+    def head(self) -> Head | None:
+        """See `HiddenDenoiser.head`."""
+        return head_of(self.network)
+
+    def logits(self, x_t: Tensor, t: Tensor, cond: Tensor | None, latent: Tensor | None) -> Tensor:
+        """Return the network's logits (B, D, S) for arguments as of `Denoiser.__call__`.
+
+        It is one call of the whole network: whatever its head leaves out, `hidden` is the same.
+        """
+        return self.network(x_t, t, cond=cond, latent=latent)
 
     def forward(
         self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
     ) -> Tensor:
         """See `Denoiser.__call__`."""
-        logits = self.network(x_t, t, cond=cond, latent=latent)
+        logits = self.logits(x_t, t, cond, latent)
         x_t, t = repeated(len(logits), x_t, t)
         return normalise(logits, x_t, t, self.process)
-
-    @property
-    def head(self) -> Head | None:
-        """See `HiddenDenoiser.head`."""
-        return exact_head(self.network) if hasattr(self.network, "output_layer") else None
 
     def hidden(
         self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
@@ -97,7 +103,7 @@ class NetworkDenoiser(nn.Module):
         """See `HiddenDenoiser.hidden`."""
         assert self.head is not None, "only networks with a head have hidden states"
         with self.head.skipping():
-            return self.network(x_t, t, cond=cond, latent=latent)
+            return self.logits(x_t, t, cond, latent)
 
 
 def repeated(rows: int, *values: Tensor) -> tuple[Tensor, ...]:

@@ -4,12 +4,12 @@ A transformer with rotary positions (Su et al. 2021) whose blocks are modulated 
 sigma = -log alpha_t (adaLN, Peebles & Xie 2023, section 3.2); masked diffusion feeds it zeros, as
 MDLM does (Sahoo et al. 2024). With this no host is needed to sample from a student. No dropout: it
 is for inference, and for distillation, which goes without.
-A latent enters by `di4c_plugin.networks.attach`, through the sub-modules' names.
+A latent enters by `di4c_plugin.networks.attach`, at `DOORS`.
 """
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,15 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.networks.attach import latent_shape
 
 FREQUENCIES = 256
+# The doors of this DiT, and of the hosts': see `di4c_plugin.networks.doors`.
+DOORS: dict[str, Any] = {
+    "embedding": "vocab_embed",
+    "positions": "rotary_emb",
+    "blocks": "blocks.*",
+    "norms": ("blocks.*.norm1", "blocks.*.norm2", "output_layer.norm_final"),
+    "last": "output_layer",
+    "head": "output_layer.linear",
+}
 
 
 @dataclass(frozen=True)

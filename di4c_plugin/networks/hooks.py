@@ -1,7 +1,7 @@
-"""The hooks by which a latent enters a network of the layout of `di4c_plugin.networks.attach`.
+"""The hooks by which a latent enters a network that was built without one, at its `Doors`.
 
-They hold what is known during one forward pass: the latent's `Entry`, which positions are unknown,
-and the rotations.
+No class is edited or copied. What the hooks hold, they hold during one forward pass: the latent's
+`Entry`, which positions are unknown, and the rotations.
 """
 
 from functools import partial
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from di4c_plugin.networks.doors import Doors
 from di4c_plugin.networks.latent import Entry, LatentInjector
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -19,9 +20,8 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 class LatentHooks:
     """The hooks of one network; `entry` lives from the start of a forward pass to its end."""
 
-    def __init__(self, injector: LatentInjector, mask: int | None) -> None:
-        self.injector, self.mask = injector, mask
-        self.num_blocks = 0
+    def __init__(self, injector: LatentInjector, mask: int | None, num_blocks: int) -> None:
+        self.injector, self.mask, self.num_blocks = injector, mask, num_blocks
         self.clear()
 
     def clear(self) -> None:
@@ -30,28 +30,35 @@ class LatentHooks:
         self.active = torch.empty(0)
         self.rotation: tuple[Tensor, ...] = ()
 
-    def register(self, network: Any) -> None:
-        """Hang every hook on its sub-module."""
-        self.num_blocks = len(network.blocks)
+    def register(self, network: nn.Module, doors: Doors) -> None:
+        """Hang every hook on its sub-module; a bound method or partial is copied with it."""
         network.register_forward_pre_hook(self.begin, with_kwargs=True)
         network.register_forward_hook(self.end)
-        network.vocab_embed.register_forward_hook(self.embedded)
-        network.rotary_emb.register_forward_hook(self.rotations)
-        first = self.num_blocks - (self.injector.blocks or self.num_blocks)
-        for index, block in list(enumerate(network.blocks))[first:]:
-            # Unlike a closure, a partial is copied with the network.
-            block.register_forward_pre_hook(partial(self.entered, index), with_kwargs=True)
-            for layer, norm in enumerate((block.norm1, block.norm2), 2 * index):
-                norm.register_forward_hook(partial(self.normalised, layer))
-        last = network.output_layer
-        last.norm_final.register_forward_hook(partial(self.normalised, 2 * self.num_blocks))
-        last.register_forward_pre_hook(self.finished, with_kwargs=True)
+        early, first = self.injector.blocks is None, 0
+        doors.embedding.register_forward_hook(
+            partial(self.embedded, early and doors.sequence is None)
+        )
+        if not early:
+            first = self.num_blocks - (self.injector.blocks or 0)
+            for index, block in list(enumerate(doors.blocks))[first:]:
+                hook = partial(self.entered, index)
+                block.register_forward_pre_hook(hook, with_kwargs=True)
+        elif doors.sequence is not None:
+            doors.sequence.register_forward_pre_hook(partial(self.entered, 0), with_kwargs=True)
+        if doors.positions is not None:
+            doors.positions.register_forward_hook(self.rotations)
+        for layer, norm in list(enumerate(doors.norms))[2 * first :]:
+            norm.register_forward_hook(partial(self.normalised, layer))
+        doors.output.register_forward_hook(self.left)
+        if doors.last is not None:
+            doors.last.register_forward_pre_hook(self.widened, with_kwargs=True)
 
     def begin(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """Take `latent` from the arguments; missing, it is drawn for each example.
 
-        So the host's own samplers and metrics, which know of no latent, see a draw from the mixture
-        at every call.
+        So a host's own samplers and metrics, which know of no latent, see a draw from the mixture
+        at every call. With n latents for each row, all arguments are repeated, unless the latent
+        enters late.
         """
         kwargs = dict(kwargs)
         latent = kwargs.pop("latent", None)
@@ -59,18 +66,25 @@ class LatentHooks:
         if latent is None:
             latent = torch.rand(len(x), *self.injector.latent_shape, device=x.device)
         self.entry = Entry(self.injector, latent, len(x), self.num_blocks)
+        x = x.flatten(1)
+        every = torch.ones_like(x, dtype=torch.bool)
+        self.active = every if self.mask is None else x == self.mask
+        if self.injector.blocks is None:
+            args, kwargs = self.widened(network, args, kwargs)
+            self.active = self.entry.widen(self.active)
+            self.entry.rows, self.entry.copies = len(latent), 1
         return args, kwargs
 
-    def end(self, network: nn.Module, args: Any, output: Tensor) -> None:
+    def end(self, network: nn.Module, args: Any, output: Any) -> None:
         """See `clear`."""
         self.clear()
 
-    def embedded(self, module: nn.Module, args: tuple[Tensor, ...], e: Tensor) -> Tensor:
-        """Let the latent in before the first block, unless it enters at a later one."""
-        x = args[0]
-        every = torch.ones_like(x, dtype=torch.bool)
-        self.active = every if self.mask is None else x == self.mask
-        return self._before(0, self.entry.at_embedding(e, self.active))
+    def embedded(self, is_stream: bool, module: nn.Module, args: Any, e: Tensor) -> Tensor:
+        """See `LatentInjector.on_embedding`; what is no position (a class) stays as it is."""
+        d = self.active.shape[1]
+        e = torch.cat([self.entry.at_embedding(e[:, :d], self.active), e[:, d:]], 1)
+        entered: Tensor = self.entry.at_block(0, e, self.active) if is_stream else e
+        return entered
 
     def rotations(
         self, module: nn.Module, args: tuple[Tensor, ...], output: tuple[Tensor, ...]
@@ -84,36 +98,39 @@ class LatentHooks:
     def entered(
         self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Arguments:
-        """Let the latent in before the block it enters at; from there on, n B rows."""
-        h, *others = args
-        if index:
-            h = self._before(index, h)
-        length = h.shape[1]
-        moved = {name: self._moved(value, length) for name, value in kwargs.items()}
-        return (h, *(self._moved(value, length) for value in others)), moved
+        """See `LatentInjector.on_sequence`; from the block it enters at there are n B rows."""
+        h = self.entry.widen(self.entry.at_block(index, args[0], self.active))
+        args, kwargs = self._moved(h.shape[1], args[1:], kwargs)
+        return (h, *args), kwargs
 
     def normalised(self, layer: int, module: nn.Module, args: Any, h: Tensor) -> Tensor:
         """See `LatentInjector.on_norm`."""
         normed: Tensor = self.entry.at_norm(h, layer)
         return normed
 
-    def finished(
-        self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
-    ) -> Arguments:
+    def left(self, module: nn.Module, args: Any, h: Tensor) -> Tensor:
         """See `LatentInjector.on_output`."""
-        h, *others = args
-        moved = {name: self._moved(value, 0) for name, value in kwargs.items()}
-        return (self.entry.at_output(h), *(self._moved(value, 0) for value in others)), moved
+        output: Tensor = self.entry.at_output(h)
+        return output
 
-    def _before(self, index: int, h: Tensor) -> Tensor:
-        entered: Tensor = self.entry.at_block(index, h, self.active)
-        return entered
+    def widened(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Arguments:
+        """Repeat what still has B rows."""
+        return self._moved(None, args, kwargs)
 
-    def _moved(self, value: Any, length: int) -> Any:
-        """Return a block's argument for n B rows of `length` positions."""
-        if isinstance(value, Tensor):
-            return self.entry.widen(value)
-        return self._rotation(length) if isinstance(value, tuple) else value
+    def _moved(
+        self, length: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Arguments:
+        """Return arguments for n B rows; with a length of the stream, rotations for so many."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return self.entry.widen(value)
+            rotation = length is not None and self.rotation and isinstance(value, tuple)
+            return self._rotation(length or 0) if rotation else value
+
+        return tuple(map(moved, args)), {name: moved(value) for name, value in kwargs.items()}
 
     def _rotation(self, length: int) -> tuple[Tensor, ...]:
         """Return cos and sin, with the identity for what was appended: it has no position."""

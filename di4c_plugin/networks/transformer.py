@@ -73,9 +73,11 @@ class TransformerConfig:
 
 
 class Transformer(nn.Module):
-    """Logits (B, D, S) from states (B, D); `injector`, where given, lets a latent in."""
+    """Logits (B, D, S) from states (B, D); a latent comes in by `let_in`."""
 
-    def __init__(self, config: TransformerConfig, injector: LatentInjector | None = None) -> None:
+    latent: LatentInjector | None
+
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
         h, patch_area = config.hidden_size, config.patch[0] * config.patch[1]
@@ -88,11 +90,17 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(h, config.num_heads) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(h)
         self.patch_out = nn.Linear(h, patch_area * config.num_tokens)
+        self.latent = None
+
+    def let_in(self, injector: LatentInjector) -> None:
+        """Let a latent in: the forward pass then takes `latent=`, and needs it."""
         self.latent = injector
+        # In a tuple it is no second owner; see `attach.latent_shape`.
+        self.di4c_injector = (injector,)
 
     @property
     def latent_shape(self) -> tuple[int, ...] | None:
-        """The shape of one lambda; None without an injector."""
+        """The shape of one lambda; None without a latent."""
         return None if self.latent is None else self.latent.latent_shape
 
     def forward(

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from di4c_plugin.announce import announce_once
-from di4c_plugin.checkouts import HYDRA_HOSTS, Found, KnownHost, commit_of, host_of_configs
+from di4c_plugin.checkouts import HYDRA_HOSTS, Found, Program, commit_of, host_of_configs
 from di4c_plugin.errors import UserError
 from di4c_plugin.plugins import names_of
 from di4c_plugin.programs.shims import remedies
@@ -57,7 +57,7 @@ class Install(Callback):
         adapter.install(as_chosen(values, config.hydra))
 
 
-def warn_of_commit(host: KnownHost, configs: str) -> None:
+def warn_of_commit(host: Program, configs: str) -> None:
     """Say so where the host is at another commit than the one that we test with."""
     root = host.root_of_program(Path(configs.removeprefix("file://")).parent)
     warning = None if root is None else Found(host, root, commit_of(root)).warning

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from di4c_plugin.checkouts import HOSTS, Found, KnownHost, commit_of
+from di4c_plugin.checkouts import HOSTS, Found, Program, commit_of
 from di4c_plugin.files import configs_dir
 from di4c_plugin.programs import shims
 from di4c_plugin.programs.shims import packages, remedies
@@ -36,7 +36,7 @@ def checkup(folder: Path, *, gpu: bool) -> Iterator[Row]:
             yield host.name, "missing", fetch_command(host, root)
 
 
-def fetch_command(host: KnownHost, root: Path) -> str:
+def fetch_command(host: Program, root: Path) -> str:
     """Return the one command that puts `host` at `root`."""
     modules = root.parent.parent / ".gitmodules"
     path = f"{root.parent.name}/{root.name}"

@@ -19,7 +19,7 @@ from di4c_plugin.families import dit as rebuild
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.generation import TextSampler
 from di4c_plugin.programs.text.module import Plan
-from di4c_plugin.programs.text.plans import evaluation_plan, training_plan
+from di4c_plugin.programs.text.plans import plan_of
 from di4c_plugin.programs.text.settings import ONLY_SAMPLER
 from di4c_plugin.programs.text.swap import own_class
 
@@ -43,13 +43,10 @@ def install(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: if the teacher is neither masked nor uniform-state diffusion, and as the plans.
     """
-    if config["mode"] == "train":
-        if "method" not in config["algo"]:
-            raise UserError(ONLY_SAMPLER)
-        plan = training_plan(config, config["training"]["finetune_path"])
-    else:
-        source, ema = config["eval"]["checkpoint_path"], not config["eval"]["disable_ema"]
-        plan = evaluation_plan(config, source, ema=ema)
+    if config["mode"] == "train" and "method" not in config["algo"]:
+        raise UserError(ONLY_SAMPLER)
+    source, ema = config["eval"]["checkpoint_path"], not config["eval"]["disable_ema"]
+    plan = plan_of(config, config["training"]["finetune_path"], lambda: (source, ema))
     kind = process_of(config, plan.weights)
     host: Any = importlib.import_module("algo")
     replaced = ("Distillation", "MDLM", "DUO_BASE", "DUO")

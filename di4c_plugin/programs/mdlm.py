@@ -4,7 +4,6 @@ Its `main.py` looks the class up when a job starts, so one assignment lets ours 
 host stand in this module only.
 """
 
-import importlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
@@ -14,8 +13,8 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.masked import MaskedStudent, check_time
 from di4c_plugin.programs.text.module import Plan
-from di4c_plugin.programs.text.plans import evaluation_plan, training_plan
-from di4c_plugin.programs.text.swap import own_class
+from di4c_plugin.programs.text.plans import plan_of
+from di4c_plugin.programs.text.swap import swap
 
 
 def install(config: Mapping[str, Any]) -> None:
@@ -25,13 +24,10 @@ def install(config: Mapping[str, Any]) -> None:
         UserError: if the host's config asks for what has no student, and as the plans.
     """
     check(config)
-    if config["mode"] == "train":
-        plan = training_plan(config, config["eval"]["checkpoint_path"])
-    else:
-        source, ema = config["eval"]["checkpoint_path"], not config["eval"]["disable_ema"]
-        plan = evaluation_plan(config, source, ema=ema)
-    host: Any = importlib.import_module("diffusion")
-    host.Diffusion = student_class(own_class(host, "Diffusion"), plan)
+    asked = config["eval"]
+    source, ema = asked["checkpoint_path"], not asked["disable_ema"]
+    plan = plan_of(config, source, lambda: (source, ema))
+    swap("diffusion", "Diffusion", lambda base: student_class(base, plan))
 
 
 def check(config: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@
 Names of the host stand in this module only.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,8 +15,8 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.masked import MaskedStudent, check_time
 from di4c_plugin.programs.text.module import Plan
-from di4c_plugin.programs.text.plans import evaluation_plan, training_plan
-from di4c_plugin.programs.text.swap import own_class
+from di4c_plugin.programs.text.plans import plan_of
+from di4c_plugin.programs.text.swap import swap
 
 
 def install(config: Mapping[str, Any]) -> None:
@@ -27,15 +26,17 @@ def install(config: Mapping[str, Any]) -> None:
         UserError: if the host's config asks for what has no student, and as the plans.
     """
     check(config)
-    if config["mode"] == "train":
-        plan = training_plan(config, config["parameterization"]["checkpoint_path"])
-    else:
-        source = config["checkpointing"]["resume_ckpt_path"]
-        if not Path(source).is_file():
-            raise UserError(f"no such file: checkpointing.resume_ckpt_path={source}")
-        plan = evaluation_plan(config, source, ema=averaged(config["parameterization"]["sampling"]))
-    host: Any = importlib.import_module("sdtt.core.distill")
-    host.MultiRoundSDTT = student_class(own_class(host, "MultiRoundSDTT"), plan)
+    asked = config["parameterization"]
+    plan = plan_of(config, asked["checkpoint_path"], lambda: evaluated(config))
+    swap("sdtt.core.distill", "MultiRoundSDTT", lambda base: student_class(base, plan))
+
+
+def evaluated(config: Mapping[str, Any]) -> tuple[str, bool]:
+    """Return the checkpoint to evaluate, and whether by its averages; raises UserError."""
+    source = config["checkpointing"]["resume_ckpt_path"]
+    if not Path(source).is_file():
+        raise UserError(f"no such file: checkpointing.resume_ckpt_path={source}")
+    return source, averaged(config["parameterization"]["sampling"])
 
 
 def averaged(sampling: Mapping[str, Any]) -> bool:

@@ -147,7 +147,7 @@ def published(description: Mapping[str, Any]) -> dict[str, Any]:
     host = description.get("host")
     if not isinstance(host, Mapping):
         return dict(description)
-    kept = {"name", *getattr(lookup("host", host["name"]), "kept", ())}
+    kept = {"name", *lookup("host", host["name"]).kept}
     return {**description, "host": {k: v for k, v in host.items() if k in kept}}
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from di4c_plugin.algorithms.base import Algorithm, Batch, Networks, Update
 from di4c_plugin.algorithms.denoising import Denoising
 from di4c_plugin.algorithms.di4c import Di4C
-from di4c_plugin.checkpoints.model import Model, new_model, student_of
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing
+from di4c_plugin.families import new_model, student_of
 from di4c_plugin.networks import TransformerConfig
 from tests.enumeration import product_law, total_variation
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from di4c_plugin.algorithms.base import Batch, Networks
 from di4c_plugin.algorithms.di4c_terms import Trio
-from di4c_plugin.checkpoints.model import OwnConfig, new_model
 from di4c_plugin.diffusion import Absorbing, Process
+from di4c_plugin.families import new_model
 from di4c_plugin.networks import DiTConfig, TransformerConfig
 from di4c_plugin.networks.denoiser import NetworkDenoiser
 
@@ -36,7 +36,7 @@ def denoiser(
     process: Process,
     latent: dict[str, Any] | None = None,
     *,
-    config: OwnConfig = DIT,
+    config: DiTConfig | TransformerConfig = DIT,
     seed: int = 0,
 ) -> NetworkDenoiser:
     """A network in float64, in training mode; new layers that start at zero do not here."""
@@ -53,7 +53,7 @@ def networks(
     latent: dict[str, Any],
     *,
     teacher: dict[str, Any] | None = None,
-    config: OwnConfig = DIT,
+    config: DiTConfig | TransformerConfig = DIT,
     target: bool = False,
 ) -> Networks:
     """Student and teacher, and a target of its own if asked for; the latter two frozen."""

@@ -24,7 +24,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from di4c_plugin import load_student, load_teacher, sample
-from di4c_plugin.checkpoints import model_file
 from di4c_plugin.checkpoints.pickles import read_plain
 from di4c_plugin.data.codes import read_codes, read_levels
 from di4c_plugin.evaluation.folder import read_picture
@@ -34,6 +33,7 @@ from di4c_plugin.training.folder import read_config, recorded
 from tests.campaigns.outcome import Tally
 from tests.campaigns.test_mutated_files import write_all
 from tests.checkpoints import hostile
+from tests.checkpoints.model_files import read_file
 
 GONE = object()
 VALUES: list[Any] = [
@@ -98,7 +98,7 @@ def descriptions(folder: Path, draw: random.Random, share: float) -> Tally:
     write_all(folder)
     tally, path = Tally(), folder / "x.safetensors"
     for name in ("student.safetensors", "dit.safetensors"):
-        description, weights = model_file.read_file(folder / name)
+        description, weights = read_file(folder / name)
         fields = list(places(description))
         texts = WHOLE + [
             json.dumps(changed(description, place, value))

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from di4c_plugin import load_student, load_teacher, sample
-from di4c_plugin.checkpoints.model import new_model
+from di4c_plugin.checkpoints.content import read_content
 from di4c_plugin.data.codes import code_of, read_codes
 from di4c_plugin.diffusion import Absorbing, LogLinear
 from di4c_plugin.evaluation.folder import read_picture
-from di4c_plugin.families.files import read_checkpoint
+from di4c_plugin.families import new_model
+from di4c_plugin.families.registry import family_named
 from di4c_plugin.networks import DiTConfig, TransformerConfig
 from di4c_plugin.plain_files import read_json, read_yaml
 from di4c_plugin.training.folder import recorded
@@ -69,8 +70,8 @@ def write_all(folder: Path) -> dict[str, Read]:
         "student.safetensors": drawn(load_student),
         "dit.safetensors": drawn(load_student),
         "host.ckpt": drawn(load_teacher),
-        "maskgit.pth": lambda p: read_checkpoint(p, "maskgit"),
-        "old.pth": lambda p: read_checkpoint(p, "maskgit"),
+        "maskgit.pth": lambda p: family_named("maskgit", "").read(read_content(p)),
+        "old.pth": lambda p: family_named("maskgit", "").read(read_content(p)),
         "codes.npz": read_npz,
         "packed.npz": read_npz,
         "codes.npy": read_npz,

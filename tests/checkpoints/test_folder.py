@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load_file, save
 
 from di4c_plugin.api import LoadedModel, load_student, load_teacher, save_student
-from di4c_plugin.checkpoints.model import Model, new_model, with_info
+from di4c_plugin.checkpoints.model import Model, with_info
 from di4c_plugin.diffusion import Absorbing, LogLinear, Process, Uniform
 from di4c_plugin.errors import UserError
+from di4c_plugin.families import new_model
 from di4c_plugin.networks import DiTConfig
 from tests.networks.dit_reference import random_state
 
@@ -97,7 +98,7 @@ def test_a_teacher_is_not_saved_as_a_student(tmp_path: Path) -> None:
 
 
 def test_students_of_the_built_in_network_are_saved_too(tmp_path: Path) -> None:
-    from di4c_plugin.checkpoints.model import student_of
+    from di4c_plugin.families import student_of
 
     torch.manual_seed(0)
     student = student_of(load_teacher(), {"name": "adaln"})

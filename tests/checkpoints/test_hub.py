@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 
 from di4c_plugin.api import load_student, load_teacher, save_student
 from di4c_plugin.checkpoints.hub import looks_like_id
-from di4c_plugin.checkpoints.model import Model, student_of
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.checkpoints.weights import read_weights
 from di4c_plugin.errors import UserError
+from di4c_plugin.families import student_of
 from tests.hosts.dit_files import CONFIGS, HUB_CONFIG, state
 from tests.hosts.hub_server import Repositories, commit_of, serve
 

@@ -7,14 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from di4c_plugin.checkpoints import model_file
-from di4c_plugin.checkpoints.model import (
-    Model,
-    load_model,
-    new_model,
-    save_model,
-    student_of,
-    with_info,
-)
+from di4c_plugin.checkpoints.model import Model, save_model, with_info
 from di4c_plugin.diffusion import (
     Absorbing,
     Cosine,
@@ -24,7 +17,9 @@ from di4c_plugin.diffusion import (
     Uniform,
 )
 from di4c_plugin.errors import UserError
+from di4c_plugin.families import load_model, new_model, student_of
 from di4c_plugin.networks import DiTConfig, TransformerConfig
+from tests.checkpoints.model_files import read_file
 
 
 def small(process: Process, **sizes: Any) -> TransformerConfig:
@@ -48,7 +43,7 @@ def make(latent: dict[str, Any] | None = None, **sizes: Any) -> Model:
 
 def rewrite(path: Path, **changes: Any) -> None:
     """Change the description in a model file and keep its weights."""
-    description, weights = model_file.read_file(path)
+    description, weights = read_file(path)
     save_file(weights, path, metadata={"di4c": json.dumps(description | changes)})
 
 
@@ -142,7 +137,7 @@ def test_a_description_that_is_no_json_is_refused(path: Path) -> None:
 
 
 def test_missing_and_unexpected_weights_are_named(path: Path) -> None:
-    description, _ = model_file.read_file(path)
+    description, _ = read_file(path)
     rewrite(path, network=description["network"] | {"time_conditioned": True})
     with pytest.raises(UserError, match="missing time.weight, missing time.bias$"):
         load_model(path)
@@ -153,7 +148,7 @@ def test_missing_and_unexpected_weights_are_named(path: Path) -> None:
 
 
 def test_wrong_shapes_are_named_and_the_rest_counted(path: Path) -> None:
-    description, _ = model_file.read_file(path)
+    description, _ = read_file(path)
     rewrite(path, network=description["network"] | {"hidden_size": 16})
     with pytest.raises(UserError, match=r"position is \(2, 8\), not \(2, 16\).* and \d+ more"):
         load_model(path)
@@ -263,7 +258,7 @@ def test_unknown_networks_are_refused(path: Path) -> None:
 
 
 def test_files_from_before_there_were_kinds_still_load(path: Path) -> None:
-    description, weights = model_file.read_file(path)
+    description, weights = read_file(path)
     del description["kind"]
     save_file(weights, path, metadata={"di4c": json.dumps(description)})
     assert torch.equal(predictions(load_model(path)), predictions(make()))

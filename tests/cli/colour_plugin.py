@@ -15,44 +15,50 @@ from torch import Tensor
 
 from di4c_plugin import plugins
 from di4c_plugin.algorithms.base import Data
-from di4c_plugin.checkpoints.model import Model, new_model
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.picture_metric import MetricOptions, PictureMetric, Reference
+from di4c_plugin.families import new_model
+from di4c_plugin.families.transformer import TransformerNetworks
 from di4c_plugin.hookspecs import hookimpl
-from di4c_plugin.hosts.base import Host
+from di4c_plugin.hosts import Host, HostData, OpenHost
 from di4c_plugin.networks import TransformerConfig
 
 SHAPE = (3, 2, 3)
 SIZES: dict[str, Any] = {"hidden_size": 8, "embedding_size": 4, "num_blocks": 1, "num_heads": 1}
 
 
-class Colour(Host):
+class Colour(HostData):
     """Colour pictures; `labelled=false` forgets their classes."""
 
     def __init__(self, labelled: bool = True) -> None:
         self.labelled = labelled
 
-    def data(self) -> Data:
-        """See `Host.data`: three of four are red."""
+    def read(self, host: OpenHost) -> Data:
+        """See `HostData.read`: three of four are red."""
         red = torch.tensor([3, 0, 0]).repeat_interleave(6)
         x = torch.stack([red, red, red, red.flip(0)]).repeat(5, 1)
         labels = torch.tensor([0, 0, 0, 1]).repeat(5)
         # The smallest type, as hosts keep codes: what is computed from it must not overflow.
         return Data(x.to(torch.int8), labels if self.labelled else None)
 
-    def new_teacher(self, process: dict[str, Any], **sizes: Any) -> Model:
-        """See `Host.new_teacher`."""
-        network = TransformerConfig(
-            num_tokens=4, num_states=5, grid=(1, 18), mask=4, num_classes=2, **SIZES
-        )
-        return new_model(network, Absorbing(4))
-
-    def images(self, x: Tensor) -> Tensor:
-        """See `Host.images`."""
+    def images(self, host: OpenHost, x: Tensor) -> Tensor:
+        """See `HostData.images`."""
         if x.shape[1] != 18:
             raise UserError(f"pictures have 18 levels, not {x.shape[1]}")
         return (x * 85).where(x < 4, 128).byte().view(-1, *SHAPE)
+
+
+def new_teacher(process: dict[str, Any], **sizes: Any) -> Model:
+    """See `Host.new_teacher`."""
+    network = TransformerConfig(
+        num_tokens=4, num_states=5, grid=(1, 18), mask=4, num_classes=2, **SIZES
+    )
+    return new_model(network, Absorbing(4))
+
+
+HOST = Host("colour", TransformerNetworks(), Colour, new_teacher=new_teacher)
 
 
 class Brightness(PictureMetric):
@@ -78,7 +84,7 @@ class Brightness(PictureMetric):
 @hookimpl
 def di4c_hosts() -> Mapping[str, object]:
     """Add `colour`."""
-    return {"colour": Colour}
+    return {"colour": HOST}
 
 
 @hookimpl
@@ -97,7 +103,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
 def save_teacher(path: Path) -> None:
     """Write a small teacher with random weights that follows its labels."""
     torch.manual_seed(0)
-    model = Colour().new_teacher({})
+    model = new_teacher({})
     with torch.no_grad():
         model.denoiser.get_parameter("network.label.weight").mul_(20)
     model.save(path)

@@ -7,7 +7,7 @@ import torch
 from di4c_plugin.api import load_teacher, sample
 from di4c_plugin.cli.main import main
 from di4c_plugin.evaluation.frechet import frechet_distance
-from di4c_plugin.hosts.builtin import BuiltinHost
+from di4c_plugin.hosts.builtin import HOST as BUILTIN
 from tests.conftest import Run
 
 SIZES = {"hidden_size": 8, "embedding_size": 4, "num_blocks": 1, "num_heads": 1}
@@ -18,13 +18,13 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a folder with a small teacher and a file that is none."""
     torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
-    BuiltinHost().new_teacher({"name": "absorbing"}, **SIZES).save("teacher")
+    BUILTIN().new_teacher({"name": "absorbing"}, **SIZES).save("teacher")
     Path("corrupt").write_bytes(Path("teacher").read_bytes()[:1000])
 
 
 def expected(steps: int) -> float:
     x = sample(load_teacher("teacher"), 20, steps=steps, seed=5)
-    return frechet_distance(x, BuiltinHost().data().x_0)
+    return frechet_distance(x, BUILTIN().data().x_0)
 
 
 def test_it_prints_and_saves_a_value_for_each_number_of_steps(di4c: Run) -> None:

@@ -12,6 +12,7 @@ from di4c_plugin.evaluation.frechet import frechet_distance
 from di4c_plugin.evaluation.inception import RESIZING, Inception
 from di4c_plugin.evaluation.pictures import write_pictures
 from tests.cli import colour_plugin
+from tests.cli.colour_plugin import HOST as COLOUR
 from tests.cli.colour_plugin import Colour
 from tests.evaluation import stand_in_fidelity
 
@@ -60,8 +61,8 @@ def test_fid_names_what_it_compares_with(capsys: pytest.CaptureFixture[str]) -> 
         f"# inception: {fingerprint}",
     ]
     assert header == "steps\tfid\tis\tms/sample"
-    images = Colour().images
-    expected = fid(images(uniform()), images(Colour().data().x_0.long()))
+    images = COLOUR().images
+    expected = fid(images(uniform()), images(COLOUR().data().x_0.long()))
     report = json.loads(Path("new/fid.json").read_text())
     assert report["fid"]["2"] == pytest.approx(expected, rel=1e-6)
     assert row.split("\t")[:3] == ["2", f"{expected:.2f}", f"{report['is']['2']:.2f}"]
@@ -78,7 +79,7 @@ def test_the_reference_may_be_a_folder_of_pictures(capsys: pytest.CaptureFixture
     notes = lines(capsys)
     assert notes[1] == "# reference: pictures in real, 12 of them"
     assert notes[2] == f"# resizing: centre crop, bicubic to 2x3; then {RESIZING}"
-    expected = fid(Colour().images(uniform()), pictures)
+    expected = fid(COLOUR().images(uniform()), pictures)
     assert json.loads(Path("fid.json").read_text())["fid"]["2"] == pytest.approx(expected, rel=1e-6)
 
 
@@ -89,10 +90,10 @@ def test_statistics_stand_for_the_reference(
     assert evaluate(*fixed) == 0
     first = lines(capsys)
 
-    def gone(self: Colour) -> None:
+    def gone(self: Colour, host: object) -> None:
         raise AssertionError("the data are not to be read")
 
-    monkeypatch.setattr(Colour, "data", gone)
+    monkeypatch.setattr(Colour, "read", gone)
     assert evaluate(*fixed) == 0
     second = lines(capsys)
     assert [line.split("\t")[:3] for line in first] == [line.split("\t")[:3] for line in second]
@@ -103,7 +104,7 @@ def test_a_plugin_brings_a_metric_of_pictures(capsys: pytest.CaptureFixture[str]
     *notes, header, row = lines(capsys)
     assert notes == ["# labels: 0,1", "# reference: pictures of the data of host colour"]
     assert header == "steps\tbrightness\tpictures\tms/sample"
-    shown, data = (Colour().images(x).double() for x in (uniform(), Colour().data().x_0.long()))
+    shown, data = (COLOUR().images(x).double() for x in (uniform(), COLOUR().data().x_0.long()))
     expected = float((shown.mean() - data.mean()).abs())
     assert row.split("\t")[:3] == ["2", f"{expected:.2f}", "30.00"]
 
@@ -116,7 +117,7 @@ def test_labels_are_as_often_as_in_the_data(capsys: pytest.CaptureFixture[str]) 
     assert evaluate("--labels", "none", "--json", "c.json") == 0
     x = sample(load_teacher("teacher"), 30, steps=2, seed=5)
     report = json.loads(Path("c.json").read_text())
-    assert report["fd"]["2"] == frechet_distance(x, Colour().data().x_0)
+    assert report["fd"]["2"] == frechet_distance(x, COLOUR().data().x_0)
     assert report["labels"] == "none"
     assert report["fd"] != json.loads(Path("a.json").read_text())["fd"]
 
@@ -134,7 +135,7 @@ def test_labels_by_their_share(which: str | None, share: float, note: str) -> No
     class Args:
         labels, samples, seed = which, 4000, 5
 
-    cond, notes = choose_labels(Args, Colour(), load_teacher("teacher"))  # type: ignore[arg-type]
+    cond, notes = choose_labels(Args, COLOUR(), load_teacher("teacher"))  # type: ignore[arg-type]
     assert cond is not None
     assert cond.shape == (4000,)
     assert cond.double().mean() == pytest.approx(share, abs=0.03)

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from di4c_plugin.api import load_student, sample
 from di4c_plugin.cli.main import main
-from di4c_plugin.hosts.builtin import BuiltinHost
+from di4c_plugin.hosts.builtin import HOST as BUILTIN
 from tests.conftest import Run
 
 SIZES = {"hidden_size": 8, "embedding_size": 4, "num_blocks": 1, "num_heads": 1}
@@ -18,7 +18,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small models, and of files that are none."""
     folder = tmp_path_factory.mktemp("cli") / "models"
     torch.manual_seed(0)
-    host = BuiltinHost()
+    host = BUILTIN()
     teacher = host.new_teacher({"name": "absorbing"}, **SIZES)
     teacher.save(folder / "teacher")
     host.build_student(teacher, {"name": "token"}).save(folder / "student")

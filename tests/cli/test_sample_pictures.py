@@ -7,8 +7,9 @@ from PIL import Image
 
 from di4c_plugin.api import load_teacher, sample
 from di4c_plugin.cli.main import main
-from di4c_plugin.hosts import Host
+from di4c_plugin.hosts import HostData
 from tests.cli import colour_plugin
+from tests.cli.colour_plugin import HOST as COLOUR
 from tests.cli.colour_plugin import Colour
 
 
@@ -33,7 +34,7 @@ def test_a_grid_shows_the_colours_of_the_samples(capsys: pytest.CaptureFixture[s
     assert draw("--n", "2", "--steps", "2", "--seed", "1") == 0
     assert capsys.readouterr().out == "samples.png\n"
     x = sample(load_teacher("teacher"), 2, steps=2, seed=1)
-    images, shown = Colour().images(x), pixels("samples.png")
+    images, shown = COLOUR().images(x), pixels("samples.png")
     factor = 64 // 3
     for k, image in enumerate(images):
         top, left = 1, 1 + k * (3 * factor + 2)
@@ -46,7 +47,7 @@ def test_a_grid_shows_the_colours_of_the_samples(capsys: pytest.CaptureFixture[s
 def test_a_folder_holds_single_pictures_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert draw("--n", "70", "--steps", "1", "--out", "new/pictures/") == 0
     assert capsys.readouterr().out == "new/pictures/\n"
-    images = Colour().images(sample(load_teacher("teacher"), 70, steps=1))
+    images = COLOUR().images(sample(load_teacher("teacher"), 70, steps=1))
     assert len(list(Path("new/pictures").iterdir())) == 70
     for k in (0, 63, 64, 69):
         assert torch.equal(pixels(f"new/pictures/{k}.png"), images[k].movedim(0, -1))
@@ -89,7 +90,7 @@ def test_labels_go_round() -> None:
 
 def test_guidance_takes_another_teacher() -> None:
     torch.manual_seed(7)
-    Colour().new_teacher({}).save("other")
+    COLOUR().new_teacher({}).save("other")
     guided = ["--option", "guidance=2", "--label", "1", "--n", "40"]
     assert draw(*guided, "--guidance-teacher", "other", "--out", "a.npy") == 0
     assert draw(*guided, "--out", "b.npy") == 0
@@ -141,8 +142,8 @@ def test_mistakes_give_one_line_and_write_nothing(
 def test_samples_that_are_no_pictures_are_refused_before_they_are_drawn(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Colour, "images", Host.images)
+    monkeypatch.setattr(Colour, "images", HostData.images)
     for wanted in (["--out", "x/"], ["--out", "x.npy", "--animate", "x.gif"]):
         assert draw(*wanted) == 2
-        assert capsys.readouterr().err == "di4c: error: samples of Colour are no pictures\n"
+        assert capsys.readouterr().err == "di4c: error: samples of host 'colour' are no pictures\n"
     assert [path.name for path in Path().iterdir()] == ["teacher"]

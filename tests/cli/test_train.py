@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from di4c_plugin.checkpoints.model import load_model
 from di4c_plugin.cli.main import main
+from di4c_plugin.families import load_model
 from tests.conftest import Run
 from tests.training import toy
 

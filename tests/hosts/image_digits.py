@@ -126,7 +126,7 @@ def train_tauldr(out: Path, chosen: argparse.Namespace) -> Path:
 Train = Callable[[Path, argparse.Namespace], Path]
 # Of each host: its program, updates, learning rate, and what its checkpoint does not tell.
 PROGRAMS: dict[str, tuple[Train, int, float, str]] = {
-    "maskgit": (train_maskgit, 3668, 2e-3, f"host.heads={HEADS}"),
+    "maskgit": (train_maskgit, 3668, 2e-3, f"host.heads={HEADS} host.codes=17"),
     "halton": (train_halton, 2700, 1e-3, f"host.heads={HEADS}"),
     "tauldr": (train_tauldr, 2500, 1e-3, ""),
 }

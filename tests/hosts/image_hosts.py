@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from di4c_plugin.hosts.builtin import BuiltinHost
+from di4c_plugin.hosts.builtin import HOST as BUILTIN
 from di4c_plugin.programs.launch import launch
 from di4c_plugin.programs.shims.after_import import after_import
 
@@ -114,7 +114,7 @@ def small_halton(trainer: ModuleType) -> None:
 
 def digits(count: int = 40) -> tuple[Tensor, Tensor]:
     """Codes (n, 8, 8) and labels (n,)."""
-    data = BuiltinHost().data()
+    data = BUILTIN().data()
     assert data.labels is not None
     return data.x_0[:count].view(-1, 8, 8), data.labels[:count]
 

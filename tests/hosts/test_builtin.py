@@ -9,14 +9,15 @@ from di4c_plugin.api import sample
 from di4c_plugin.diffusion import Absorbing, DiscretisedGaussian, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.frechet import frechet_distance
-from di4c_plugin.hosts.builtin import LEVELS, TEACHER, BuiltinHost, load_builtin
+from di4c_plugin.hosts.builtin import HOST as BUILTIN
+from di4c_plugin.hosts.builtin import LEVELS, TEACHER, load_builtin
 from di4c_plugin.networks import TransformerConfig
 
 SMALL = {"hidden_size": 16, "embedding_size": 8, "num_blocks": 1, "num_heads": 2}
 
 
 def test_the_data_are_scikit_learns_digits() -> None:
-    data, digits = BuiltinHost().data(), load_digits()
+    data, digits = BUILTIN().data(), load_digits()
     assert data.x_0.dtype == torch.long
     assert data.x_0.reshape(-1, 8, 8).equal(torch.from_numpy(digits.images).long())
     assert data.labels is not None
@@ -36,8 +37,8 @@ def test_the_data_are_scikit_learns_digits() -> None:
 def test_there_are_teachers_for_every_process(
     process: dict[str, Any], kind: type, states: int, timed: bool
 ) -> None:
-    model = BuiltinHost().new_teacher(process, **SMALL)
-    x_0, t = BuiltinHost().data().x_0[:3], torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
+    model = BUILTIN().new_teacher(process, **SMALL)
+    x_0, t = BUILTIN().data().x_0[:3], torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
     x_t = model.process.corrupt(x_0, t, generator=torch.Generator().manual_seed(0))
     assert isinstance(model.process, kind)
     assert isinstance(model.network, TransformerConfig)
@@ -59,14 +60,14 @@ def test_wrong_options_give_one_line(
     process: dict[str, Any], sizes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=f"^{message}.*$"):
-        BuiltinHost().new_teacher(process, **sizes)
+        BUILTIN().new_teacher(process, **sizes)
 
 
 @pytest.mark.parametrize("latent", ["adaln", "mask_noise", "token"])
 def test_a_student_starts_near_its_teacher_but_not_at_it(latent: str) -> None:
     torch.manual_seed(0)
     teacher = load_builtin("digits")
-    student = BuiltinHost().build_student(teacher, {"name": latent})
+    student = BUILTIN().build_student(teacher, {"name": latent})
     x_t, t = torch.full((64, 64), LEVELS), torch.ones(64, dtype=torch.float64)
     lam = torch.rand(64, *student.denoiser.latent_shape or ())
     with torch.no_grad():
@@ -75,13 +76,13 @@ def test_a_student_starts_near_its_teacher_but_not_at_it(latent: str) -> None:
 
 
 def test_its_picture_is_an_image(tmp_path: Path) -> None:
-    BuiltinHost().picture(BuiltinHost().data().x_0[:20], tmp_path / "digits.png")
+    BUILTIN().picture(BUILTIN().data().x_0[:20], tmp_path / "digits.png")
     assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_samples_of_another_size_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="^host 'builtin' draws 8x8 images, not 2 tokens$"):
-        BuiltinHost().picture(torch.zeros(3, 2, dtype=torch.long), tmp_path / "digits.png")
+        BUILTIN().picture(torch.zeros(3, 2, dtype=torch.long), tmp_path / "digits.png")
 
 
 def test_the_shipped_teacher_is_small_and_says_how_it_was_made() -> None:
@@ -94,4 +95,4 @@ def test_the_shipped_teacher_is_small_and_says_how_it_was_made() -> None:
 @pytest.mark.slow
 def test_the_shipped_teacher_is_worth_distilling() -> None:
     x = sample(load_builtin("digits"), 2000, steps=16)
-    assert frechet_distance(x, BuiltinHost().data().x_0) <= 45
+    assert frechet_distance(x, BUILTIN().data().x_0) <= 45

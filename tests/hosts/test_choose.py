@@ -6,10 +6,8 @@ import pytest
 
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts import host_for
-from di4c_plugin.hosts.builtin import BuiltinHost
-from di4c_plugin.hosts.grid import HaltonHost, MaskGITHost
-from di4c_plugin.hosts.tauldr import TauLDRHost
+from di4c_plugin.hosts import Host, HostData, host_for
+from di4c_plugin.hosts.builtin import HOST as BUILTIN
 
 SIZES = {
     "heads": 4,
@@ -25,7 +23,7 @@ PLACES = {name: f"there/{name}" for name in ("data", "root", "vqgan", "cache")}
 
 def model_of(kind: str, **described: Any) -> Model:
     """A model as far as its description."""
-    model = BuiltinHost().new_teacher({"name": "absorbing"}, hidden_size=8, num_blocks=1)
+    model = BUILTIN().new_teacher({"name": "absorbing"}, hidden_size=8, num_blocks=1)
     network = type("Network", (), {"kind": kind})()
     return replace(model, network=network, info=described)
 
@@ -35,17 +33,23 @@ def trained(**options: Any) -> Model:
     return model_of("maskgit", host={"name": "maskgit"} | options)
 
 
-@pytest.mark.parametrize("kind", ["transformer", "dit"])
-def test_our_own_networks_have_the_built_in_host(kind: str) -> None:
-    assert isinstance(host_for(model_of(kind)), BuiltinHost)
+@pytest.mark.parametrize(("kind", "name"), [("transformer", "builtin"), ("dit", "mdlm")])
+def test_a_model_that_says_nothing_has_the_first_host_of_its_family(kind: str, name: str) -> None:
+    assert host_for(model_of(kind)).name == name
+
+
+def test_text_hosts_have_data_in_their_programs_alone() -> None:
+    with pytest.raises(UserError, match="^host 'mdlm' has no data here: they are its own program"):
+        host_for(model_of("dit")).data()
 
 
 def test_sizes_of_the_training_are_kept_unless_others_are_given() -> None:
     host = host_for(trained(**SIZES), heads=2)
-    assert isinstance(host, MaskGITHost)
+    assert host.name == "maskgit"
     assert host.described()["host"] == dict.fromkeys(PLACES) | SIZES | {
         "name": "maskgit",
         "heads": 2,
+        "codes": None,
     }
     named = host_for(trained(**SIZES), "maskgit")
     assert named.described() == host_for(trained(**SIZES)).described()
@@ -53,30 +57,30 @@ def test_sizes_of_the_training_are_kept_unless_others_are_given() -> None:
 
 def test_no_place_is_taken_from_a_file() -> None:
     host = host_for(trained(**PLACES, trust=True), data="mine.npz")
-    assert isinstance(host, MaskGITHost)
+    assert host.name == "maskgit"
     found = host.described()["host"]
     assert {name: found[name] for name in PLACES} == dict.fromkeys(PLACES) | {"data": "mine.npz"}
     assert host.root is None
     described = {"name": "tauldr", "config": "x.yaml", "root": "x", "data": "x", "mirror": True}
     pixels = host_for(model_of("tauldr", host=described))
-    assert isinstance(pixels, TauLDRHost)
-    assert (pixels.config, pixels.root, pixels.path, pixels.mirror) == (None, None, None, True)
+    assert pixels.name == "tauldr"
+    assert pixels.options == {"root": None, "process": None} | dict.fromkeys(
+        ("config", "dropout", "data")
+    ) | {"mirror": True}
 
 
 def test_a_host_that_declares_nothing_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[dict[str, Any]] = []
+    class Strange(HostData):
+        def __init__(self, size: int = 1, trust: bool = False) -> None:
+            self.seen = {"size": size, "trust": trust}
 
-    class Strange(BuiltinHost):
-        def __init__(self, **options: Any) -> None:
-            seen.append(options)
-
-    monkeypatch.setattr("di4c_plugin.hosts.choose.lookup", lambda kind, name: Strange)
-    monkeypatch.setattr("di4c_plugin.plugins.lookup", lambda kind, name: Strange)
+    found = {"strange": Host("strange", BUILTIN.family, Strange)}
+    for module in ("di4c_plugin.hosts.choose", "di4c_plugin.plugins"):
+        monkeypatch.setattr(f"{module}.lookup", lambda kind, name: found[name])
     strange = model_of("transformer", host={"name": "strange", "trust": True, "size": 3})
-    host_for(strange, size=4)
-    Strange.kept = {"size": int}
-    host_for(strange)
-    assert seen == [{"size": 4}, {"size": 3}]
+    assert host_for(strange, size=4).options == {"size": 4, "trust": False}
+    found["strange"] = replace(found["strange"], kept={"size": int})
+    assert host_for(strange).options == {"size": 3, "trust": False}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ def test_other_values_are_refused_in_one_line(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("described", ["maskgit", ["maskgit"], {"name": ["maskgit"]}, {"name": 3}])
 def test_a_description_of_another_shape_is_none(described: Any) -> None:
-    assert isinstance(host_for(model_of("maskgit", host=described)), MaskGITHost)
+    assert host_for(model_of("maskgit", host=described)).name == "maskgit"
 
 
 def test_what_is_missing_is_asked_for_as_it_is_typed(tmp_path: Path) -> None:
@@ -130,9 +134,9 @@ def test_what_is_missing_is_asked_for_as_it_is_typed(tmp_path: Path) -> None:
 def test_options_of_another_host_are_not_kept() -> None:
     strange = model_of("halton_maskgit", host={"name": "maskgit", "heads": 3})
     host = host_for(strange, "halton_maskgit")
-    assert isinstance(host, HaltonHost)
-    assert host.own["heads"] is None
-    with pytest.raises(UserError, match="a model of 'halton_maskgit', not of host 'maskgit'"):
+    assert host.name == "halton_maskgit"
+    assert host.options["heads"] is None
+    with pytest.raises(UserError, match="'halton_maskgit', and host 'maskgit' has 'maskgit'"):
         host_for(strange)
 
 

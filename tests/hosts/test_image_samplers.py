@@ -64,7 +64,7 @@ def told(done: real.Done) -> list[str]:
 
 def write_student(host: str, teacher: Path, out: Path) -> None:
     """A student that starts near a teacher of the host's own."""
-    adapter = lookup("host", host)(heads=2)
+    adapter = lookup("host", host)(heads=2, **({"codes": 17} if host == "maskgit" else {}))
     model = adapter.load_teacher(teacher)
     adapter.build_student(model, {"name": "token"}).save(out)
 

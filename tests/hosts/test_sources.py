@@ -6,17 +6,18 @@ from safetensors.torch import save_file
 
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts import load_source
-from di4c_plugin.hosts.builtin import BuiltinHost
+from di4c_plugin.hosts import host_for, load_source
+from di4c_plugin.hosts.builtin import HOST as BUILTIN
 from di4c_plugin.networks.latent import TokenLatent, find_latent
-from tests.hosts.dit_files import CONFIGS, in_module, state
+from di4c_plugin.programs.text.settings import DEFAULT_LATENT
+from tests.hosts.dit_files import CONFIGS, in_module, lightning, state
 
 LOOKUP = "di4c_plugin.checkpoints.schemes.lookup"
 
 
 @pytest.fixture
 def model() -> Model:
-    return BuiltinHost().new_teacher({"name": "absorbing"}, hidden_size=8, num_blocks=1)
+    return BUILTIN().new_teacher({"name": "absorbing"}, hidden_size=8, num_blocks=1)
 
 
 def same_weights(a: Model, b: Model) -> bool:
@@ -113,7 +114,7 @@ def test_foreign_and_damaged_files_are_refused(model: Model, tmp_path: Path) -> 
     save_file({"weight": torch.zeros(2)}, foreign)
     model.save(damaged)
     damaged.write_bytes(damaged.read_bytes()[:-10])
-    with pytest.raises(UserError, match="^.*foreign holds no weights of a DiT .*$"):
+    with pytest.raises(UserError, match="^.*foreign holds no weights of a network that we "):
         load_source(foreign)
     with pytest.raises(UserError, match="^.*damaged is not a readable safetensors file: .*$"):
         load_source(damaged)
@@ -131,9 +132,18 @@ def test_latents_are_found_among_plugins(monkeypatch: pytest.MonkeyPatch) -> Non
         find_latent("broken")
 
 
-@pytest.mark.parametrize("source", ["builtin:digits", "{}"])
-def test_options_of_no_host_are_refused(source: str, model: Model, tmp_path: Path) -> None:
-    source = source.format(tmp_path / "model.safetensors")
+def test_options_of_no_host_are_refused(model: Model, tmp_path: Path) -> None:
     model.save(tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="^.* does not say whose options heads are: name a host$"):
-        load_source(source, options={"heads": 2})
+    with pytest.raises(UserError, match="^builtin:digits does not say whose options heads are: "):
+        load_source("builtin:digits", options={"heads": 2})
+    with pytest.raises(UserError, match="^host 'builtin': got .* argument 'heads'; it takes no o"):
+        load_source(tmp_path / "model.safetensors", options={"heads": 2})
+
+
+@pytest.mark.parametrize("host", sorted(CONFIGS))
+def test_a_checkpoint_is_of_the_program_whose_config_it_holds(host: str, tmp_path: Path) -> None:
+    weights = state()
+    loaded = load_source(lightning(tmp_path / "x.ckpt", host, weights))
+    assert host_for(loaded).name == loaded.info["host"]["name"] == host.partition("_")[0]
+    assert host_for(loaded).latent == "token"  # as in the program itself
+    assert {"name": host_for(loaded).latent} == DEFAULT_LATENT

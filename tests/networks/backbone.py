@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.diffusion import LogLinear
-from di4c_plugin.networks.dit import DiT, DiTConfig, Rotary
+from di4c_plugin.networks.dit import DOORS, DiT, DiTConfig, Rotary
+from di4c_plugin.networks.doors import Doors, find_doors
 from tests.networks.dit_reference import State, random_state
 
 CONFIG = DiTConfig(vocab_size=7, length=6, hidden_size=12, cond_dim=5, n_blocks=2, n_heads=2)
@@ -56,6 +57,11 @@ def backbone(*, seed: int = 0, dropout: float = 0.0) -> Backbone:
     network = Backbone(dropout=dropout)
     network.load_state_dict(state(seed=seed))
     return network.eval()
+
+
+def doors(network: nn.Module) -> Doors:
+    """The doors of a DiT."""
+    return find_doors(network, DOORS)
 
 
 def batch() -> tuple[Tensor, Tensor]:

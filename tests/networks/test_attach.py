@@ -8,16 +8,18 @@ import torch
 from torch import nn
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.families.dit import backbone_sizes
 from di4c_plugin.networks.attach import (
     Head,
     attach_latent,
-    backbone_sizes,
     exact_head,
+    head_of,
     latent_shape,
 )
+from di4c_plugin.networks.dit import DOORS
 from di4c_plugin.networks.latent import LATENTS
 from tests.networks import dit_reference
-from tests.networks.backbone import CONFIG, Backbone, KeptRotary, backbone, batch, state
+from tests.networks.backbone import CONFIG, Backbone, KeptRotary, backbone, batch, doors, state
 
 MASK = 6
 every_latent = pytest.mark.parametrize("name", sorted(LATENTS))
@@ -26,7 +28,8 @@ every_latent = pytest.mark.parametrize("name", sorted(LATENTS))
 def attached(name: str, *, mask: int | None = MASK, **options: Any) -> Backbone:
     torch.manual_seed(0)
     network = backbone()
-    attach_latent(network, LATENTS[name](backbone_sizes(network, 6), **options), mask=mask)
+    injector = LATENTS[name](backbone_sizes(network, 6), **options)
+    attach_latent(network, injector, doors(network), mask=mask)
     return network.eval()
 
 
@@ -149,17 +152,19 @@ def test_a_copy_is_another_network(name: str) -> None:
 
 def test_a_copy_of_an_untouched_network_has_no_latent() -> None:
     network = backbone()
-    attach_latent(copy.deepcopy(network), LATENTS["token"](backbone_sizes(network, 6)), mask=MASK)
+    twin = copy.deepcopy(network)
+    attach_latent(twin, LATENTS["token"](backbone_sizes(network, 6)), doors(twin), mask=MASK)
     assert latent_shape(network) is None
     assert network(*batch()).shape == (3, 6, 7)
 
 
 def test_another_architecture_and_a_second_latent_are_refused() -> None:
     injector = LATENTS["token"](backbone_sizes(backbone(), 6))
-    with pytest.raises(UserError, match="cannot enter Linear: it has no vocab_embed, rotary_emb,"):
-        attach_latent(nn.Linear(2, 2), injector)
+    with pytest.raises(UserError, match="^latent.doors.embedding: Linear has no 'vocab_embed'$"):
+        doors(nn.Linear(2, 2))
+    network = attached("token")
     with pytest.raises(UserError, match="has a latent already"):
-        attach_latent(attached("token"), injector)
+        attach_latent(network, injector, doors(network))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -169,8 +174,8 @@ def test_the_head_is_exact_whatever_it_is_given(dtype: torch.dtype) -> None:
     layer.linear = linear
     network = nn.Module()
     network.output_layer = layer
-    head, h = exact_head(network), torch.randn(2, 5, 4).to(dtype)
-    assert exact_head(network) is head is layer.linear
+    head, h = exact_head(network, DOORS["head"]), torch.randn(2, 5, 4).to(dtype)
+    assert exact_head(network, DOORS["head"]) is head is layer.linear is head_of(network)
     assert (head.weight, head.bias) == (linear.weight, linear.bias)
     want = h.double() @ linear.weight.double().T + linear.bias.double()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.diffusion import LogLinear
-from di4c_plugin.networks.attach import attach_latent, backbone_sizes, exact_head, latent_shape
-from di4c_plugin.networks.dit import DiT
+from di4c_plugin.families.dit import backbone_sizes
+from di4c_plugin.networks.attach import attach_latent, exact_head, latent_shape
+from di4c_plugin.networks.dit import DOORS, DiT
 from di4c_plugin.networks.latent import LATENTS, new_injector
-from tests.networks.backbone import CONFIG, Backbone, backbone, batch, state
+from tests.networks.backbone import CONFIG, Backbone, backbone, batch, doors, state
 
 MASK, N = 6, 4
 L = CONFIG.n_blocks
@@ -39,7 +40,7 @@ def attached(
     torch.manual_seed(0)
     options = {"name": name, "blocks": blocks}
     injector = new_injector(backbone_sizes(network, CONFIG.length), options)
-    attach_latent(network, injector, mask=mask)
+    attach_latent(network, injector, doors(network), mask=mask)
     return network.eval()
 
 
@@ -91,7 +92,7 @@ def test_blocks_before_the_latent_run_once_an_example(
 def test_the_last_blocks_of_as_many_are_all_blocks(name: str) -> None:
     every, late = attached(name, None), attached(name, L)
     late.load_state_dict(every.state_dict())
-    assert torch.equal(run(late), run(every))
+    torch.testing.assert_close(run(late), run(every))
 
 
 def test_a_late_token_is_appended_before_its_block_and_not_rotated() -> None:
@@ -172,7 +173,7 @@ def test_after_a_call_with_many_the_next_may_have_one(name: str) -> None:
 @every_latent
 def test_hidden_states_have_a_row_for_each_latent(name: str) -> None:
     network = attached(name, 1)
-    logits, head = run(network), exact_head(network)
+    logits, head = run(network), exact_head(network, DOORS["head"])
     head.skipped = True
     hidden = run(network)
     assert hidden.shape == (3 * N, CONFIG.length, CONFIG.hidden_size)

@@ -16,6 +16,7 @@ from di4c_plugin.networks.attach import attach_latent
 from di4c_plugin.networks.dit import DiT, DiTConfig
 from di4c_plugin.networks.latent import AdaLNLatent, MaskNoiseLatent, TokenLatent
 from tests.networks import dit_reference
+from tests.networks.backbone import doors
 
 CONFIG = DiTConfig(
     vocab_size=7,
@@ -34,7 +35,7 @@ def make(state: dict[str, Tensor], config: DiTConfig = CONFIG, *, blocks: int | 
     if any(name.startswith("latent_projection") for name in state):
         injector = TokenLatent(config)
         injector.blocks = blocks
-        attach_latent(network, injector)
+        attach_latent(network, injector, doors(network))
     network.load_state_dict(state)
     return network.eval()
 
@@ -82,7 +83,7 @@ def test_every_latent_enters_and_survives_a_copy(kind: type) -> None:
     torch.manual_seed(0)
     network = DiT(CONFIG, SCHEDULE)
     network.load_state_dict(dit_reference.random_state(7, 24, 5, 2))
-    attach_latent(network, kind(CONFIG))
+    attach_latent(network, kind(CONFIG), doors(network))
     network.eval()
     assert network.latent_shape is not None
     lam = torch.rand(2, 3, *network.latent_shape)
@@ -147,11 +148,14 @@ names = [name for name in network.state_dict() if name != "rotary_emb.inv_freq"]
 assert names == [name for name, _ in network.named_parameters()]
 extra = {}
 if latent != "none":
-    from di4c_plugin.networks.attach import attach_latent, backbone_sizes
+    from di4c_plugin.families.dit import backbone_sizes
+    from di4c_plugin.networks.attach import attach_latent
+    from di4c_plugin.networks.dit import DOORS
+    from di4c_plugin.networks.doors import find_doors
     from di4c_plugin.networks.latent import TokenLatent
     injector = TokenLatent(backbone_sizes(network, 6))
     injector.blocks = None if latent == "all" else int(latent)
-    attach_latent(network, injector)
+    attach_latent(network, injector, find_doors(network, DOORS))
     extra = {"latent": lam}
 missing, unexpected = network.load_state_dict(given, strict=False)
 assert not unexpected and set(missing) <= {"rotary_emb.inv_freq"}, (missing, unexpected)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from di4c_plugin.checkpoints.model import Model, load_model, new_model, student_of
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing
+from di4c_plugin.families import load_model, new_model, student_of
 from di4c_plugin.networks import TransformerConfig
 from di4c_plugin.networks.latent import LatentInjector
 

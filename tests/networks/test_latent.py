@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from di4c_plugin.checkpoints.model import new_model, student_of
 from di4c_plugin.diffusion import Absorbing
+from di4c_plugin.families import new_model, student_of
 from di4c_plugin.networks import Transformer, TransformerConfig
 from di4c_plugin.networks.latent import LATENTS, LatentInjector, draw_latents, sinusoid
 
@@ -69,7 +69,8 @@ def test_a_new_student_is_near_the_teacher_but_not_at_it(name: str) -> None:
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_another_lambda_gives_another_prediction(name: str, dim: int) -> None:
     injector = LATENTS[name](CONFIG, dim=dim)
-    network = Transformer(CONFIG, injector)
+    network = Transformer(CONFIG)
+    network.let_in(injector)
     lam = torch.rand(2, 1, *injector.latent_shape)
     one, other = (network(X_T, TIME, latent=latent) for latent in lam)
     assert one.shape == (1, 8, 5)
@@ -166,7 +167,9 @@ class Spy(LatentInjector):
 
 def test_each_door_is_called_once_in_order() -> None:
     spy = Spy()
-    Transformer(CONFIG, spy)(X_T, TIME, latent=torch.rand(1, 1))
+    network = Transformer(CONFIG)
+    network.let_in(spy)
+    network(X_T, TIME, latent=torch.rand(1, 1))
     norms = [f"norm {layer}" for layer in range(CONFIG.num_norms)]
     assert spy.calls == ["encode", "embedding", "sequence", *norms, "output"]
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from di4c_plugin.checkpoints.model import new_model
 from di4c_plugin.diffusion import Absorbing, Process, Uniform
+from di4c_plugin.families import new_model
 from di4c_plugin.networks import DiTConfig, TransformerConfig
 from di4c_plugin.networks.denoiser import NetworkDenoiser
 from di4c_plugin.networks.predict import (

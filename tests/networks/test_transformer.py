@@ -89,10 +89,12 @@ def test_labels_matter_and_no_label_is_a_class_of_its_own() -> None:
 
 def test_a_latent_without_injector_or_the_reverse_is_refused() -> None:
     x_t, t = batch()
+    student = Transformer(CONFIG)
+    student.let_in(TokenLatent(CONFIG))
     with pytest.raises(UserError, match="latent"):
         Transformer(CONFIG)(x_t, t, latent=torch.rand(3, 1))
     with pytest.raises(UserError, match="latent"):
-        Transformer(CONFIG, TokenLatent(CONFIG))(x_t, t)
+        student(x_t, t)
 
 
 @pytest.mark.parametrize("wrong", [{"patch": (3, 3)}, {"patch": (2, 4)}, {"num_heads": 3}])

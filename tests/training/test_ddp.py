@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
-from di4c_plugin.hosts.builtin import BuiltinHost
+from di4c_plugin.hosts.builtin import HOST as BUILTIN
 from di4c_plugin.training import make_algorithm
 from di4c_plugin.training.data import BatchStream
 from di4c_plugin.training.recipes import recipe
@@ -27,7 +27,7 @@ def losses_of(rank: int, step: int, batch: Batch, networks: Networks) -> LossTer
 
 
 def toy_process() -> Any:
-    return BuiltinHost().new_teacher({"name": "absorbing"}, **SIZES).process
+    return BUILTIN().new_teacher({"name": "absorbing"}, **SIZES).process
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,13 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a small untrained teacher of the digits."""
     torch.manual_seed(1)
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-    BuiltinHost().new_teacher({"name": "absorbing"}, **SIZES).save(path)
+    BUILTIN().new_teacher({"name": "absorbing"}, **SIZES).save(path)
     return path
 
 
 def networks(teacher: Path, latent: dict[str, Any]) -> Networks:
     """The networks as `di4c train` makes them."""
-    host = BuiltinHost()
+    host = BUILTIN()
     model = host.load_teacher(str(teacher))
     torch.manual_seed(0)
     student = host.build_student(model, latent).denoiser.train()
@@ -84,7 +84,7 @@ def test_the_gradient_of_two_processes_is_that_of_one_with_their_draws(
 
 def mean_loss(made: Networks) -> Tensor:
     """The mean over all ranks and micro-steps."""
-    data = BuiltinHost().data()
+    data = BUILTIN().data()
     totals = []
     for rank in range(RANKS):
         stream = BatchStream(data, PER_RANK, seed=0, rank=rank, world_size=RANKS)
@@ -96,7 +96,7 @@ def mean_loss(made: Networks) -> Tensor:
 
 def test_ranks_and_steps_draw_differently(teacher: Path) -> None:
     made = networks(teacher, {"name": "adaln"})
-    batch = Batch(BuiltinHost().data().x_0[:PER_RANK])
+    batch = Batch(BUILTIN().data().x_0[:PER_RANK])
     with torch.no_grad():
         totals = {
             float(losses_of(rank, step, batch, made).total) for rank in (0, 1) for step in (0, 1)

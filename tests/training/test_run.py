@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 
 from di4c_plugin.algorithms.base import Batch, Data, LossTerms, Networks, Update
 from di4c_plugin.algorithms.denoising import Denoising
-from di4c_plugin.checkpoints.model import Model, load_model
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
+from di4c_plugin.families import load_model
 from di4c_plugin.training import TrainingConfig, train
 from di4c_plugin.training.module import TrainingModule
 from tests.training import toy

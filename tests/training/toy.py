@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Algorithm, Batch, Data, LossTerms, Networks, Role, Update
-from di4c_plugin.checkpoints.model import Model, new_model, student_of
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing, Process, Uniform
+from di4c_plugin.families import new_model, student_of
 from di4c_plugin.losses.mixture import kl_divergence, token_log_prob
 from di4c_plugin.networks import TransformerConfig
 from di4c_plugin.networks.latent import draw_latents

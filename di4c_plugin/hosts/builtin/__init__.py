@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Data
-from di4c_plugin.checkpoints.model import Model, load_model, new_model
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing, build_process
 from di4c_plugin.errors import UserError
-from di4c_plugin.hosts.base import Host
+from di4c_plugin.families import load_model
+from di4c_plugin.families.transformer import TransformerNetworks
+from di4c_plugin.hosts.base import Host, HostData, OpenHost
 from di4c_plugin.networks import TransformerConfig
 
 SIDE = 8
@@ -23,47 +25,53 @@ LEVELS = 17
 TEACHER = Path(__file__).parent / "teacher.safetensors"
 
 
-class BuiltinHost(Host):
-    """Digits and the built-in transformer."""
+class Digits(HostData):
+    """The digits and their pictures."""
 
-    def data(self) -> Data:
-        """See `Host.data`: x_0 (1797, 64)."""
+    def read(self, host: OpenHost) -> Data:
+        """See `HostData.read`: x_0 (1797, 64)."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         return Data(torch.from_numpy(digits.data).long(), torch.from_numpy(digits.target).long())
 
-    def new_teacher(self, process: dict[str, Any], **sizes: Any) -> Model:
-        """See `Host.new_teacher`; `sizes` are fields of `TransformerConfig`."""
-        try:
-            built = build_process({"num_tokens": LEVELS} | process)
-            mask = built.mask if isinstance(built, Absorbing) else None
-            defaults: dict[str, Any] = {
-                "num_tokens": LEVELS,
-                "num_states": built.num_states,
-                "grid": (SIDE, SIDE),
-                "patch": (2, 2),
-                "mask": mask,
-                "time_conditioned": mask is None,
-            }
-            return new_model(TransformerConfig(**(defaults | sizes)), built)
-        except TypeError as error:
-            raise UserError(f"host 'builtin' cannot make this teacher: {error}") from error
-
-    def images(self, x: Tensor) -> Tensor:
-        """See `Host.images`: (n, 1, 8, 8), dark on light."""
-        if x.shape[1] != SIDE * SIDE:
-            raise UserError(f"host 'builtin' draws {SIDE}x{SIDE} images, not {x.shape[1]} tokens")
+    def images(self, host: OpenHost, x: Tensor) -> Tensor:
+        """See `HostData.images`: (n, 1, 8, 8), dark on light."""
+        check_size(x)
         grey = (255 - x.clamp(max=LEVELS - 1) * 255 / (LEVELS - 1)).round()
         return grey.where(x < LEVELS, 128).byte().view(-1, 1, SIDE, SIDE)
 
-    def picture(self, x: Tensor, path: Path) -> None:
-        """See `Host.picture`: a PNG grid of digits."""
+    def picture(self, host: OpenHost, x: Tensor, path: Path) -> None:
+        """See `HostData.picture`: a PNG grid of digits."""
         from di4c_plugin.evaluation.pictures import image_grid
 
-        if x.shape[1] != SIDE * SIDE:
-            raise UserError(f"host 'builtin' draws {SIDE}x{SIDE} images, not {x.shape[1]} tokens")
+        check_size(x)
         image_grid(x.view(-1, SIDE, SIDE), path, levels=LEVELS)
+
+
+def check_size(x: Tensor) -> None:
+    """Refuse samples (n, D) of another size than a digit's; raises UserError."""
+    if x.shape[1] != SIDE * SIDE:
+        raise UserError(f"host 'builtin' draws {SIDE}x{SIDE} images, not {x.shape[1]} tokens")
+
+
+def new_teacher(process: dict[str, Any], **sizes: Any) -> Model:
+    """See `Host.new_teacher`; `sizes` are fields of `TransformerConfig`."""
+    built = build_process({"num_tokens": LEVELS} | process)
+    mask = built.mask if isinstance(built, Absorbing) else None
+    defaults: dict[str, Any] = {
+        "num_tokens": LEVELS,
+        "num_states": built.num_states,
+        "grid": (SIDE, SIDE),
+        "patch": (2, 2),
+        "mask": mask,
+        "time_conditioned": mask is None,
+    }
+    return FAMILY.new(TransformerConfig(**(defaults | sizes)), built)
+
+
+FAMILY = TransformerNetworks()
+HOST = Host("builtin", FAMILY, Digits, new_teacher=new_teacher)
 
 
 def load_builtin(name: str) -> Model:

@@ -1,11 +1,12 @@
 """Makes the injector that the options of a latent name, a built-in or a plugin's."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.latent.base import KnownSizes, LatentInjector, Sizes
-from di4c_plugin.plugins import lookup
+from di4c_plugin.plugins import lookup, names_of
 
 
 def new_injector(network: Sizes, options: Mapping[str, Any]) -> LatentInjector:
@@ -14,12 +15,12 @@ def new_injector(network: Sizes, options: Mapping[str, Any]) -> LatentInjector:
     Args:
         network: what it is made for.
         options: "name" of the injector; "blocks", how many of the last blocks it enters, None for
-            all; the others are its own.
+            all; "doors", see `di4c_plugin.networks.doors`; the others are its own.
 
     Raises:
         UserError: for an unknown latent or option, or blocks that it cannot enter.
     """
-    own = dict(options)
+    own = {k: v for k, v in options.items() if k != "doors"}
     name, blocks = own.pop("name", None), own.pop("blocks", None)
     if name is None:
         raise UserError(f"a latent needs a name beside its options {own}")
@@ -80,7 +81,16 @@ def is_stream_of_embeddings(network: Sizes) -> bool:
 
 
 def same_options(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
-    """Whether two latents are one: blocks that are not said are all blocks, as in older files."""
+    """Whether two latents are one; what is not said is as the injector's class has it."""
     if one is None or other is None:
         return one is other
-    return {"blocks": None} | dict(one) == {"blocks": None} | dict(other)
+    return _whole(one) == _whole(other)
+
+
+def _whole(options: Mapping[str, Any]) -> dict[str, Any]:
+    whole: dict[str, Any] = {"blocks": None, "doors": None}
+    name = options.get("name")
+    if name in names_of("latent"):
+        known = inspect.signature(find_latent(str(name))).parameters.values()
+        whole |= {p.name: p.default for p in known if p.default is not p.empty}
+    return whole | dict(options)

@@ -22,8 +22,7 @@ from di4c_plugin.announce import announce_once
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Process, time_grid
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.base import ImageDenoiser
-from di4c_plugin.networks.denoiser import Denoiser
+from di4c_plugin.networks.denoiser import Denoiser, NetworkDenoiser
 from di4c_plugin.plugins import lookup
 from di4c_plugin.programs.images.swap_flags import Flags
 from di4c_plugin.samplers.base import Step
@@ -159,7 +158,7 @@ class Ours:
                 f"{self.origin} is a student of {student.network.kind!r}, not of {self.host!r}"
             )
 
-    def denoiser(self, own: ImageDenoiser) -> ImageDenoiser:
+    def denoiser(self, own: NetworkDenoiser) -> NetworkDenoiser:
         """Return the student on the device of the host's network, or that network's twin `own`.
 
         Raises:
@@ -181,7 +180,7 @@ class Ours:
 
     def run(
         self,
-        own: ImageDenoiser,
+        own: NetworkDenoiser,
         x: Tensor,
         *,
         process: Process,
@@ -242,7 +241,7 @@ class Ours:
         """Return the number of steps: the user's, or what the host asks for."""
         return int(self.steps or asked)
 
-    def _partner(self, name: Any, own: ImageDenoiser) -> Denoiser:
+    def _partner(self, name: Any, own: NetworkDenoiser) -> Denoiser:
         if name == HOST:
             return own
         if not isinstance(name, Model):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from di4c_plugin.checkouts import KnownHost
+from di4c_plugin.checkouts import Program
 from di4c_plugin.errors import UserError
 
 SAMPLER, STUDENT, OPTION = "--sampler", "--student", "--sampler-option"
@@ -27,7 +27,7 @@ class Flags:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def take_flags(host: KnownHost, arguments: Sequence[str]) -> tuple[list[str], Flags | None]:
+def take_flags(host: Program, arguments: Sequence[str]) -> tuple[list[str], Flags | None]:
     """Return the arguments that are the program's own, and our flags; None without any.
 
     Raises:

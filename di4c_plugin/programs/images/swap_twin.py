@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
+from di4c_plugin.checkpoints.content import bare
 from di4c_plugin.checkpoints.weights import Weights
-from di4c_plugin.diffusion import build_process
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.base import ImageDenoiser, ImageNetworks
-from di4c_plugin.families.files import bare, check_kind
+from di4c_plugin.families.base import Family
+from di4c_plugin.networks import NetworkDenoiser
 
 Tensors = Mapping[str, Tensor]
 
@@ -36,9 +35,9 @@ class Twins:
         root: the host's checkout; None: see `importing.checkout`.
     """
 
-    def __init__(self, networks: ImageNetworks[Any, Any], root: str | Path | None = None) -> None:
+    def __init__(self, networks: Family[Any], root: str | Path | None = None) -> None:
         self.networks, self.root = networks, root
-        self._made: WeakKeyDictionary[nn.Module, ImageDenoiser] = WeakKeyDictionary()
+        self._made: WeakKeyDictionary[nn.Module, NetworkDenoiser] = WeakKeyDictionary()
 
     def of(
         self,
@@ -47,14 +46,14 @@ class Twins:
         *,
         latent: Mapping[str, Any] | None = None,
         **options: Any,
-    ) -> ImageDenoiser:
+    ) -> NetworkDenoiser:
         """Return the denoiser in eval mode, sharing these tensors from now on.
 
         Args:
             owner: the host's network, in whatever wraps it there.
             tensors: by the names of the host's network.
             latent: name and options of its latent, if it has one.
-            options: of the sizes, see `ImageNetworks.sizes`; they count at the first call.
+            options: of the sizes, see `Family.sizes`; they count at the first call.
 
         Raises:
             UserError: for tensors of another network, or options that are missing.
@@ -66,19 +65,13 @@ class Twins:
 
     def _make(
         self, tensors: Tensors, latent: Mapping[str, Any] | None, options: Mapping[str, Any]
-    ) -> ImageDenoiser:
-        host = self.networks.host
-        origin = f"the network of {host}"
-        check_kind(tensors, origin, host)
-        sizes = self.networks.sizes(Weights(dict(tensors), None, {}, None, origin, ""), **options)
+    ) -> NetworkDenoiser:
+        family = self.networks.at(self.root)
+        origin = f"the network of {family.name}"
+        family.check(tensors, origin)
+        sizes = family.sizes(Weights(dict(tensors), None, {}, None, origin, ""), **options)
         # No memory, and the host's generator stays where it is.
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            network = self.networks.build(sizes, self.root)
-            if latent is not None:
-                self.networks.let_latent_in(network, latent, sizes)
-        process = build_process(self.networks.default_process(sizes))
-        made: ImageDenoiser = self.networks.wrap(network, sizes, process)
-        return made.eval().requires_grad_(False)
+        return family.outline(sizes, latent).eval().requires_grad_(False)
 
 
 def share(network: nn.Module, tensors: Tensors) -> None:

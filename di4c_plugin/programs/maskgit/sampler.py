@@ -92,8 +92,8 @@ def network_of(twins: Twins, trainer: Any) -> GridDenoiser:
     """Return the network of a trainer as a denoiser."""
     network, tensors = trainer.vit, tensors_of(trainer.vit)
     attention = (m for m in network.modules() if isinstance(m, nn.MultiheadAttention))
-    classes = len(tensors["tok_emb.weight"]) - 2 - trainer.codebook_size
-    denoiser: Any = twins.of(network, tensors, heads=next(attention).num_heads, classes=classes)
+    codes = int(trainer.codebook_size)
+    denoiser: Any = twins.of(network, tensors, heads=next(attention).num_heads, codes=codes)
     return denoiser
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from di4c_plugin.checkpoints.content import bare
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.base import ImageDenoiser
-from di4c_plugin.families.files import bare
 from di4c_plugin.families.tauldr import TauLDRNetworks
+from di4c_plugin.networks import NetworkDenoiser
 from di4c_plugin.networks.attach import latent_shape
 from di4c_plugin.programs.images.swap import Ours
 from di4c_plugin.programs.images.swap_flags import Flags
@@ -111,7 +111,7 @@ def plain(mapping: Any) -> dict[str, Any]:
     return found
 
 
-def network_of(twins: Twins, model: Any) -> ImageDenoiser:
+def network_of(twins: Twins, model: Any) -> NetworkDenoiser:
     """Return the U-Net of a model as a denoiser: the average of its weights, whatever its mode.
 
     Raises:

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from di4c_plugin.algorithms.base import Algorithm, Batch
 from di4c_plugin.announce import announce_once
+from di4c_plugin.checkpoints.content import read_content
 from di4c_plugin.checkpoints.model import Model
-from di4c_plugin.checkpoints.ours import our_kind
 from di4c_plugin.diffusion import build_process
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.files import weights_of
@@ -33,7 +33,6 @@ from di4c_plugin.families.grid import check_range
 from di4c_plugin.families.tauldr import TauLDRNetworks, TauLDRSizes
 from di4c_plugin.families.unet_latent import let_latent_in
 from di4c_plugin.networks.attach import latent_shape
-from di4c_plugin.plugins import lookup
 from di4c_plugin.programs.images.swap_twin import tensors_of
 from di4c_plugin.programs.tauldr.sampler import HOST, NAME, averaged, config_of, plain
 from di4c_plugin.programs.tauldr.step import STUDENT, Di4CStep
@@ -93,12 +92,12 @@ def wrapped(model: Any, role: str) -> Any:
     """Return the network of a role, which the host's model holds, as a denoiser."""
     network = model.net if role == STUDENT else model.di4c_networks[role]
     sizes = sizes_of(model)
-    return NETWORKS.wrap(network, sizes, build_process(NETWORKS.default_process(sizes)))
+    return NETWORKS.wrap(network, sizes, build_process(NETWORKS.process(sizes)))
 
 
 def sizes_of(model: Any) -> TauLDRSizes:
     """Return the sizes of a host's model; raises UserError for another one than the U-Net."""
-    weights = weights_of(tensors_of(model.net), "the model", HOST)
+    weights = weights_of(tensors_of(model.net), "the model")
     return NETWORKS.sizes(weights, config=config_of(model))
 
 
@@ -111,7 +110,7 @@ def method_of(cfg: Any, sizes: TauLDRSizes) -> Algorithm:
     from di4c_plugin.training.build import make_algorithm
 
     options, found = asked_of(cfg)
-    process = build_process(NETWORKS.default_process(sizes))
+    process = build_process(NETWORKS.process(sizes))
     return make_algorithm(found.algo_with(options), process)
 
 
@@ -210,13 +209,10 @@ def teacher_of(source: str, cfg: Any, root: Path | None) -> Model:
     Raises:
         UserError: if there is none.
     """
-    if our_kind(Path(source)) is not None:
-        model: Model = lookup("host", HOST)(root=root and str(root)).load_teacher(source)
-        return model
-    weights = NETWORKS.read(source)
+    networks = NETWORKS.at(root)
+    weights = networks.read(read_content(Path(source)))
     config = weights.config or {"data": plain(cfg.data), "model": plain(cfg.model)}
-    sizes = NETWORKS.sizes(weights, config=config)
-    return Model(NETWORKS.restore(weights, sizes, root=root), sizes, weights.latent)
+    return networks.load(weights, config=config)
 
 
 def check_same(student: TauLDRSizes, teacher: Any) -> None:

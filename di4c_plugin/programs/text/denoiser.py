@@ -10,43 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.diffusion import Process
-from di4c_plugin.networks.attach import Head, exact_head, latent_shape
-from di4c_plugin.networks.denoiser import normalise, repeated
+from di4c_plugin.networks import NetworkDenoiser
+from di4c_plugin.networks.attach import exact_head
+from di4c_plugin.networks.dit import DOORS
 
 
-class BackboneDenoiser(nn.Module):
+class BackboneDenoiser(NetworkDenoiser):
     """Log p_{0|t} by a backbone called as `backbone(x_t, sigma)`, its last layer in fp32."""
 
     def __init__(self, backbone: nn.Module, process: Process, *, time_conditioned: bool) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.backbone, self.process = backbone, process
         self.time_conditioned = time_conditioned
-        exact_head(backbone)
+        exact_head(backbone, DOORS["head"])
 
     @property
-    def latent_shape(self) -> tuple[int, ...] | None:
-        """The shape of one lambda; None for a product model."""
-        return latent_shape(self.backbone)
+    def network(self) -> nn.Module:  # type: ignore[override]
+        """The backbone; checkpoints have it under that name."""
+        return self.backbone
 
-    def forward(
-        self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
-    ) -> Tensor:
-        """See `Denoiser.__call__`; these backbones take no labels."""
-        logits = self._call(x_t, t, latent)
-        x_t, t = repeated(len(logits), x_t, t)
-        return normalise(logits, x_t, t, self.process)
-
-    def hidden(
-        self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
-    ) -> Tensor:
-        """See `HiddenDenoiser.hidden`."""
-        with self.head.skipping():
-            return self._call(x_t, t, latent)
-
-    @property
-    def head(self) -> Head:
-        """See `HiddenDenoiser.head`."""
-        return exact_head(self.backbone)
+    def logits(self, x_t: Tensor, t: Tensor, cond: Tensor | None, latent: Tensor | None) -> Tensor:
+        """See `NetworkDenoiser.logits`; these backbones take no labels."""
+        options = {} if latent is None else {"latent": latent}
+        return self.backbone(x_t, self.sigma(t), **options)
 
     def sigma(self, t: Tensor) -> Tensor:
         r"""Return the backbone's second argument for times t (B,): fp32, shape (B,)."""
@@ -54,7 +40,3 @@ class BackboneDenoiser(nn.Module):
             return torch.zeros(len(t), device=t.device)
         scheduled: Any = self.process
         return -scheduled.schedule.alpha(t).log().float()
-
-    def _call(self, x_t: Tensor, t: Tensor, latent: Tensor | None) -> Tensor:
-        options = {} if latent is None else {"latent": latent}
-        return self.backbone(x_t, self.sigma(t), **options)

@@ -4,36 +4,40 @@ import copy
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from di4c_plugin.checkpoints.model import load_weights
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.dit import process_of, said, tells_process
-from di4c_plugin.networks.attach import attach_latent, backbone_sizes
-from di4c_plugin.networks.latent import new_injector
+from di4c_plugin.families.base import Family
+from di4c_plugin.families.dit import DiTNetworks, backbone_sizes, process_of, said, tells_process
 
 EMBEDDING = "vocab_embed.embedding"
 # Rotations are a function of the architecture; some files hold them, some do not.
 DERIVED = "rotary_emb.inv_freq"
-PARTS = ("vocab_embed", "sigma_map", "rotary_emb", "blocks", "output_layer")
+FAMILY: Family[Any] = DiTNetworks()
 
 
 def with_latent(
     backbone: nn.Module, latent: dict[str, Any], process: Process, positions: int
 ) -> nn.Module:
     """Return the host's backbone with a latent, in place; raises UserError as `attach_latent`."""
-    injector = new_injector(backbone_sizes(backbone, positions), latent)
-    attach_latent(backbone, injector, mask=getattr(process, "mask", None))
+    sizes = backbone_sizes(backbone, positions, latent)
+    FAMILY.let_latent_in(backbone, latent, sizes, process)
     return backbone
 
 
 def load_backbone(backbone: nn.Module, weights: Weights) -> None:
-    """Load weights by name into a backbone of the same architecture.
+    """Load weights by name into a backbone of the same architecture; errors as `fitting`."""
+    load_weights(backbone, fitting(backbone, weights).tensors, weights.origin)
+
+
+def fitting(backbone: nn.Module, weights: Weights) -> Weights:
+    """Return the weights with what follows from the architecture alone, as a backbone has it.
 
     Raises:
-        UserError: naming what does not fit, the vocabulary first.
+        UserError: for another vocabulary, of the teacher and of this run.
     """
     own, given = backbone.state_dict(), dict(weights.tensors)
     if EMBEDDING in given and EMBEDDING in own and len(given[EMBEDDING]) != len(own[EMBEDDING]):
@@ -42,7 +46,7 @@ def load_backbone(backbone: nn.Module, weights: Weights) -> None:
             f"tokenizer has {len(own[EMBEDDING])} (with the mask): use the teacher's tokenizer"
         )
     given |= {name: own[name] for name in own if name.endswith(DERIVED)}
-    load_weights(backbone, given, weights.origin)
+    return replace(weights, tensors=given)
 
 
 def check_weights(weights: Weights, process: Process, *, time_conditioned: bool) -> None:
@@ -72,9 +76,7 @@ def check_weights(weights: Weights, process: Process, *, time_conditioned: bool)
 def restore(backbone: nn.Module, weights: Weights, process: Process, positions: int) -> nn.Module:
     """Return a copy of an untouched backbone with these weights and, if need be, their latent."""
     network = copy.deepcopy(backbone)
-    if weights.latent is not None:
-        with_latent(network, weights.latent, process, positions)
-    load_backbone(network, weights)
+    new_student(network, weights.latent, weights, process, positions)
     return network
 
 
@@ -87,28 +89,8 @@ def new_student(
 ) -> nn.Module:
     """Give an untouched backbone, in place, the teacher's weights and, unless it is None, a latent.
 
-    If the teacher is a student with a latent of the same kind and sizes that enters the same
-    blocks, its injector carries over; otherwise the injector starts as its class says.
+    See `Family.start_from`.
     """
-    if latent is not None:
-        with_latent(backbone, latent, process, positions)
-    fresh = {n: v for n, v in backbone.state_dict().items() if is_latent(n)}
-    if weights.latent is None or latent is None or not same_latent(weights, latent, fresh):
-        kept = weights.latent is None
-        tensors = {n: v for n, v in weights.tensors.items() if kept or not is_latent(n)}
-        weights = replace(weights, tensors=fresh | tensors)
-    load_backbone(backbone, weights)
+    sizes = None if latent is None else backbone_sizes(backbone, positions, latent)
+    FAMILY.start_from(backbone, fitting(backbone, weights), latent, sizes, process)
     return backbone
-
-
-def same_latent(weights: Weights, latent: dict[str, Any], fresh: dict[str, Tensor]) -> bool:
-    """Whether the teacher's latent is the student's: of its kind, for its blocks, of its sizes."""
-    given = {n: v.shape for n, v in weights.tensors.items() if is_latent(n)}
-    theirs = weights.latent or {}
-    same = all(theirs.get(key) == latent.get(key) for key in ("name", "blocks"))
-    return same and given == {n: v.shape for n, v in fresh.items()}
-
-
-def is_latent(name: str) -> bool:
-    """Whether a weight is an injector's: all others lie under the parts of a DiT."""
-    return name.split(".")[0] not in PARTS

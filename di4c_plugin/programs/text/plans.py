@@ -1,6 +1,6 @@
 """From a host's composed config to the plan of its run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from di4c_plugin.checkpoints.model import bare_names, describe
@@ -11,6 +11,27 @@ from di4c_plugin.networks.dit import DiTConfig
 from di4c_plugin.programs.text.module import Plan
 from di4c_plugin.programs.text.sampling import SamplerSettings, sampler_settings
 from di4c_plugin.programs.text.settings import distillation
+
+
+def plan_of(
+    config: Mapping[str, Any],
+    teacher: str | None,
+    checkpoint: Callable[[], tuple[str | None, bool]],
+) -> Plan:
+    """Return the plan of a run of a host's program, which trains or evaluates.
+
+    Args:
+        config: the host's, plain.
+        teacher: of a distillation if the user names none.
+        checkpoint: what is evaluated, and whether by its moving averages.
+
+    Raises:
+        UserError: as `training_plan` and `evaluation_plan`.
+    """
+    if config["mode"] == "train":
+        return training_plan(config, teacher)
+    source, ema = checkpoint()
+    return evaluation_plan(config, source, ema=ema)
 
 
 def training_plan(config: Mapping[str, Any], fallback: str | None) -> Plan:

@@ -1,5 +1,7 @@
-"""Which class of a host ours derives from."""
+"""Puts ours in the place of a host's class, from which it derives."""
 
+import importlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -13,3 +15,9 @@ def own_class(module: ModuleType, name: str) -> type[Any]:
     """
     kept: dict[str, type[Any]] = vars(module).setdefault(KEPT, {})
     return kept.setdefault(name, getattr(module, name))
+
+
+def swap(module: str, name: str, make: Callable[[type[Any]], type[Any]]) -> None:
+    """Put what `make` makes of a host's class in its place."""
+    host = importlib.import_module(module)
+    setattr(host, name, make(own_class(host, name)))

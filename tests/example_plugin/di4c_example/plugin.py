@@ -25,9 +25,9 @@ def di4c_samplers() -> Mapping[str, object]:
 @hookimpl
 def di4c_hosts() -> Mapping[str, object]:
     """Add `two_bits`."""
-    from di4c_example.two_bits import TwoBits
+    from di4c_example.two_bits import HOST
 
-    return {"two_bits": TwoBits}
+    return {HOST.name: HOST}
 
 
 @hookimpl

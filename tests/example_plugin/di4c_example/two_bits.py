@@ -12,34 +12,27 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from di4c_plugin.algorithms.base import Data
-from di4c_plugin.checkpoints.model import Model, new_model
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
+from di4c_plugin.families import new_model
+from di4c_plugin.families.transformer import TransformerNetworks
 from di4c_plugin.files import atomic_write
-from di4c_plugin.hosts.base import Host
+from di4c_plugin.hosts import Host, HostData, OpenHost
 from di4c_plugin.networks import TransformerConfig
 
 PROCESS = Absorbing(2)
 
 
-class TwoBits(Host):
-    """The toy as a host."""
+class Pairs(HostData):
+    """The toy's data."""
 
-    def data(self) -> Data:
-        """See `Host.data`: x_0 (256, 2)."""
+    def read(self, host: OpenHost) -> Data:
+        """See `HostData.read`: x_0 (256, 2)."""
         return Data((torch.arange(256) % 2).unsqueeze(-1).repeat(1, 2))
 
-    def new_teacher(self, process: dict[str, Any], **sizes: Any) -> Model:
-        """See `Host.new_teacher`; only the absorbing process will do."""
-        if process.get("name", "absorbing") != "absorbing":
-            raise UserError(f"host 'two_bits' is for process 'absorbing', not {process['name']!r}")
-        defaults = {"hidden_size": 16, "embedding_size": 8, "num_blocks": 2, "num_heads": 2}
-        shape = {"num_tokens": 2, "num_states": 3, "grid": (1, 2), "patch": (1, 1)}
-        config = TransformerConfig(**(defaults | sizes | shape), mask=PROCESS.mask)
-        return new_model(config, PROCESS)
-
-    def picture(self, x: Tensor, path: Path) -> None:
-        """See `Host.picture`: how often each of the four pairs was drawn."""
+    def picture(self, host: OpenHost, x: Tensor, path: Path) -> None:
+        """See `HostData.picture`: how often each of the four pairs was drawn."""
         from matplotlib.figure import Figure
 
         counts = torch.bincount(x[:, 0] * 2 + x[:, 1], minlength=4)
@@ -47,6 +40,19 @@ class TwoBits(Host):
         figure.subplots().bar(["00", "01", "10", "11"], counts.tolist())
         with atomic_write(path) as temporary:
             figure.savefig(temporary)
+
+
+def new_teacher(process: dict[str, Any], **sizes: Any) -> Model:
+    """See `Host.new_teacher`; only the absorbing process will do."""
+    if process.get("name", "absorbing") != "absorbing":
+        raise UserError(f"host 'two_bits' is for process 'absorbing', not {process['name']!r}")
+    defaults = {"hidden_size": 16, "embedding_size": 8, "num_blocks": 2, "num_heads": 2}
+    shape = {"num_tokens": 2, "num_states": 3, "grid": (1, 2), "patch": (1, 1)}
+    config = TransformerConfig(**(defaults | sizes | shape), mask=PROCESS.mask)
+    return new_model(config, PROCESS)
+
+
+HOST = Host("two_bits", TransformerNetworks(), Pairs, new_teacher=new_teacher)
 
 
 def exact_teacher(

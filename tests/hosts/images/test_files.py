@@ -5,11 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from di4c_plugin.checkpoints.content import read_content
+from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.files import read_checkpoint
+from di4c_plugin.families.registry import family_named
 
 MASKGIT = {"first_layer.0.weight": torch.ones(2), "tok_emb.weight": torch.zeros(3, 2)}
 HALTON = {"cls_emb.weight": torch.ones(2)}
+
+
+def read_checkpoint(path: Path, family: str) -> Weights:
+    return family_named(family, "").read(read_content(path))
 
 
 def saved(tmp_path: Path, content: object) -> Path:
@@ -36,9 +42,9 @@ def test_official_student_is_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "host", "message"),
     [
-        (HALTON, "maskgit", "is of Halton-MaskGIT .host halton_maskgit., not of MaskGIT-pytorch"),
-        (MASKGIT, "halton_maskgit", "is of MaskGIT-pytorch v1 .host maskgit., not of Halton"),
-        ({"x": torch.ones(1)}, "maskgit", "holds no weights of MaskGIT-pytorch v1: first_layer"),
+        (HALTON, "maskgit", "is of Halton-MaskGIT, not of MaskGIT-pytorch"),
+        (MASKGIT, "halton_maskgit", "is of MaskGIT-pytorch v1, not of Halton"),
+        ({"x": torch.ones(1)}, "maskgit", "holds no weights of a network that we know: "),
         ({"model_state_dict": 3}, "maskgit", "holds no weights"),
     ],
 )

@@ -10,27 +10,27 @@ from PIL import Image
 
 from di4c_plugin.families.halton import HaltonSizes
 from di4c_plugin.families.maskgit import MaskGITSizes
-from di4c_plugin.hosts.grid import GridHost, HaltonHost, MaskGITHost, grey, told
+from di4c_plugin.hosts import OpenHost, halton, maskgit
+from di4c_plugin.hosts.grid import grey, told
 from tests.hosts.images import vq_files
 from tests.hosts.images.conftest import Root
 
 SIDE, PIXELS = 4, {"maskgit": 8, "halton_maskgit": 8}
 
 
-def host_with_vq(kind: str, root: Path, folder: Path) -> tuple[GridHost, Any]:
+def host_with_vq(kind: str, root: Path, folder: Path) -> tuple[OpenHost, Any]:
     """A host whose VQ model has random weights, knowing a network for it."""
     path, model = vq_files.write_vq(kind, folder, root)
     codes = vq_files.CODES[kind]
     sizes: Any = {"hidden": 8, "codes": codes, "side": SIDE, "depth": 1, "heads": 2, "mlp": 8}
     options: Any = {"vqgan": str(path), "root": str(root), "data": str(folder / "pictures")}
     options |= {"image_size": PIXELS[kind], "cache": str(folder / "cache.npz")}
-    host: GridHost
     if kind == "maskgit":
-        host = MaskGITHost(**options, mirror=True)
-        host.sizes = MaskGITSizes(**sizes)
+        host = maskgit.HOST(**options, mirror=True)
+        host.known_sizes = MaskGITSizes(**sizes)
     else:
-        host = HaltonHost(**options)
-        host.sizes = HaltonSizes(**sizes)
+        host = halton.HOST(**options)
+        host.known_sizes = HaltonSizes(**sizes)
     return host, model
 
 

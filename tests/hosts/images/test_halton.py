@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from di4c_plugin.checkpoints.content import read_content
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.files import weights_of
-from di4c_plugin.families.grid_latent import let_in
-from di4c_plugin.families.halton import HEADS, HaltonNetworks, HaltonSizes, doors_of
+from di4c_plugin.families.halton import HEADS, HaltonNetworks, HaltonSizes
+from di4c_plugin.networks.attach import attach_latent
 from di4c_plugin.networks.latent import LatentInjector, sinusoid
 from tests.hosts.images.conftest import Root
 from tests.hosts.images.test_maskgit import COND, LAM, D, K, T, X, randomised
@@ -35,11 +36,11 @@ named = pytest.mark.parametrize("latent", LATENTS, ids=str)
 def weights(tmp_path: Path, state: dict[str, Tensor]) -> Any:
     """As a host's file gives them."""
     torch.save({"iter": 1, "model_state_dict": state}, tmp_path / "h.pth")
-    return NETS.read(tmp_path / "h.pth")
+    return NETS.read(read_content(tmp_path / "h.pth"))
 
 
 def plain(root: Path) -> Any:
-    return randomised(NETS.build(SIZES, root)).eval()
+    return randomised(NETS.at(root).build(SIZES)).eval()
 
 
 def direct(network: Any) -> Tensor:
@@ -51,7 +52,7 @@ def direct(network: Any) -> Tensor:
 def test_teacher_is_the_hosts_network(root: Root, tmp_path: Path) -> None:
     place = root("halton_maskgit")
     network = plain(place)
-    teacher = NETS.restore(weights(tmp_path, network.state_dict()), SIZES, root=place)
+    teacher = NETS.at(place).restore(weights(tmp_path, network.state_dict()), SIZES)
     log_p = teacher(X, T, cond=COND)
     torch.testing.assert_close(log_p[..., :K], direct(network), atol=1e-6, rtol=1e-6)
     assert (log_p[..., K] < -1e5).all()
@@ -65,7 +66,7 @@ def test_token_is_its_formula(root: Root, tmp_path: Path) -> None:
     place = root("halton_maskgit")
     network = plain(place)
     given = weights(tmp_path, network.state_dict())
-    student = NETS.student(given, SIZES, {"name": "token"}, root=place).eval()
+    student = NETS.at(place).student(given, SIZES, {"name": "token"}).eval()
     parts: Any = student.network
     token = parts.latent_projection(sinusoid(LAM, 128))[:, None]
     y = network.cls_emb(torch.tensor([3, SIZES.classes]))
@@ -78,7 +79,7 @@ def test_token_is_its_formula(root: Root, tmp_path: Path) -> None:
     # The student's file, read back.
     again = weights(tmp_path, student.network.state_dict())
     assert again.latent == {"name": "token"}
-    restored = NETS.restore(again, SIZES, root=place)
+    restored = NETS.at(place).restore(again, SIZES)
     torch.testing.assert_close(restored(X, T, cond=COND, latent=LAM)[..., :K], expected)
 
 
@@ -86,7 +87,7 @@ def test_token_is_its_formula(root: Root, tmp_path: Path) -> None:
 def test_injector_that_does_nothing(root: Root) -> None:
     network = plain(root("halton_maskgit"))
     expected = direct(network)
-    let_in(network, LatentInjector(), doors_of(network), K)
+    attach_latent(network, LatentInjector(), NETS.doors(network), mask=K)
     assert torch.equal(direct(network), expected)
 
 
@@ -97,7 +98,7 @@ def test_adaln_is_its_formula(root: Root, tmp_path: Path, blocks: int | None) ->
     network = plain(place)
     latent = {"name": "adaln", "blocks": blocks}
     given = weights(tmp_path, network.state_dict())
-    student = NETS.student(given, SIZES, latent, root=place).eval()
+    student = NETS.at(place).student(given, SIZES, latent).eval()
     count = 2 * (blocks or 3) + 1
     parts: Any = student.network
     code = parts.modulation(sinusoid(LAM, 128)).view(2, count, 2, 1, SIZES.hidden)
@@ -118,7 +119,7 @@ def test_adaln_is_its_formula(root: Root, tmp_path: Path, blocks: int | None) ->
 def test_many_latents_for_a_row(root: Root, tmp_path: Path, latent: dict[str, Any]) -> None:
     place = root("halton_maskgit")
     given = weights(tmp_path, plain(place).state_dict())
-    student = NETS.student(given, SIZES, latent, root=place).eval()
+    student = NETS.at(place).student(given, SIZES, latent).eval()
     parts: Any = student.network
     rows: list[int] = []
     for block in parts.transformer.layers:
@@ -137,7 +138,7 @@ def test_many_latents_for_a_row(root: Root, tmp_path: Path, latent: dict[str, An
 def test_gradients_reach_the_latent(root: Root, tmp_path: Path, latent: dict[str, Any]) -> None:
     place = root("halton_maskgit")
     given = weights(tmp_path, plain(place).state_dict())
-    student = NETS.student(given, SIZES, latent, root=place)
+    student = NETS.at(place).student(given, SIZES, latent)
     x = X.clone()
     x[:, 0] = K
     lam = torch.rand(2, *student.latent_shape or ())
@@ -149,9 +150,9 @@ def test_gradients_reach_the_latent(root: Root, tmp_path: Path, latent: dict[str
 def test_hidden_states_and_head(root: Root, tmp_path: Path) -> None:
     place = root("halton_maskgit")
     given = weights(tmp_path, plain(place).state_dict())
-    options: dict[str, Any] = {"root": place, "process": ABSORBING}
+    options: dict[str, Any] = {"process": ABSORBING}
     sizes = replace(SIZES, carry_over=True)
-    student = NETS.student(given, sizes, {"name": "token"}, **options).eval()
+    student = NETS.at(place).student(given, sizes, {"name": "token"}, **options).eval()
     head = student.head
     assert head is not None
     assert head is student.head
@@ -160,16 +161,16 @@ def test_hidden_states_and_head(root: Root, tmp_path: Path) -> None:
     expected = student.process.carry_over(log_p, X)
     found = student(X, T, cond=COND, latent=LAM)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
-    assert NETS.denoiser(SIZES, root=place).head is None
+    assert NETS.at(place).denoiser(SIZES).head is None
     with torch.autocast("cpu", torch.bfloat16):
-        assert student.logits(X, COND, LAM).dtype == torch.float32
+        assert student.logits(X, T, COND, LAM).dtype == torch.float32
 
 
 @torch.no_grad()
 def test_copy(root: Root, tmp_path: Path) -> None:
     place = root("halton_maskgit")
     given = weights(tmp_path, plain(place).state_dict())
-    student = NETS.student(given, SIZES, {"name": "token", "blocks": 1}, root=place).eval()
+    student = NETS.at(place).student(given, SIZES, {"name": "token", "blocks": 1}).eval()
     before = student(X, T, cond=COND, latent=LAM)
     other = copy.deepcopy(student)
     randomised(other)
@@ -183,7 +184,7 @@ def test_copy(root: Root, tmp_path: Path) -> None:
 
 def test_sizes_of_weights(root: Root, tmp_path: Path) -> None:
     place = root("halton_maskgit")
-    given = weights(tmp_path, NETS.build(SIZES, place).state_dict())
+    given = weights(tmp_path, NETS.at(place).build(SIZES).state_dict())
     assert NETS.sizes(given, heads=2) == SIZES
     with pytest.raises(UserError, match="width 16 and 3 blocks.*heads="):
         NETS.sizes(given)
@@ -191,25 +192,25 @@ def test_sizes_of_weights(root: Root, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="proj=2"):
         NETS.sizes(patches, heads=2)
     with pytest.raises(UserError, match="17 heads"):
-        NETS.build(replace(SIZES, heads=17), place)
+        NETS.at(place).build(replace(SIZES, heads=17))
     assert HEADS[512, 12] == 6
 
 
 @pytest.mark.host
 def test_without_registers(real_root: Root) -> None:
     sizes = replace(SIZES, registers=0)
-    student = NETS.denoiser(sizes, {"name": "token"}, root=real_root("halton_maskgit"))
+    student = NETS.at(real_root("halton_maskgit")).denoiser(sizes, {"name": "token"})
     assert NETS.sizes(as_weights(student.network), heads=2) == sizes
     assert student(X, T, latent=torch.rand(4, 1)).shape == (4, D, K + 1)
 
 
 def as_weights(network: nn.Module) -> Any:
-    return weights_of(network.state_dict(), "a network", "halton_maskgit")
+    return weights_of(network.state_dict(), "a network")
 
 
 def test_bad_input(root: Root) -> None:
     place = root("halton_maskgit")
-    teacher = NETS.denoiser(SIZES, root=place)
+    teacher = NETS.at(place).denoiser(SIZES)
     with pytest.raises(UserError, match=r"codes .* are 0 ... 7 here"):
         teacher(X - 1, T)
     with pytest.raises(UserError, match=r"labels .* are -1 ... 4 here, and there are -2 ... 3"):
@@ -217,6 +218,6 @@ def test_bad_input(root: Root) -> None:
     with pytest.raises(UserError, match="x has 8 positions: this network has 3 x 3"):
         teacher(X[:, :8], T)
     with pytest.raises(UserError, match="enters at the embedding of each position"):
-        NETS.denoiser(SIZES, {"name": "mask_noise", "blocks": 1}, root=place)
+        NETS.at(place).denoiser(SIZES, {"name": "mask_noise", "blocks": 1})
     with pytest.raises(UserError, match="1 to 3"):
-        NETS.denoiser(SIZES, {"name": "adaln", "blocks": 4}, root=place)
+        NETS.at(place).denoiser(SIZES, {"name": "adaln", "blocks": 4})

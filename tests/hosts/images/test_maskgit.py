@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from di4c_plugin.checkpoints.content import read_content
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.files import weights_of
-from di4c_plugin.families.grid_latent import let_in
 from di4c_plugin.families.maskgit import (
     HEADS,
     MaskGITDenoiser,
     MaskGITNetworks,
     MaskGITSizes,
-    doors_of,
+    count,
 )
+from di4c_plugin.networks.attach import attach_latent
 from di4c_plugin.networks.latent import LatentInjector, sinusoid
 from tests.hosts.images.conftest import Root
 
@@ -44,16 +45,16 @@ def weights(tmp_path: Path, state: dict[str, Tensor], name: str = "w.pth") -> An
     """As a host's file gives them."""
     content = {"iter": 1, "global_epoch": 0, "model_state_dict": state, "optimizer_state_dict": {}}
     torch.save(content, tmp_path / name)
-    return NETS.read(tmp_path / name)
+    return NETS.read(read_content(tmp_path / name))
 
 
 def as_weights(network: nn.Module) -> Any:
-    return weights_of(network.state_dict(), "a network", "maskgit")
+    return weights_of(network.state_dict(), "a network")
 
 
 def plain(root: Path) -> Any:
     """The host's own network."""
-    return randomised(NETS.build(SIZES, root)).eval()
+    return randomised(NETS.at(root).build(SIZES)).eval()
 
 
 def direct(network: Any) -> Tensor:
@@ -76,7 +77,7 @@ def by_hand(network: Any, token: Tensor) -> Tensor:
 def test_teacher_is_the_hosts_network(root: Root, tmp_path: Path) -> None:
     place = root("maskgit")
     network = plain(place)
-    teacher = NETS.restore(weights(tmp_path, network.state_dict()), SIZES, root=place)
+    teacher = NETS.at(place).restore(weights(tmp_path, network.state_dict()), SIZES)
     log_p = teacher(X, T, cond=COND)
     assert log_p.shape == (2, D, K + 1)
     torch.testing.assert_close(log_p[..., :K], direct(network), atol=1e-6, rtol=1e-6)
@@ -95,7 +96,7 @@ def test_official_student(root: Root, tmp_path: Path) -> None:
     )
     state = network.state_dict()
     state |= {f"latent_projection.{k}": v for k, v in official.state_dict().items()}
-    student = NETS.restore(weights(tmp_path, state), SIZES, root=place)
+    student = NETS.at(place).restore(weights(tmp_path, state), SIZES)
     assert student.latent_shape == (1,)
     assert set(student.network.state_dict()) == set(state)
     expected = by_hand(network, official(sinusoid(LAM, 128))[:, None])
@@ -113,7 +114,7 @@ def test_adaln_is_its_formula(root: Root, tmp_path: Path) -> None:
     place = root("maskgit")
     network = plain(place)
     given = weights(tmp_path, network.state_dict())
-    student = NETS.student(given, SIZES, {"name": "adaln"}, root=place).eval()
+    student = NETS.at(place).student(given, SIZES, {"name": "adaln"}).eval()
     code = student.network.modulation(sinusoid(LAM, 128))  # type: ignore[operator]
     code = code.view(2, 5, 2, 1, SIZES.hidden)
     norms = [part.norm for layer in network.transformer.layers for part in layer]
@@ -133,10 +134,10 @@ def test_injector_that_does_nothing(root: Root) -> None:
     """The hooks themselves change no bit; the injector may be anybody's."""
     network = plain(root("maskgit"))
     expected = direct(network)
-    let_in(network, LatentInjector(), doors_of(network), K)
+    attach_latent(network, LatentInjector(), NETS.doors(network), mask=K)
     assert torch.equal(direct(network), expected)
     with pytest.raises(UserError, match="a latent already"):
-        let_in(network, LatentInjector(), doors_of(network), K)
+        attach_latent(network, LatentInjector(), NETS.doors(network), mask=K)
 
 
 @torch.no_grad()
@@ -144,7 +145,7 @@ def test_injector_that_does_nothing(root: Root) -> None:
 def test_many_latents_for_a_row(root: Root, tmp_path: Path, name: str) -> None:
     place = root("maskgit")
     given = weights(tmp_path, plain(place).state_dict())
-    student = NETS.student(given, SIZES, {"name": name}, root=place).eval()
+    student = NETS.at(place).student(given, SIZES, {"name": name}).eval()
     lam = torch.rand(6, *student.latent_shape or ())
     many = student(X, T, cond=COND, latent=lam)
     for n in range(3):
@@ -160,7 +161,7 @@ def test_many_latents_for_a_row(root: Root, tmp_path: Path, name: str) -> None:
 def test_gradients_reach_the_latent(root: Root, tmp_path: Path, name: str) -> None:
     place = root("maskgit")
     given = weights(tmp_path, plain(place).state_dict())
-    student = NETS.student(given, SIZES, {"name": name}, root=place)
+    student = NETS.at(place).student(given, SIZES, {"name": name})
     assert student.training
     x = X.clone()
     x[:, 0] = K
@@ -174,7 +175,7 @@ def test_gradients_reach_the_latent(root: Root, tmp_path: Path, name: str) -> No
 def test_copy_and_modes(root: Root, tmp_path: Path) -> None:
     place = root("maskgit")
     given = weights(tmp_path, plain(place).state_dict())
-    student = NETS.student(given, SIZES, TOKEN, root=place).eval()
+    student = NETS.at(place).student(given, SIZES, TOKEN).eval()
     other = copy.deepcopy(student)
     before = student(X, T, cond=COND, latent=LAM)
     randomised(other)
@@ -189,9 +190,9 @@ def test_copy_and_modes(root: Root, tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_last_product_is_exact_under_autocast(root: Root) -> None:
-    teacher = NETS.denoiser(SIZES, root=root("maskgit")).eval()
+    teacher = NETS.at(root("maskgit")).denoiser(SIZES).eval()
     with torch.autocast("cpu", torch.bfloat16):
-        assert teacher.logits(X, COND, None).dtype == torch.float32
+        assert teacher.logits(X, T, COND, None).dtype == torch.float32
 
 
 @torch.no_grad()
@@ -201,7 +202,7 @@ def test_carry_over_and_both_ways_to_count_the_mask(root: Root) -> None:
         for kept in (False, True):
             config = {"name": "absorbing"} | process
             sizes = replace(SIZES, carry_over=kept)
-            teacher = NETS.denoiser(sizes, process=config, root=place).eval()
+            teacher = NETS.at(place).denoiser(sizes, process=config).eval()
             randomised(teacher.network)
             log_p = teacher(X, T)
             assert log_p.shape[-1] == process["num_tokens"]
@@ -210,7 +211,7 @@ def test_carry_over_and_both_ways_to_count_the_mask(root: Root) -> None:
 
 def test_bad_input(root: Root) -> None:
     place = root("maskgit")
-    teacher = NETS.denoiser(SIZES, root=place)
+    teacher = NETS.at(place).denoiser(SIZES)
     with pytest.raises(UserError, match=r"codes .* are 0 ... 7 here, and there are . ... 8"):
         teacher(X + 1, T)
     with pytest.raises(UserError, match=r"labels .* are -1 ... 4 here, and there are 0 ... 5"):
@@ -218,37 +219,69 @@ def test_bad_input(root: Root) -> None:
     with pytest.raises(UserError, match="x has 8 positions: this network has 3 x 3"):
         teacher(X[:, :8], T)
     with pytest.raises(UserError, match="7 codes and the mask 7"):
-        NETS.denoiser(SIZES, process={"name": "absorbing", "num_tokens": 8}, root=place)
+        NETS.at(place).denoiser(SIZES, process={"name": "absorbing", "num_tokens": 8})
     with pytest.raises(UserError, match="blocks=null"):
-        NETS.denoiser(SIZES, {"name": "adaln", "blocks": 1}, root=place)
+        NETS.at(place).denoiser(SIZES, {"name": "adaln", "blocks": 1})
     with pytest.raises(UserError, match="no checkout of maskgit"):
-        NETS.build(SIZES, place / "nothing")
+        NETS.at(place / "nothing").build(SIZES)
 
 
 def test_sizes_of_weights(root: Root, tmp_path: Path) -> None:
     place = root("maskgit")
-    given = weights(tmp_path, NETS.build(SIZES, place).state_dict())
-    assert NETS.sizes(given, classes=5, heads=2) == SIZES
+    given = weights(tmp_path, NETS.at(place).build(SIZES).state_dict())
+    assert NETS.sizes(given, codes=7, heads=2) == SIZES
     with pytest.raises(UserError, match="width 16 and 2 blocks.*heads="):
-        NETS.sizes(given, classes=5)
-    with pytest.raises(UserError, match="14 embeddings are too few for 1000 classes"):
+        NETS.sizes(given, codes=7)
+    with pytest.raises(UserError, match="has 14 embeddings: with 1000 classes that makes -988 cod"):
         NETS.sizes(given)
     assert HEADS[768, 24] == 16
     short = {k: v for k, v in given.tensors.items() if k != "bias"}
     with pytest.raises(UserError, match="do not fit this architecture: missing bias$"):
-        NETS.restore(weights(tmp_path, short), SIZES, root=place)
+        NETS.at(place).restore(weights(tmp_path, short), SIZES)
     with pytest.raises(UserError, match="3 heads do not divide the width 16"):
-        NETS.build(MaskGITSizes(16, 7, 3, 2, 3, 24, 5), place)
+        NETS.at(place).build(MaskGITSizes(16, 7, 3, 2, 3, 24, 5))
+
+
+@pytest.mark.parametrize(
+    ("codes", "classes", "said", "message"),
+    [
+        (1024, 1000, {}, None),
+        (16384, 1000, {}, None),
+        (
+            16384,
+            100,
+            {},
+            r"16486 .* 1000 classes that makes 15484 codes, .* say host.classes=",
+        ),
+        (16384, 100, {"classes": 100}, None),
+        (1024, 10, {"classes": 5}, "with 5 classes that makes 1029 codes"),
+        (17, 10, {"classes": 10}, "makes 17 codes, .* say host.classes= .and host.codes=.$"),
+        (17, 10, {"codes": 17}, None),
+        (17, 10, {"codes": 17, "classes": 10}, None),
+        (17, 10, {"codes": 17, "classes": 5}, "29 embeddings: these are no 17 codes and 5 classes"),
+        (17, 10, {"codes": 40}, "these are no 40 codes and -13 classes"),
+    ],
+)
+def test_codes_and_classes_that_weights_do_not_tell_apart(
+    codes: int, classes: int, said: dict[str, int], message: str | None
+) -> None:
+    rows = codes + classes + 2
+    asked = (rows, said.get("codes"), said.get("classes"), "w.pth")
+    if message is None:
+        assert count(*asked) == (codes, classes)
+        return
+    with pytest.raises(UserError, match=message):
+        count(*asked)
 
 
 def test_student_of_a_student(root: Root, tmp_path: Path) -> None:
     place = root("maskgit")
-    first = NETS.denoiser(SIZES, TOKEN, root=place)
+    first = NETS.at(place).denoiser(SIZES, TOKEN)
     assert isinstance(first, MaskGITDenoiser)
     given = weights(tmp_path, first.network.state_dict())
-    same = NETS.student(given, SIZES, {"name": "token", "blocks": None}, root=place)
+    same = NETS.at(place).student(given, SIZES, {"name": "token", "blocks": None})
     for name, value in same.network.state_dict().items():
         assert torch.equal(value, given.tensors[name])
-    other = NETS.student(given, SIZES, {"name": "adaln"}, root=place)
+    other = NETS.at(place).student(given, SIZES, {"name": "adaln"})
     assert "latent_projection.0.weight" not in other.network.state_dict()
     assert "modulation.weight" in other.network.state_dict()

@@ -27,16 +27,16 @@ CASES: list[tuple[Any, dict[str, Any], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(
-    "case", CASES, ids=lambda case: f"{case[0].NETS.host}-{case[3]}{len(case[2])}"
+    "case", CASES, ids=lambda case: f"{case[0].NETS.name}-{case[3]}{len(case[2])}"
 )
 def test_update_and_samples(root: Root, case: tuple[Any, ...]) -> None:
     module, latent, options, loss = case
     options = dict(options)
     nets, sizes = module.NETS, replace(module.SIZES, **options.pop("sizes", {}))
-    place = root(nets.host)
+    place = root(nets.name)
     weights = module.as_weights(module.plain(place))
-    teacher = nets.restore(weights, sizes, root=place, **options)
-    student = nets.student(weights, sizes, latent, root=place, **options)
+    teacher = nets.at(place).restore(weights, sizes, **options)
+    student = nets.at(place).student(weights, sizes, latent, **options)
     labelled = module is not test_tauldr
     x_0 = module.X.clamp(max=6)
     cond = torch.tensor([3, 0]) if labelled else None

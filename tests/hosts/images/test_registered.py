@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from di4c_plugin.checkpoints.content import read_content
 from di4c_plugin.diffusion import build_process
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.attach import latent_shape
@@ -67,7 +68,7 @@ def test_updates_train_the_hosts_model(cfg: Any, root: Root, tmp_path: Path) -> 
     place, writer = root("tauldr"), Writer()
     model, loss, state = started(cfg, place)
     step = Di4CStep(cfg)
-    weights = NETS.read(cfg.loss.teacher)
+    weights = NETS.read(read_content(cfg.loss.teacher))
     first = float(step.step(state, BATCH, loss, writer))
     assert state["optimizer"].param_groups[0]["lr"] == pytest.approx(5e-4)  # warm-up
     assert {"loss", "di4c/distil", "di4c/consis_corr", "di4c/gradient_norm"} <= writer.keys()
@@ -89,9 +90,9 @@ def test_updates_train_the_hosts_model(cfg: Any, root: Root, tmp_path: Path) -> 
     assert state["optimizer"].param_groups[0]["lr"] == pytest.approx(1e-3)
     # Its checkpoint is the host's own, and ours to load.
     torch.save({"model": model.state_dict(), "n_iter": 5}, tmp_path / "student.pt")
-    weights = NETS.read(tmp_path / "student.pt")
+    weights = NETS.read(read_content(tmp_path / "student.pt"))
     assert weights.latent == {"name": "unet"}
-    student = NETS.restore(weights, SIZES, root=place)
+    student = NETS.at(place).restore(weights, SIZES)
     model.eval()
     with torch.no_grad():
         out = model.net(X.view(2, 3, 4, 4), T.float(), latent=LAM)
@@ -143,7 +144,7 @@ def test_a_student_may_be_the_teacher(cfg: Any, root: Root, tmp_path: Path) -> N
     loss.calc_loss(BATCH, state, Writer())
     assert loss.engine.teacher.latent_shape == (1,)
     name = "tlam_mix.weight"
-    expected = NETS.read(cfg.loss.teacher).tensors[name]
+    expected = NETS.read(read_content(cfg.loss.teacher)).tensors[name]
     assert torch.equal(second.net.state_dict()[name], expected)
 
 
@@ -178,7 +179,7 @@ def test_mistakes(cfg: Any, root: Root) -> None:
     with pytest.raises(UserError, match="algorithm 'di4c': got an unexpected keyword .*'latent'"):
         type(loss)(cfg)
     cfg.loss.teacher = "nowhere.pt"
-    with pytest.raises(UserError, match="no such checkpoint: nowhere.pt"):
+    with pytest.raises(UserError, match="no such model file: nowhere.pt"):
         type(loss)(cfg)
     cfg.loss.teacher = None
     with pytest.raises(UserError, match="loss Di4C distils a teacher: cfg.loss.teacher = PATH"):
@@ -210,7 +211,7 @@ def test_a_method_of_two_networks(
 ) -> None:
     """In turn, with averages of their own; a run that was broken off goes on exactly."""
     place, path = root("tauldr"), "di4c_plugin.programs.tauldr.training.method_of"
-    monkeypatch.setattr(path, lambda cfg, sizes: mutual(build_process(NETS.default_process(sizes))))
+    monkeypatch.setattr(path, lambda cfg, sizes: mutual(build_process(NETS.process(sizes))))
 
     def parts(model: Any) -> dict[str, list[torch.Tensor]]:
         found = {
@@ -249,9 +250,9 @@ def test_a_method_of_two_networks(
     for name, group in parts(model).items():
         assert all(map(torch.equal, group, parts(again)[name])), name
     torch.save({"model": model.state_dict()}, tmp_path / "student.pt")
-    weights = NETS.read(tmp_path / "student.pt")
+    weights = NETS.read(read_content(tmp_path / "student.pt"))
     assert weights.latent is None
-    NETS.restore(weights, SIZES, root=place)
+    NETS.at(place).restore(weights, SIZES)
     state["optimizer"].di4c_step = False  # as under the host's own step
     with pytest.raises(UserError, match="this method trains several networks"):
         loss.calc_loss(BATCH, state, Writer())

@@ -30,7 +30,7 @@ def place(make_host: Any) -> Path:
 @pytest.fixture
 def own(place: Path) -> Any:
     network = test_maskgit.plain(place)
-    return Twins(NETS, place).of(network, tensors_of(network), heads=2, classes=5)
+    return Twins(NETS, place).of(network, tensors_of(network), heads=2, codes=7)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_student_of_something_else_is_refused(own: Any, student: Model, place:
     with pytest.raises(UserError, match="is a student of 'halton_maskgit', not of 'maskgit'"):
         ours(Flags(), replace(student, network=test_halton.SIZES))
     other = replace(SIZES, classes=4)
-    network = NETS.build(other, place)
+    network = NETS.at(place).build(other)
     with pytest.raises(UserError, match="the student has classes 4, and this program 5"):
         ours(Flags(), student_of(NETS, network, other, place)).denoiser(own)
 
@@ -143,7 +143,8 @@ def test_temperatures_are_of_the_guided_logits(own: Any) -> None:
     trace = Trace([1.3, 0.5], X)
     times = time_grid(2)
     guided = Guided(Watched(own, trace, torch.no_grad), 2.0, times=times, ramp="constant")
-    logits_c, logits_u = own.logits(X, COND, None), own.logits(X, torch.full((2,), -1), None)
+    logits_c = own.logits(X, T, COND, None)
+    logits_u = own.logits(X, T, torch.full((2,), -1), None)
     for step, factor in enumerate(trace.softmax):
         trace.step = step
         found = guided(X, T, cond=COND)[..., :7]

@@ -53,7 +53,7 @@ def test_samples_are_those_of_our_sampler_with_the_hosts_flags(trainer: Any, roo
     torch.manual_seed(5)
     sampler = HaltonSampler(w=2, step=3, sched_pow=2, randomize=True, root=place)
     _, codes, _ = sampler(trainer=trainer, nb_sample=6, labels=LABELS)
-    denoiser = NETS.restore(test_halton.as_weights(trainer.vit), SIZES, root=place)
+    denoiser = NETS.at(place).restore(test_halton.as_weights(trainer.vit), SIZES)
     torch.manual_seed(5)
     expected = halton(
         denoiser,
@@ -70,7 +70,7 @@ def test_samples_are_those_of_our_sampler_with_the_hosts_flags(trainer: Any, roo
 
 def test_the_average_is_taken_where_the_host_keeps_one(trainer: Any, root: Root) -> None:
     place = root("halton_maskgit")
-    trainer.ema = Wrapped(randomised(NETS.build(SIZES, place)))
+    trainer.ema = Wrapped(randomised(NETS.at(place).build(SIZES)))
     with torch.no_grad():
         for p in trainer.ema.parameters():
             p.mul_(-1)

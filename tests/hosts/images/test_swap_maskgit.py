@@ -53,9 +53,9 @@ def test_samples_are_those_of_our_sampler_with_the_hosts_flags(trainer: Any, roo
     x, _, _ = MaskGITSampler(root=place)(
         trainer, None, 6, LABELS, 1, 2.5, "linear", 3.0, "cosine", 4
     )
-    denoiser = NETS.restore(test_maskgit.as_weights(trainer.vit), SIZES, root=place)
+    denoiser = NETS.at(place).restore(test_maskgit.as_weights(trainer.vit), SIZES)
     config = {"name": "confidence", "num_tokens": 8, "mask": 7, "schedule": "duo_cosine"}
-    process = NETS.denoiser(SIZES, process=config, root=place).process
+    process = NETS.at(place).denoiser(SIZES, process=config).process
     torch.manual_seed(5)
     expected = maskgit(
         denoiser,

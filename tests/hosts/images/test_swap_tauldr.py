@@ -56,7 +56,7 @@ def test_samples_are_those_of_our_sampler_with_the_hosts_config(
     cfg = config(name=name, min_t=0.02, initial_dist="uniform", **correctors)
     torch.manual_seed(4)
     found, _, _ = TauLDRSampler(cfg, Flags("tau_leaping"), root=place).sample(model, 5, 1)
-    denoiser = NETS.restore(as_weights(model.net), SIZES, root=place)
+    denoiser = NETS.at(place).restore(as_weights(model.net), SIZES)
     torch.manual_seed(4)
     corrected = {"corrector_steps": 2, "corrector_size": 0.5, "corrector_entry": 0.6}
     expected = tau_leaping(

@@ -14,7 +14,7 @@ from tests.hosts.images.test_maskgit import COND, T, X
 from tests.hosts.images.trainers import Wrapped, hooks_of
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "maskgit": {"heads": 2, "classes": 5},
+    "maskgit": {"heads": 2, "codes": 7},
     "halton_maskgit": {"heads": 2},
     "tauldr": {"config": test_tauldr.CONFIG},
 }
@@ -37,15 +37,15 @@ def direct(module: Any, network: Any) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("module", CASES, ids=lambda module: module.NETS.host)
+@pytest.mark.parametrize("module", CASES, ids=lambda module: module.NETS.name)
 def test_a_twin_says_what_the_network_says(root: Root, module: Any) -> None:
-    place = root(module.NETS.host)
+    place = root(module.NETS.name)
     network = module.plain(place)
     expected, hooks = direct(module, network), hooks_of(network)
     network.train()
     twins, owner = Twins(module.NETS, place), Wrapped(network)
     before = torch.random.get_rng_state()
-    denoiser = twins.of(owner, tensors_of(Wrapped(owner)), **OPTIONS[module.NETS.host])
+    denoiser = twins.of(owner, tensors_of(Wrapped(owner)), **OPTIONS[module.NETS.name])
     found = predicted(module, denoiser)[..., : expected.shape[-1]]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -79,9 +79,9 @@ def test_tensors_that_the_host_has_replaced_are_followed(root: Root) -> None:
 def test_other_networks_are_refused(root: Root) -> None:
     place = root("maskgit")
     network = test_maskgit.plain(place)
-    with pytest.raises(UserError, match=r"is of MaskGIT-pytorch v1 .* not of Halton-MaskGIT"):
+    with pytest.raises(UserError, match=r"is of MaskGIT-pytorch v1, not of Halton-MaskGIT"):
         Twins(test_halton.NETS, place).of(network, tensors_of(network), heads=2)
     with pytest.raises(UserError, match=r"no size that its host names: say .*heads="):
-        Twins(test_maskgit.NETS, place).of(network, tensors_of(network), classes=5)
+        Twins(test_maskgit.NETS, place).of(network, tensors_of(network), codes=7)
     with pytest.raises(UserError, match=r"the host's network has changed: .*Missing key"):
         share(nn.Linear(2, 2), {})

@@ -24,7 +24,7 @@ from di4c_plugin.families.tauldr import (
     TauLDRSizes,
     sizes_of_config,
 )
-from di4c_plugin.families.unet_latent import residual_blocks
+from di4c_plugin.families.unet_latent import let_latent_in, residual_blocks
 from di4c_plugin.families.unet_sizes import Layout, layout_of
 from tests.hosts.images.conftest import Root
 from tests.hosts.images.test_maskgit import LAM, randomised
@@ -53,7 +53,7 @@ CONFIG: dict[str, Any] = {
 
 
 def as_weights(network: nn.Module) -> Any:
-    return weights_of(network.state_dict(), "a network", "tauldr")
+    return weights_of(network.state_dict(), "a network")
 
 
 def small(network: nn.Module) -> nn.Module:
@@ -66,7 +66,7 @@ def small(network: nn.Module) -> nn.Module:
 
 
 def plain(root: Path) -> Any:
-    return small(NETS.build(SIZES, root)).eval()
+    return small(NETS.at(root).build(SIZES)).eval()
 
 
 def features(v: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def log_p_of(out: Tensor) -> Tensor:
 def test_teacher_is_the_hosts_network(root: Root) -> None:
     place = root("tauldr")
     network = plain(place)
-    teacher = NETS.restore(as_weights(network), SIZES, root=place)
+    teacher = NETS.at(place).restore(as_weights(network), SIZES)
     found = teacher(X, T)
     assert found.shape == (2, 48, S)
     expected = log_p_of(network(X.view(2, 3, 4, 4), T.float()))
@@ -96,7 +96,7 @@ def test_teacher_is_the_hosts_network(root: Root) -> None:
 @torch.no_grad()
 def test_official_student(root: Root) -> None:
     place = root("tauldr")
-    student = NETS.student(as_weights(plain(place)), SIZES, UNET, root=place).eval()
+    student = NETS.at(place).student(as_weights(plain(place)), SIZES, UNET).eval()
     small(student.network)
     parts: Any = student.network
     new = student.network.state_dict().keys() - plain(place).state_dict().keys()
@@ -113,7 +113,7 @@ def test_official_student(root: Root) -> None:
     torch.testing.assert_close(found, log_p_of(out), atol=1e-6, rtol=0)
     # The student's file, read back.
     again = replace(as_weights(student.network), latent=UNET)
-    restored = NETS.restore(again, SIZES, root=place)
+    restored = NETS.at(place).restore(again, SIZES)
     assert torch.equal(restored(X, T, latent=LAM), found)
 
 
@@ -145,7 +145,7 @@ def by_hand(network: Any, parts: Any) -> Tensor:
 @torch.no_grad()
 def test_many_latents_for_a_row(root: Root) -> None:
     place = root("tauldr")
-    student = NETS.denoiser(SIZES, UNET, root=place).eval()
+    student = NETS.at(place).denoiser(SIZES, UNET).eval()
     small(student.network)
     assert student.latent_shape == (1,)
     lam = torch.rand(6, 1)
@@ -163,10 +163,10 @@ def test_many_latents_for_a_row(root: Root) -> None:
 def test_start_is_near_the_teacher(root: Root) -> None:
     place = root("tauldr")
     weights = as_weights(plain(place))
-    teacher = NETS.restore(weights, SIZES, root=place)(X, T)
-    same = NETS.student(weights, SIZES, UNET | {"std": 0.0}, root=place).eval()
+    teacher = NETS.at(place).restore(weights, SIZES)(X, T)
+    same = NETS.at(place).student(weights, SIZES, UNET | {"std": 0.0}).eval()
     torch.testing.assert_close(same(X, T, latent=LAM), teacher, atol=1e-6, rtol=1e-6)
-    student = NETS.student(weights, SIZES, UNET, root=place).eval()
+    student = NETS.at(place).student(weights, SIZES, UNET).eval()
     added: list[Tensor] = []
     for block in residual_blocks(student.network):
         block.dense1.register_forward_hook(lambda m, a, y: added.append(y))
@@ -175,7 +175,7 @@ def test_start_is_near_the_teacher(root: Root) -> None:
 
 
 def test_gradients_reach_the_latent(root: Root) -> None:
-    student = NETS.denoiser(SIZES, UNET, root=root("tauldr"))
+    student = NETS.at(root("tauldr")).denoiser(SIZES, UNET)
     small(student.network)
     student(X, T, latent=LAM)[:, 5, 1].sum().backward()
     assert (
@@ -189,7 +189,7 @@ def test_gradients_reach_the_latent(root: Root) -> None:
 
 @torch.no_grad()
 def test_copy_and_modes(root: Root) -> None:
-    student = NETS.denoiser(SIZES, UNET, root=root("tauldr"))
+    student = NETS.at(root("tauldr")).denoiser(SIZES, UNET)
     small(student.network)
     for mode in (True, True, False, False):  # the host's model refuses the same mode twice
         student.train(mode)
@@ -207,10 +207,10 @@ def test_copy_and_modes(root: Root) -> None:
 
 def test_sizes(root: Root) -> None:
     place = root("tauldr")
-    network = NETS.denoiser(SIZES, UNET, root=place).network
+    network = NETS.at(place).denoiser(SIZES, UNET).network
     for attention in (-1, 0, 1):
         layout = replace(LAYOUT, attention=attention, widths=(1, 2, 1), blocks=2)
-        other = NETS.build(TauLDRSizes(layout, shape=(3, 8, 8)), place)
+        other = NETS.at(place).build(TauLDRSizes(layout, shape=(3, 8, 8)))
         assert layout_of(other.state_dict()) == layout
     weights = as_weights(network)
     assert NETS.sizes(weights, config=CONFIG) == SIZES
@@ -223,7 +223,7 @@ def test_sizes(root: Root) -> None:
 
 def test_bad_input(root: Root) -> None:
     place = root("tauldr")
-    teacher = NETS.denoiser(SIZES, root=place)
+    teacher = NETS.at(place).denoiser(SIZES)
     with pytest.raises(UserError, match="takes no labels"):
         teacher(X, T, cond=torch.tensor([0, 1]))
     with pytest.raises(UserError, match="x has 40 positions: this network has 3 x 4 x 4"):
@@ -236,13 +236,13 @@ def test_bad_input(root: Root) -> None:
         (UNET | {"dim": 2}, "has the option std, not dim"),
     ):
         with pytest.raises(UserError, match=message):
-            NETS.denoiser(SIZES, latent, root=place)
+            NETS.at(place).denoiser(SIZES, latent)
     with pytest.raises(UserError, match="sides that are multiples of 2"):
-        NETS.build(replace(SIZES, shape=(3, 5, 5)), place)
+        NETS.at(place).build(replace(SIZES, shape=(3, 5, 5)))
     with pytest.raises(UserError, match="17 levels"):
-        NETS.denoiser(SIZES, process={"name": "gaussian", "num_tokens": 16}, root=place)
+        NETS.at(place).denoiser(SIZES, process={"name": "gaussian", "num_tokens": 16})
     with pytest.raises(UserError, match="is of MaskGIT-pytorch v1"):
-        weights_of({"first_layer.0.weight": torch.ones(1)}, "x.pt", "tauldr")
+        weights_of({"first_layer.0.weight": torch.ones(1)}, "x.pt")
 
 
 @pytest.fixture
@@ -280,8 +280,8 @@ def test_hosts_model(models: Any, fix: bool) -> None:
 @pytest.mark.host
 def test_released_size(real_root: Root) -> None:
     with torch.device("meta"):
-        network = NETS.build(TauLDRSizes(RELEASED), real_root("tauldr"))
-    NETS.let_latent_in(network, UNET, TauLDRSizes(RELEASED))
+        network = NETS.at(real_root("tauldr")).build(TauLDRSizes(RELEASED))
+    let_latent_in(network, UNET)
     assert layout_of(network.state_dict()) == RELEASED
     assert len(network.state_dict()) == 384
     assert round(sum(p.numel() for p in network.parameters()) / 1e4) == 3907

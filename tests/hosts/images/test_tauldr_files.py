@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from di4c_plugin.checkpoints.content import read_content
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.tauldr import TauLDRNetworks
 
@@ -34,11 +35,11 @@ def saved(tmp_path: Path, state: dict[str, Any], averages: list[Tensor]) -> Path
 def test_averages_have_the_files_order(tmp_path: Path, prefix: str) -> None:
     state = {k.replace("net.", prefix, 1): v for k, v in RAW.items()}
     path = saved(tmp_path, state, [2 * v for v in RAW.values()])
-    weights = NETS.read(path)
+    weights = NETS.read(read_content(path))
     assert weights.tensors.keys() == {"temb_modules.0.weight", "b", "a"}
     assert weights.tensors["b"] == 4
     assert weights.tensors["a"] == 2
-    raw = NETS.read(path, ema=False)
+    raw = NETS.read(read_content(path), ema=False)
     assert raw.tensors["b"] == 2
     assert raw.latent is None
     assert raw.config == {}
@@ -49,15 +50,15 @@ def test_student_and_config(tmp_path: Path) -> None:
     path = saved(tmp_path, state, [])
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config_001.yaml").write_text("data:\n  S: 17\n")
-    weights = NETS.read(path)
+    weights = NETS.read(read_content(path))
     assert weights.latent == {"name": "unet"}
     assert weights.config == {"data": {"S": 17}}
     (tmp_path / "config" / "config_001.yaml").write_text("data: [\n")
     with pytest.raises(UserError, match="config_001.yaml is not readable: "):
-        NETS.read(path)
+        NETS.read(read_content(path))
 
 
 def test_averages_of_something_else(tmp_path: Path) -> None:
     path = saved(tmp_path, RAW, list(RAW.values())[:2])
     with pytest.raises(UserError, match="its 2 averages are not of its 3 weights"):
-        NETS.read(path)
+        NETS.read(read_content(path))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.checkpoints.weights import Weights
-from di4c_plugin.families.base import ImageNetworks
+from di4c_plugin.families.base import Family
 from tests.hosts.images import test_halton, test_maskgit, test_tauldr
 from tests.hosts.images.test_maskgit import randomised
 
@@ -26,7 +26,7 @@ class MaskGIT:
     """Of v1: nothing of it but what a sampler looks at."""
 
     def __init__(self, place: Path) -> None:
-        self.vit = randomised(test_maskgit.NETS.build(test_maskgit.SIZES, place)).train()
+        self.vit = randomised(test_maskgit.NETS.at(place).build(test_maskgit.SIZES)).train()
         self.codebook_size, self.patch_size = 7, 3
         self.ae, self.args = Decoder(), SimpleNamespace(mask_value=7, device="cpu")
 
@@ -38,7 +38,7 @@ class HaltonTrainer:
     """Of Halton-MaskGIT."""
 
     def __init__(self, place: Path) -> None:
-        self.vit = randomised(test_halton.NETS.build(test_halton.SIZES, place)).train()
+        self.vit = randomised(test_halton.NETS.at(place).build(test_halton.SIZES)).train()
         self.ae, self.autocast, self.input_size = Decoder(), nullcontext(), 3
         self.args = SimpleNamespace(
             mask_value=7, device="cpu", use_ema=False, vit_size="tiny", codebook_size=7
@@ -99,11 +99,11 @@ class GaussianModel(nn.Module):
         return self
 
 
-def student_of(nets: ImageNetworks[Any, Any], network: nn.Module, sizes: Any, place: Path) -> Model:
+def student_of(nets: Family[Any], network: nn.Module, sizes: Any, place: Path) -> Model:
     """A student of a network, whose latent matters."""
-    latent = {"name": "unet" if nets.host == "tauldr" else "token"}
+    latent = {"name": "unet" if nets.name == "tauldr" else "token"}
     weights = Weights(dict(network.state_dict()), None, {}, None, "a network", "")
-    denoiser = nets.student(weights, sizes, latent, root=place)
+    denoiser = nets.at(place).student(weights, sizes, latent)
     return Model(denoiser.eval(), sizes, latent, role="student")
 
 

@@ -5,11 +5,12 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion import Absorbing, DuoCosine, LogLinear, Process, Uniform
-from di4c_plugin.networks.attach import attach_latent, backbone_sizes
+from di4c_plugin.families.dit import backbone_sizes
+from di4c_plugin.networks.attach import attach_latent
 from di4c_plugin.networks.latent import AdaLNLatent
 from di4c_plugin.programs.text.denoiser import BackboneDenoiser
 from tests.networks import dit_reference
-from tests.networks.backbone import CONFIG, backbone, batch, state
+from tests.networks.backbone import CONFIG, backbone, batch, doors, state
 
 MASK = 6
 T = torch.tensor([0.01, 0.5, 1.0], dtype=torch.float64)
@@ -55,6 +56,7 @@ def test_the_head_turns_hidden_states_into_the_logits(autocast: bool) -> None:
     model, x_t = denoiser(), batch()[0]
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         hidden = model.hidden(x_t, T)
+        assert model.head is not None
         logits = model.head(hidden)
         assert hidden.shape == (3, 6, CONFIG.hidden_size)
         assert logits.dtype == torch.float32
@@ -70,7 +72,9 @@ def test_after_a_failure_the_head_works_again() -> None:
 
 def test_a_students_lambda_gets_through() -> None:
     network: Any = backbone()
-    attach_latent(network, AdaLNLatent(backbone_sizes(network, 6), std=0.3), mask=MASK)
+    attach_latent(
+        network, AdaLNLatent(backbone_sizes(network, 6), std=0.3), doors(network), mask=MASK
+    )
     model = BackboneDenoiser(network, MASKED, time_conditioned=False)
     assert model.latent_shape == (1,)
     assert denoiser().latent_shape is None
@@ -81,7 +85,9 @@ def test_a_students_lambda_gets_through() -> None:
 
 def test_a_student_that_starts_silent_is_the_teacher() -> None:
     network: Any = backbone()
-    attach_latent(network, AdaLNLatent(backbone_sizes(network, 6), std=0.0), mask=MASK)
+    attach_latent(
+        network, AdaLNLatent(backbone_sizes(network, 6), std=0.0), doors(network), mask=MASK
+    )
     model = BackboneDenoiser(network, MASKED, time_conditioned=True)
     assert torch.equal(model(batch()[0], T, latent=torch.rand(3, 1)), denoiser()(batch()[0], T))
 

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 import torch
 
-from di4c_plugin.checkpoints.model import new_model, student_of
 from di4c_plugin.errors import UserError
+from di4c_plugin.families import new_model, student_of
 from di4c_plugin.programs.text.plans import evaluation_plan, training_plan
 from tests.algorithms import tiny
 from tests.networks.backbone import state

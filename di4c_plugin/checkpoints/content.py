@@ -1,0 +1,76 @@
+"""What a file of weights holds, read once: its family and its model are told by this."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from di4c_plugin.checkpoints.description import read_description
+from di4c_plugin.checkpoints.model_file import read_safetensors
+from di4c_plugin.checkpoints.places import locate
+from di4c_plugin.checkpoints.torch_file import load_inert
+from di4c_plugin.errors import refusing
+
+# What DistributedDataParallel, FSDP, DeepSpeed and torch.compile put into names.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_forward_module")
+# Where programs keep the weights in what they pickle.
+ENTRIES = ("state_dict", "model_state_dict", "model")
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file.
+
+    Attributes:
+        path: of the file.
+        origin: what the user named.
+        entries: what is pickled in it; the tensors of other files.
+        config: what a config beside it says.
+        description: what it says of a model of ours, checked; None for any other file.
+    """
+
+    path: Path
+    origin: str
+    entries: Mapping[str, Any]
+    config: dict[str, Any]
+    description: dict[str, Any] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.path.stat().st_size
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """The state dict in a checkpoint, or the checkpoint itself, which may be one."""
+        for name in ENTRIES:
+            if isinstance(self.entries.get(name), Mapping):
+                found: Mapping[str, Any] = self.entries[name]
+                return found
+        return {str(key): value for key, value in self.entries.items()}
+
+
+def read_content(source: str | Path) -> Content:
+    """Read what `locate` finds, safetensors or pickled by torch; nothing in it is executed.
+
+    Raises:
+        UserError: if there is no such file, it cannot be read, or is damaged.
+    """
+    found = locate(source)
+    path = found.path
+    with refusing(f"{found.origin} cannot be read"):
+        if not _is_safetensors(path):
+            return Content(path, found.origin, load_inert(path, mmap=True), found.config)
+        text, tensors = read_safetensors(path)
+        description = None if text is None else read_description(text, str(path))
+        return Content(path, found.origin, tensors, found.config, description)
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+
+
+def bare(name: str) -> str:
+    """Return a weight's name without what wrappers have put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)

@@ -1,0 +1,13 @@
+"""Duo as a host: its program trains on text, and `algo=…` there distils its teachers."""
+
+from di4c_plugin.checkouts import host_named
+from di4c_plugin.families.dit import DiTNetworks, is_uniform
+from di4c_plugin.hosts.base import Host
+
+HOST = Host(
+    "duo",
+    DiTNetworks(),
+    program=host_named("duo"),
+    latent="token",
+    wrote=lambda weights: "algo" in weights.config or is_uniform(weights.config),
+)

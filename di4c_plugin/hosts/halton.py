@@ -1,0 +1,14 @@
+"""Halton-MaskGIT as a host; its weights tell the numbers of codes and classes."""
+
+from di4c_plugin.checkouts import host_named
+from di4c_plugin.families.halton import HaltonNetworks
+from di4c_plugin.hosts.base import Host
+from di4c_plugin.hosts.grid import KEPT, GridData
+
+HOST = Host(
+    "halton_maskgit",
+    HaltonNetworks(),
+    GridData,
+    program=host_named("halton_maskgit"),
+    kept=KEPT,
+)

@@ -1,0 +1,7 @@
+"""MDLM as a host: its program trains on text, and `algo=…` there distils its teachers."""
+
+from di4c_plugin.checkouts import host_named
+from di4c_plugin.families.dit import DiTNetworks
+from di4c_plugin.hosts.base import Host
+
+HOST = Host("mdlm", DiTNetworks(), program=host_named("mdlm"), latent="token")

@@ -1,0 +1,15 @@
+"""SDTT as a host: its program trains on text, and `algo=…` there distils its teachers."""
+
+from collections.abc import Mapping
+
+from di4c_plugin.checkouts import host_named
+from di4c_plugin.families.dit import DiTNetworks
+from di4c_plugin.hosts.base import Host
+
+HOST = Host(
+    "sdtt",
+    DiTNetworks(),
+    program=host_named("sdtt"),
+    latent="token",
+    wrote=lambda weights: isinstance(weights.config.get("parameterization"), Mapping),
+)
