@@ -17,11 +17,10 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.files import named_file
 from di4c_plugin.hosts import Host, host_for, load_source
 from di4c_plugin.hosts.start import check_start, start_networks
-from di4c_plugin.plugins import lookup, make, name_of
-from di4c_plugin.samplers.base import Step
+from di4c_plugin.plugins import make, name_of
+from di4c_plugin.samplers import Step, sampler_named, sampler_with
 from di4c_plugin.samplers.checks import check_labels, check_partners, usable
 from di4c_plugin.samplers.given import Given, conditioned, given_tokens
-from di4c_plugin.samplers.options import check_options
 
 if TYPE_CHECKING:
     from di4c_plugin.training import TrainingConfig
@@ -255,11 +254,11 @@ def sample(
     if not 0 <= seed < 2**63:
         raise UserError(f"seed must be in [0, 2^63), not {seed}")
     steps, sampler, options = as_method(model, steps, sampler, options)
-    draw, times = lookup("sampler", sampler), time_grid(steps)
+    times = time_grid(steps)
     check_labels(model, cond, n)
     if on_step is not None:
         options = options | {"callback": on_step}
-    check_options(draw, sampler, options)
+    draw = sampler_with(sampler, options)
     check_partners(model, options)
     given = given_tokens(prefix, known, n, model.network.positions, model.process)
     device = usable(device)
@@ -293,5 +292,5 @@ def as_method(
     steps = said.pop("steps", 8) if steps is None else steps
     own = said.pop("sampler", "ancestral")
     sampler = own if sampler is None else sampler
-    known = inspect.signature(lookup("sampler", sampler)).parameters
+    known = inspect.signature(sampler_named(sampler)).parameters
     return steps, sampler, {k: v for k, v in said.items() if k in known} | options

@@ -13,9 +13,8 @@ from di4c_plugin.checkpoints.torch_file import read_torch
 from di4c_plugin.diffusion import Process, time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser
-from di4c_plugin.plugins import lookup
+from di4c_plugin.samplers import sampler_named, sampler_with
 from di4c_plugin.samplers.given import conditioned, given_tokens
-from di4c_plugin.samplers.options import check_options
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,10 @@ def sampler_settings(config: Mapping[str, Any] | None) -> SamplerSettings:
     settings = SamplerSettings(values.pop("name", "ancestral"), **own, options=values)
     if settings.steps is not None and (type(settings.steps) is not int or settings.steps < 1):
         raise UserError(f"sampler.steps must be a whole number from 1, not {settings.steps!r}")
-    draw = lookup("sampler", settings.name)
     if settings.name == "hybrid" and settings.teacher is None:
         raise UserError("sampler=hybrid needs its teacher: add sampler.teacher=SOURCE")
-    check_options(
-        draw,
-        settings.name,
-        settings.options | ({} if settings.teacher is None else {"teacher": None}),
-    )
+    teacher = {} if settings.teacher is None else {"teacher": None}
+    sampler_with(settings.name, settings.options | teacher)
     return settings
 
 
@@ -111,8 +106,7 @@ def draw_samples(
     rows = slice(shape[0])
     if teacher is not None:
         options["teacher"] = conditioned(teacher, known, rows, device)
-    draw = lookup("sampler", settings.name)
-    return draw(
+    return sampler_named(settings.name)(
         conditioned(denoiser, known, rows, device),
         process.prior(shape, generator=generator, device=device),
         time_grid(settings.steps or steps, device=device),
