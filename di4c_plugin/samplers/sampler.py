@@ -136,7 +136,7 @@ class Sampler:
     def _reporting(self, callback: Callback) -> Callable[..., object]:
         """Return the callback that the function gets: it passes steps on, and nothing else."""
         if not takes(callback, None):
-            raise UserError("the callback takes no step: it is called as callback(Step)")
+            raise UserError("the callback must take a step, callback(Step), and nothing more")
 
         def report(*reported: object) -> object:
             if len(reported) != 1 or not isinstance(reported[0], Step):
@@ -196,9 +196,13 @@ def keywords(function: Callable[..., object]) -> dict[str, Parameter]:
 
 
 def takes(function: Callable[..., object], *args: object, **options: object) -> bool:
-    """Tell whether a function may be called so, perhaps with more; true where nobody can tell."""
+    """Tell whether a function may be called so; true where nobody can tell.
+
+    Keywords that it needs beside the given `options`, if there are some, are its own matter.
+    """
     try:
-        inspect.signature(function).bind_partial(*args, **options)
+        signature = inspect.signature(function)
+        (signature.bind_partial if options else signature.bind)(*args, **options)
     except TypeError:
         return False
     except ValueError:  # of some built-in functions

@@ -51,9 +51,7 @@ def test_guidance_is_the_guided_denoiser(process: Process) -> None:
     found = draw(ancestral, model, process, 3, cond=cond, guidance=3.0)
     assert torch.equal(found, draw(ancestral, guided, process, 3, cond=cond))
     assert not torch.equal(found, draw(ancestral, model, process, 3, cond=cond))
-    other = draw(
-        ancestral, model, process, 3, cond=cond, guidance=3.0, guidance_ramp="constant"
-    )
+    other = draw(ancestral, model, process, 3, cond=cond, guidance=3.0, guidance_ramp="constant")
     assert not torch.equal(found, other)
 
 
