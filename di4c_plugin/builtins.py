@@ -69,6 +69,14 @@ def di4c_teacher_sources() -> Mapping[str, object]:
 
 
 @hookimpl
+def di4c_programs() -> Mapping[str, object]:
+    """See `di4c_plugin.hookspecs`."""
+    from di4c_plugin.programs import halton_maskgit, maskgit, tauldr
+
+    return {p.PROGRAM.known.name: p.PROGRAM for p in (halton_maskgit, maskgit, tauldr)}
+
+
+@hookimpl
 def di4c_metrics() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
     from di4c_plugin.evaluation.fid import FID

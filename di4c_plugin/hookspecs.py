@@ -71,5 +71,17 @@ def di4c_metrics() -> Mapping[str, object]:
 
 
 @hookspec
+def di4c_programs() -> Mapping[str, object]:
+    """Programs of image hosts that `di4c run` enters, by the name of their host.
+
+    Those are `di4c_plugin.programs.images.program.Program`: how a checkout is told, and by module
+    what is done to it once it is imported. There a subclass of
+    `di4c_plugin.programs.images.sampler.HostSampler` takes the place of the host's own sampler, so
+    that `--sampler`, `--student` and `--sampler-option` work. The module that defines the program
+    imports nothing but the standard library: the program decides how torch starts.
+    """
+
+
+@hookspec
 def di4c_config_paths() -> Sequence[str]:
     """Hydra search paths, such as `pkg://my_package.configs`, that `di4c` appends to its own."""

@@ -32,7 +32,9 @@ def ancestral(
 ) -> Tensor:
     """x_s ~ p(x_s | x_t) from times[0] down, position by position.
 
-    Args, result and errors as of `Sampler.__call__`, and:
+    Arguments and result as of `Sampler.__call__`.
+
+    Options:
         last: the step to t = 0: "draw" from p_{0|t}, or its "argmax" (tauLDR); None: as any other.
         last_latents: of so many lambdas that step keeps the likeliest x_0 (Di4C on CIFAR-10).
 

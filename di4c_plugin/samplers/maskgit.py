@@ -30,7 +30,7 @@ def maskgit(
 ) -> Tensor:
     """Open the most confident tokens first; arguments and result as of `Sampler.__call__`.
 
-    Args:
+    Options:
         temperature: of the Gumbel noise in the first step; it falls linearly to 0 in the last.
 
     Raises:
@@ -62,7 +62,7 @@ def halton(
 ) -> Tensor:
     """Open tokens in the Halton order of the grid; arguments and result as of `Sampler.__call__`.
 
-    Args:
+    Options:
         grid: height and width; None: of the process, or a square.
         randomize: start each sample at a random place of the order and go round; an option of
             Halton-MaskGIT, off by default, on in its README.

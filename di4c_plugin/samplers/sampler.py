@@ -24,7 +24,7 @@ from di4c_plugin.samplers.guidance import guide
 
 Draw = Callable[..., Tensor]
 CONTRACT = "(denoiser, x, times, *, process, generator, cond=None, callback=None) -> x"
-GIVEN = {name: None for name in ("process", "generator", "cond", "callback")}
+GIVEN = dict.fromkeys(("process", "generator", "cond", "callback"))
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def tau_leaping(
 ) -> Tensor:
     r"""Carry x by leaps; a step to 0 is no leap. Arguments and result as of `Sampler.__call__`.
 
-    Args:
+    Options:
         process: `DiscretisedGaussian`, or another with `OrdinalRates`.
         last: the step to 0: the "argmax" of p_{0|t}, as tauLDR, or a "draw" from it.
         last_latents: of so many lambdas the step to 0 keeps the likeliest x_0.
