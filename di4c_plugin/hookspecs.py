@@ -37,7 +37,7 @@ def di4c_samplers() -> Mapping[str, object]:
 
     - `denoiser(x_t, t, cond=cond)` returns log p_{0|t}, (B, D, S), for times t (B,), float64. A
       student draws its λ in this call, so that a sampler need not; the user's `latents=` says how.
-      Classifier-free guidance (`guidance=`) is within it as well, and dropout and gradients are off.
+      Classifier-free guidance (`guidance=`) is within it too, and dropout and gradients are off.
     - `process` is a `di4c_plugin.diffusion.Process`; all randomness is from `generator`, which is
       on the device of x. `cond` are class labels (B,), or None.
     - `callback(Step(index, t, s, x))`, if it is not None, after each step from t to s, with index

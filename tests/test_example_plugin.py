@@ -2,10 +2,14 @@
 
 import importlib
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,3 +128,48 @@ def test_its_picture_is_drawn_on_the_command_line(run: Callable[..., str]) -> No
     student = "RUNS/student/student.safetensors"
     picture = run("sample", student, "--host", "two_bits", "--out", "RUNS/x.png")
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def program(
+    tmp_path: Path, example_plugin: str
+) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run the toy's own program by `di4c run`: it prints the share of unequal pairs."""
+    (tmp_path / "pairs.py").write_text("def sample(count, steps):\n    return [[0, 1]] * count\n")
+    (tmp_path / "main.py").write_text(
+        "import sys, pairs\nx = pairs.sample(4000, steps=2)\n"
+        "print(sum(a != b for a, b in x) / len(x), sys.argv[1:])\n"
+    )
+    path = os.pathsep.join([example_plugin, os.environ.get("PYTHONPATH", "")])
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "di4c_plugin.programs.launch", tmp_path / "main.py"]
+        environment = os.environ | {"PYTHONPATH": path}
+        return subprocess.run(
+            [*command, *arguments], capture_output=True, text=True, check=False, env=environment
+        )
+
+    return run
+
+
+def test_its_program_is_entered_by_the_door_of_ours(program: Callable[..., Any]) -> None:
+    assert program("-v").stdout == "1.0 ['-v']\n", "its own sampler"
+    done = program("-v", "--sampler", "confidence")
+    assert done.stdout == "0.0 ['-v']\n", done.stderr
+    assert "sampler confidence: the host's network, 2 steps, process absorbing" in done.stderr
+    done = program("--sampler=confidence", "--sampler-option", "steps=1")
+    assert float(done.stdout.split()[0]) == pytest.approx(0.5, abs=0.05)
+    done = program("--sampler", "confidense")
+    assert done.returncode == 2
+    assert "error: unknown sampler 'confidense' (did you mean 'confidence'?)" in done.stderr
+
+
+@pytest.mark.slow
+def test_its_program_takes_a_student(program: Callable[..., Any], run: Callable[..., str]) -> None:
+    student = run(
+        "sample", "RUNS/student/student.safetensors", "--host", "two_bits", "--out", "RUNS/x.npy"
+    )
+    done = program("--student", str(Path(student).parent / "student" / "student.safetensors"))
+    assert float(done.stdout.split()[0]) < 0.1, done.stderr
+    teacher = program("--student", str(Path(student).parent / "teacher" / "teacher.safetensors"))
+    assert "is a teacher, not a student" in teacher.stderr

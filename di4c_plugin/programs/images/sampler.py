@@ -5,6 +5,7 @@ schedule) as far as ours has them, and what the user says on top. The network is
 host has loaded, or a student of ours.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -81,6 +82,7 @@ class HostSampler(ABC):
     """
 
     host: ClassVar[str]
+    kind: ClassVar[str | None] = None  # of a student's network; None: as the host is called
 
     @abstractmethod
     def request(self, *args: Any, **kwargs: Any) -> Request:
@@ -125,7 +127,7 @@ class HostSampler(ABC):
         return int(self.steps or asked)
 
     def denoiser(self, network: Any) -> Any:
-        """Return the student on the device of the host's network, or that network.
+        """Return the student, or the host's network.
 
         Raises:
             UserError: if the student has other positions or states than the host.
@@ -142,7 +144,7 @@ class HostSampler(ABC):
                 f"the student has {found.process.num_states} states, and this program "
                 f"{network.process.num_states}"
             )
-        return found.to(device_of(network))
+        return found
 
     def run(self, request: Request) -> Trace:
         """Carry states from the prior to data and return the trace; its x is the sample.
@@ -153,15 +155,22 @@ class HostSampler(ABC):
         known = self.draw.__signature__.parameters
         options = {k: v for k, v in request.options.items() if k in known} | self.options
         self._announce(request, options)
-        trace = Trace(request.x, request.shown)
+        trace, device, console = (
+            Trace(request.x, request.shown),
+            request.x.device,
+            Console(stderr=True),
+        )
+
+        denoiser = self.denoiser(request.network)
+        if self.student is not None:
+            denoiser = denoiser.to(device)
 
         def traced(model: Denoiser) -> Traced:
             return Traced(model, trace, request.softmax, request.autocast)
 
         for name in MODELS:
             if options.get(name) is not None:
-                options[name] = traced(self._other(options[name], request.network))
-        device, console = request.x.device, Console(stderr=True)
+                options[name] = traced(self._other(options[name], request))
         hidden = not (request.verbose and console.is_terminal)
         with Progress(console=console, transient=True, disable=hidden) as bar:
             task = bar.add_task(self.name, total=request.steps)
@@ -171,7 +180,7 @@ class HostSampler(ABC):
                 bar.advance(task)
 
             trace.x = self.draw(
-                traced(self.denoiser(request.network)),
+                traced(denoiser),
                 request.x,
                 time_grid(request.steps, device=device),
                 process=request.process,
@@ -185,18 +194,19 @@ class HostSampler(ABC):
     def _check_student(self, student: Model) -> None:
         if not student.is_student:
             raise UserError(f"{self.origin} is a teacher, not a student: it has no latent")
-        if student.network.kind != self.host:
+        kind = self.kind or self.host
+        if student.network.kind != kind:
             raise UserError(
-                f"{self.origin} is a student of {student.network.kind!r}, not of {self.host!r}"
+                f"{self.origin} is a student of {student.network.kind!r}, not of {kind!r}"
             )
 
-    def _other(self, model: Any, network: Any) -> Denoiser:
-        """Return a further model of the sampler, on the device of the host's network."""
+    def _other(self, model: Any, request: Request) -> Denoiser:
+        """Return a further model of the sampler, on the device of the states."""
         if model == HOSTS_OWN:
-            return network  # type: ignore[no-any-return]
+            return request.network  # type: ignore[no-any-return]
         if not isinstance(model, Model):
             model = load(self.host, str(model), self.root)
-        return model.denoiser.to(device_of(network))
+        return model.denoiser.to(request.x.device)
 
     def _announce(self, request: Request, options: Mapping[str, Any]) -> None:
         config = request.process.config
@@ -210,7 +220,9 @@ class HostSampler(ABC):
 @lru_cache(maxsize=3)  # programs make their sampler anew for each call
 def load(host: str, source: str, root: Path | None) -> Model:
     """Return the model of a file of a host, or of ours; raises UserError."""
-    found: Model = lookup("host", host)(root=root and str(root)).load_teacher(source)
+    kind = lookup("host", host)
+    rooted = root is not None and "root" in inspect.signature(kind).parameters
+    found: Model = kind(**{"root": str(root)} if rooted else {}).load_teacher(source)
     return found
 
 
