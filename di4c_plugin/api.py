@@ -20,7 +20,7 @@ from di4c_plugin.hosts.start import check_start, start_networks
 from di4c_plugin.plugins import make, name_of
 from di4c_plugin.samplers import Step, sampler_named, sampler_with
 from di4c_plugin.samplers.checks import check_labels, check_partners, usable
-from di4c_plugin.samplers.given import Given, conditioned, given_tokens
+from di4c_plugin.samplers.known import Tokens, conditioned, known_tokens
 
 if TYPE_CHECKING:
     from di4c_plugin.training import TrainingConfig
@@ -217,8 +217,8 @@ def sample(
     seed: int = 0,
     sampler: str | None = None,
     cond: Tensor | None = None,
-    prefix: Given | None = None,
-    known: tuple[Given, Given] | None = None,
+    prefix: Tokens | None = None,
+    known: tuple[Tokens, Tokens] | None = None,
     batch_size: int = 250,
     device: str | torch.device = "cpu",
     on_batch: Callable[[int], None] | None = None,
@@ -260,7 +260,7 @@ def sample(
         options = options | {"callback": on_step}
     draw = sampler_with(sampler, options)
     check_partners(model, options)
-    given = given_tokens(prefix, known, n, model.network.positions, model.process)
+    given = known_tokens(prefix, known, n, model.network.positions, model.process)
     device = usable(device)
     models = {"": model} | {k: v for k, v in options.items() if isinstance(v, Model)}
     denoisers = {k: v.denoiser.to(device) for k, v in models.items()}

@@ -143,7 +143,8 @@ def program(
     path = os.pathsep.join([example_plugin, os.environ.get("PYTHONPATH", "")])
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "di4c_plugin.programs.launch", tmp_path / "main.py"]
+        script = str(tmp_path / "main.py")
+        command = [sys.executable, "-m", "di4c_plugin.programs.launch", script]
         environment = os.environ | {"PYTHONPATH": path}
         return subprocess.run(
             [*command, *arguments], capture_output=True, text=True, check=False, env=environment

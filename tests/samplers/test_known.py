@@ -10,7 +10,7 @@ from torch import Tensor
 from di4c_plugin.diffusion import Absorbing, Process, Uniform, time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.samplers import ancestral, hybrid
-from di4c_plugin.samplers.given import Known, known_prefix
+from di4c_plugin.samplers.known import Known, known_prefix
 from tests.enumeration import TableDenoiser, assert_drawn_from, product_law, rank, states
 
 D = 3

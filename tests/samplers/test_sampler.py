@@ -196,7 +196,7 @@ def test_mistakes_are_told() -> None:
     with pytest.raises(UserError, match="^teacher_steps=4 does not fit 3 steps"):
         draw(hybrid, table, process, 3, teacher=table, teacher_steps=4, last="draw")
     x, grid = states(3, D), time_grid(2, 0.5)
-    options = {"process": process, "generator": torch.Generator(), "last": "draw"}
+    options: dict[str, Any] = {"process": process, "generator": torch.Generator(), "last": "draw"}
     with pytest.raises(UserError, match="the grid ends at 0.5"):
         ancestral(table, x, grid, **options)
 

@@ -31,7 +31,7 @@ class Program:
     """A program without Hydra, registered by `di4c_programs` under the name of its host.
 
     Attributes:
-        known: how its checkout is told.
+        known: how its checkout is recognised.
         patches: `(root, flags) -> {module: patch}`: each patch gets the host's module once that is
             imported. `flags` is None where the user asks for no sampler of ours.
         own_samplers: values of a --sampler of its own, and which of our samplers does the same:
@@ -55,10 +55,10 @@ def take_flags(
     sampler, student = (
         values[-1] if values else None for values in (found[SAMPLER], found[STUDENT])
     )
-    ours = student is not None or bool(found[OPTION])
-    if not ours and (sampler is None or sampler in own_samplers):
+    asked = student is not None or bool(found[OPTION])
+    if not asked and (sampler is None or sampler in own_samplers):
         return list(arguments), None
-    if sampler in own_samplers:
+    if sampler is not None and sampler in own_samplers:
         rest += [SAMPLER, sampler]
         sampler = own_samplers[sampler]
     options = dict(pair_of(text, OPTION) for text in found[OPTION])

@@ -203,7 +203,7 @@ class HostSampler(ABC):
     def _other(self, model: Any, request: Request) -> Denoiser:
         """Return a further model of the sampler, on the device of the states."""
         if model == HOSTS_OWN:
-            return request.network  # type: ignore[no-any-return]
+            return request.network
         if not isinstance(model, Model):
             model = load(self.host, str(model), self.root)
         return model.denoiser.to(request.x.device)

@@ -81,10 +81,10 @@ def half_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 def install(vit: ModuleType, flags: SamplerFlags, root: Path) -> None:
     """Put our sampler into the module `Trainer.vit`; raises UserError as `MaskGITSampler`."""
-    ours = MaskGITSampler(flags.sampler, flags.student, flags.options, root)
+    sampler = MaskGITSampler(flags.sampler, flags.student, flags.options, root)
 
     def sample(self: Any, *args: Any, **kwargs: Any) -> Result:
-        drawn: Result = ours(self, *args, **kwargs)
+        drawn: Result = sampler(self, *args, **kwargs)
         return drawn
 
     vit.MaskGIT.sample = sample

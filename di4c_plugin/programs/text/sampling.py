@@ -14,7 +14,7 @@ from di4c_plugin.diffusion import Process, time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.samplers import sampler_named, sampler_with
-from di4c_plugin.samplers.given import conditioned, given_tokens
+from di4c_plugin.samplers.known import conditioned, known_tokens
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def given_by(
     """Return the tokens that samples of `shape` (n, D) are conditioned on and where they are.
 
     Raises:
-        UserError: as `given_tokens`, and for a file that cannot be read.
+        UserError: as `known_tokens`, and for a file that cannot be read.
     """
     prefix, known = None, None
     if settings.prefix is not None:
@@ -71,7 +71,7 @@ def given_by(
     if settings.known is not None:
         ids = read_ids(Path(settings.known))
         known = (ids.clamp(min=0), ids >= 0)
-    return given_tokens(prefix, known, *shape, process)
+    return known_tokens(prefix, known, *shape, process)
 
 
 def read_ids(path: Path) -> Tensor:

@@ -19,12 +19,12 @@ from di4c_plugin.diffusion.absorbing import point_mass
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser
 
-Given = Tensor | Sequence[Any]
+Tokens = Tensor | Sequence[Any]
 
 
-def given_tokens(
-    prefix: Given | None,
-    known: tuple[Given, Given] | None,
+def known_tokens(
+    prefix: Tokens | None,
+    known: tuple[Tokens, Tokens] | None,
     n: int,
     positions: int,
     process: Process,
@@ -55,7 +55,7 @@ def given_tokens(
     return x_0, where
 
 
-def _spread(tokens: Given, mask: Given, positions: int) -> tuple[Tensor, Tensor]:
+def _spread(tokens: Tokens, mask: Tokens, positions: int) -> tuple[Tensor, Tensor]:
     """Return tokens and mask with as many rows, the only row of one repeated for the other."""
     x_0, where = _tokens(tokens), _tensor(mask).bool()
     if where.ndim not in (1, 2):
@@ -69,14 +69,14 @@ def _spread(tokens: Given, mask: Given, positions: int) -> tuple[Tensor, Tensor]
     return x_0.expand(rows, -1), where.expand(rows, -1)
 
 
-def _tokens(given: Given) -> Tensor:
+def _tokens(given: Tokens) -> Tensor:
     tokens = _tensor(given)
     if tokens.ndim not in (1, 2) or tokens.is_floating_point() or not tokens.numel():
         raise UserError(f"given tokens must be whole numbers (P,) or (n, P), not {given!r:.60}")
     return tokens.long()
 
 
-def _tensor(given: Given) -> Tensor:
+def _tensor(given: Tokens) -> Tensor:
     try:
         return torch.as_tensor(given)
     except (TypeError, ValueError) as error:
