@@ -17,12 +17,16 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
+from di4c_plugin import plugins
 from di4c_plugin.algorithms.base import Batch, Update
-from di4c_plugin.diffusion import time_grid
+from di4c_plugin.diffusion import Absorbing, time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
-from di4c_plugin.plugins import GROUP, PluginManager
+from di4c_plugin.plugins import BUILTINS, GROUP, PluginManager
+from di4c_plugin.programs.text.sampling import draw_samples, sampler_settings
 from tests.conftest import Run
+from tests.enumeration import TableDenoiser, assert_drawn_from, product_law, rank
+from tests.test_configs import HOSTS, in_host
 
 
 @pytest.fixture
@@ -87,6 +91,19 @@ def test_its_configs_are_found(manager: PluginManager) -> None:
         path = f"hydra.searchpath={manager.config_paths()}"
         config = compose(overrides=[path, "+algo=marginal", "+host=two_bits"])
     assert (config.algo.name, config.host.name) == ("marginal", "two_bits")
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_its_sampler_draws_from_a_student_in_a_host(
+    manager: PluginManager, host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = metadata.entry_points(group=GROUP, name="di4c_example")
+    every = PluginManager([BUILTINS, *example])
+    monkeypatch.setattr(plugins, "get_manager", lambda: every)
+    settings = sampler_settings(in_host(tmp_path, host, "sampler=confidence")["sampler"])
+    student, generator = TableDenoiser(Absorbing(2), 2, 3), torch.Generator().manual_seed(0)
+    x = draw_samples(settings, student, student.process, (20_000, 2), 1, generator=generator)
+    assert_drawn_from(rank(x, 2), product_law(student.table(1.0)[:, -1]).mean(0))
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +184,11 @@ def test_its_program_is_entered_by_the_door_of_ours(program: Callable[..., Any])
 
 @pytest.mark.slow
 def test_its_program_takes_a_student(program: Callable[..., Any], run: Callable[..., str]) -> None:
-    student = run(
-        "sample", "RUNS/student/student.safetensors", "--host", "two_bits", "--out", "RUNS/x.npy"
+    out = Path(run("sample", "RUNS/student/student.safetensors", "--n", "1", "--out", "RUNS/x.npy"))
+    student, teacher = (
+        out.parent / name / f"{name}.safetensors" for name in ("student", "teacher")
     )
-    done = program("--student", str(Path(student).parent / "student" / "student.safetensors"))
+    done = program("--sampler", "confidence", "--student", str(student))
     assert float(done.stdout.split()[0]) < 0.1, done.stderr
-    teacher = program("--student", str(Path(student).parent / "teacher" / "teacher.safetensors"))
-    assert "is a teacher, not a student" in teacher.stderr
+    done = program("--student", str(teacher))
+    assert "is a teacher, not a student" in done.stderr
