@@ -9,6 +9,7 @@ from typing import Any
 
 from di4c_plugin.checkpoints.description import check_process, sizes_of
 from di4c_plugin.checkpoints.model import Model, fitting, network_config, role_of
+from di4c_plugin.checkpoints.vocabulary import entry_of
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks import DiTConfig
@@ -28,10 +29,11 @@ def model_of(weights: Weights) -> Model:
     """
     info = {"origin": weights.origin, "fingerprint": weights.fingerprint}
     info |= {key: weights.notes[key] for key in ("teacher", "run") if key in weights.notes}
-    info |= weights.notes.get("info", {})
+    process = process_of(weights)
+    info |= weights.notes.get("info", {}) | entry_of(weights.vocabulary(process))
     return fitting(
         network_of(weights),
-        process_of(weights),
+        process,
         weights.latent,
         weights.tensors,
         weights.origin,
