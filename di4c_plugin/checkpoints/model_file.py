@@ -51,6 +51,12 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return read_description(text, str(path)), weights
 
 
+def is_safetensors(path: Path) -> bool:
+    """Tell by its first bytes whether a file is one of safetensors, whatever its name."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
 def read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
     """Return the text of our description, None without one, and the tensors of a file.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.checkpoints.description import check_parts, read_description
-from di4c_plugin.checkpoints.model_file import read_safetensors
+from di4c_plugin.checkpoints.model_file import is_safetensors, read_safetensors
 from di4c_plugin.checkpoints.naming import backbone_tensors, with_averages
 from di4c_plugin.checkpoints.places import Source, locate
 from di4c_plugin.checkpoints.storages import check_total
@@ -101,7 +101,7 @@ def read_located(source: Source, *, ema: bool = True) -> Weights:
     """Read the weights of a file that was found; errors as for `read_weights`."""
     path = source.path
     with refusing(f"{source.origin} cannot be read"):
-        if _is_safetensors(path):
+        if is_safetensors(path):
             found = _read_safetensors(path)
         else:
             found = _read_torch(path, ema, source.origin)
@@ -111,11 +111,6 @@ def read_located(source: Source, *, ema: bool = True) -> Weights:
             name = source.origin if named is None else named.name
             found.tokenizer = tokenizer_beside(path, name) or named
         return _finish(found, source.origin, path.stat().st_size)
-
-
-def _is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
 
 
 def _read_safetensors(path: Path) -> _Found:
