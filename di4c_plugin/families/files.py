@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from di4c_plugin.checkouts import HOSTS
-from di4c_plugin.checkpoints.model_file import is_safetensors, read_safetensors
+from di4c_plugin.checkpoints.model_file import is_safetensors, names_in, read_safetensors
 from di4c_plugin.checkpoints.storages import check_total
 from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.checkpoints.weights import Weights, fingerprint
@@ -45,7 +45,7 @@ def state_in(path: str | Path) -> Any:
     Raises:
         UserError: if there is no such file, or it cannot be read.
     """
-    if Path(path).is_file() and is_safetensors(Path(path)):
+    if is_safetensors(Path(path)):
         return read_safetensors(Path(path))[1]
     content = load_inert(path, mmap=True)
     return next((content[k] for k in STATES if isinstance(content.get(k), Mapping)), content)
@@ -73,7 +73,8 @@ def weights_of(state: Any, origin: str, host: str, *, size: int | None = None) -
 def kind_of(path: str | Path) -> str | None:
     """Return the host whose network a checkpoint holds; None for none of these."""
     try:
-        state = state_in(path)
+        safe = is_safetensors(Path(path))
+        state = names_in(Path(path)) if safe else state_in(path)
     except UserError:
         return None  # who reads it as something else says what is wrong
     names = {bare(str(name)).removeprefix("net.") for name in state}
