@@ -17,11 +17,10 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.files import named_file
 from di4c_plugin.hosts import Host, OpenHost, host_for, load_source
 from di4c_plugin.hosts.start import check_start, start_networks
-from di4c_plugin.plugins import lookup, make
-from di4c_plugin.samplers.base import Step
+from di4c_plugin.plugins import make
+from di4c_plugin.samplers import Step, sampler_named, sampler_with
 from di4c_plugin.samplers.checks import check_labels, check_partners, usable
-from di4c_plugin.samplers.given import Given, conditioned, given_tokens
-from di4c_plugin.samplers.options import check_options
+from di4c_plugin.samplers.known import Tokens, conditioned, known_tokens
 
 if TYPE_CHECKING:
     from di4c_plugin.training import TrainingConfig
@@ -204,8 +203,8 @@ def sample(
     seed: int = 0,
     sampler: str | None = None,
     cond: Tensor | None = None,
-    prefix: Given | None = None,
-    known: tuple[Given, Given] | None = None,
+    prefix: Tokens | None = None,
+    known: tuple[Tokens, Tokens] | None = None,
     batch_size: int = 250,
     device: str | torch.device = "cpu",
     on_batch: Callable[[int], None] | None = None,
@@ -241,13 +240,13 @@ def sample(
     if not 0 <= seed < 2**63:
         raise UserError(f"seed must be in [0, 2^63), not {seed}")
     steps, sampler, options = as_method(model, steps, sampler, options)
-    draw, times = lookup("sampler", sampler), time_grid(steps)
+    times = time_grid(steps)
     check_labels(model, cond, n)
     if on_step is not None:
         options = options | {"callback": on_step}
-    check_options(draw, sampler, options)
+    draw = sampler_with(sampler, options)
     check_partners(model, options)
-    given = given_tokens(prefix, known, n, model.network.positions, model.process)
+    given = known_tokens(prefix, known, n, model.network.positions, model.process)
     device = usable(device)
     models = {"": model} | {k: v for k, v in options.items() if isinstance(v, Model)}
     denoisers = {k: v.denoiser.to(device) for k, v in models.items()}
@@ -279,5 +278,5 @@ def as_method(
     steps = said.pop("steps", 8) if steps is None else steps
     own = said.pop("sampler", "ancestral")
     sampler = own if sampler is None else sampler
-    known = inspect.signature(lookup("sampler", sampler)).parameters
+    known = inspect.signature(sampler_named(sampler)).parameters
     return steps, sampler, {k: v for k, v in said.items() if k in known} | options

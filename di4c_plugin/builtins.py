@@ -4,7 +4,6 @@ Imports stay inside the hooks: asking for a sampler loads no host.
 """
 
 from collections.abc import Mapping
-from functools import partial
 
 from di4c_plugin.hookspecs import hookimpl
 
@@ -31,17 +30,16 @@ def di4c_algorithms() -> Mapping[str, object]:
 @hookimpl
 def di4c_samplers() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
-    from di4c_plugin.samplers import ancestral, halton, hybrid, maskgit, steered, tau_leaping
+    from di4c_plugin.samplers import ancestral, halton, hybrid, maskgit, tau_leaping
 
     # Di4C's sampler is ancestral sampling with λ anew at every step; the analytic sampler of SEDD
     # and MDLM has, for masked diffusion, the law of the ancestral one.
-    step_by_step = steered(ancestral)
     return {
-        "ancestral": step_by_step,
-        "analytic": step_by_step,
-        "di4c": steered(partial(ancestral, latents="fresh")),
+        "ancestral": ancestral,
+        "analytic": ancestral,
+        "di4c": ancestral.having(latents="fresh"),
         "halton": halton,
-        "hybrid": steered(hybrid),
+        "hybrid": hybrid,
         "maskgit": maskgit,
         "tau_leaping": tau_leaping,
     }
@@ -62,6 +60,14 @@ def di4c_teacher_sources() -> Mapping[str, object]:
     from di4c_plugin.hosts.sources import load_file
 
     return {"builtin": load_builtin, "file": load_file}
+
+
+@hookimpl
+def di4c_programs() -> Mapping[str, object]:
+    """See `di4c_plugin.hookspecs`."""
+    from di4c_plugin.programs import halton_maskgit, maskgit, tauldr
+
+    return {p.PROGRAM.known.name: p.PROGRAM for p in (halton_maskgit, maskgit, tauldr)}
 
 
 @hookimpl

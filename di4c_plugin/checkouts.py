@@ -8,7 +8,7 @@ that it is the one we test with, where nobody but the folder itself says so, by 
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -172,17 +172,11 @@ def host_of_configs(path: str) -> Program | None:
     return next((host for host in HOSTS if host.has_configs_at(folder)), None)
 
 
-def host_of_script(script: str | Path) -> Program | None:
-    """Return the host that the program `script` belongs to."""
+def find(script: str | Path, hosts: Iterable[Program] = HOSTS) -> Found | None:
+    """Return the checkout, of one of these hosts, that the program `script` belongs to."""
     folder = Path(script).resolve().parent
-    return next((host for host in HOSTS if host.root_of_program(folder)), None)
-
-
-def find(script: str | Path) -> Found | None:
-    """Return the checkout that the program `script` belongs to."""
-    host = host_of_script(script)
-    root = host.root_of_program(Path(script).resolve().parent) if host else None
-    return Found(host, root, commit_of(root)) if host and root else None
+    roots = ((host, host.root_of_program(folder)) for host in hosts)
+    return next((Found(host, root, commit_of(root)) for host, root in roots if root), None)
 
 
 def commit_of(root: Path) -> str | None:

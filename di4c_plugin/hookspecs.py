@@ -35,7 +35,22 @@ def di4c_algorithms() -> Mapping[str, object]:
 
 @hookspec
 def di4c_samplers() -> Mapping[str, object]:
-    """Samplers: `(denoiser, x, times, *, process, generator, cond=None, callback=None) -> x`."""
+    """Samplers: `(denoiser, x, times, *, process, generator, cond=None, callback=None) -> x`.
+
+    It carries states x, (B, D), int64, from times[0] to times[-1], (steps + 1,), decreasing:
+
+    - `denoiser(x_t, t, cond=cond)` returns log p_{0|t}, (B, D, S), for times t (B,), float64. A
+      student draws its λ in this call, so that a sampler need not; the user's `latents=` says how.
+      Classifier-free guidance (`guidance=`) is within it too, and dropout and gradients are off.
+    - `process` is a `di4c_plugin.diffusion.Process`; all randomness is from `generator`, which is
+      on the device of x. `cond` are class labels (B,), or None.
+    - `callback(Step(index, t, s, x))`, if it is not None, after each step from t to s, with index
+      0, 1, ... and x (B, D) at s; `di4c_plugin.samplers.walk` does that.
+    - Further keyword arguments are options: `sampler.NAME=` in a host, `--option NAME=` in `di4c`.
+      One named `teacher` is a model, treated as `denoiser` is. A sampler that has `latents` or
+      `guidance` itself is given what the user says there, and calls the model with `latent=`.
+    - Mistakes of the user raise `di4c_plugin.errors.UserError`.
+    """
 
 
 @hookspec
@@ -56,6 +71,18 @@ def di4c_metrics() -> Mapping[str, object]:
     """Functions (samples, data) -> float on tokens, lower is better; or metrics of pictures.
 
     Those are subclasses of `di4c_plugin.evaluation.picture_metric.PictureMetric`.
+    """
+
+
+@hookspec
+def di4c_programs() -> Mapping[str, object]:
+    """Programs of image hosts that `di4c run` enters, by the name of their host.
+
+    Those are `di4c_plugin.programs.images.program.ScriptProgram`: how a checkout is told, and by module
+    what is done to it once it is imported. There a subclass of
+    `di4c_plugin.programs.images.sampler.HostSampler` takes the place of the host's own sampler, so
+    that `--sampler`, `--student` and `--sampler-option` work. The module that defines the program
+    imports nothing but the standard library: the program decides how torch starts.
     """
 
 

@@ -28,6 +28,7 @@ KINDS = {
     "latent": "di4c_latents",
     "teacher source": "di4c_teacher_sources",
     "metric": "di4c_metrics",
+    "program": "di4c_programs",
 }
 
 

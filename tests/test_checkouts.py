@@ -26,7 +26,7 @@ def test_a_host_is_known_by_its_marks_and_not_by_its_name(
     for mark in host.marks:
         text = (root / mark).read_text()
         (root / mark).unlink()
-        assert all(detect.host_of_script(root / p) is None for p in (host.script, *host.others))
+        assert all(detect.find(root / p) is None for p in (host.script, *host.others))
         (root / mark).write_text(text)
 
 
@@ -48,7 +48,7 @@ def test_other_folders_of_a_host_are_not_its_configs(host: Program, make_host: M
     root = make_host(host.name)
     for folder in (root, root / "models", root / "None", root / str(host.configs) / "algo"):
         assert detect.host_of_configs(str(folder)) is None
-    assert detect.host_of_script(root / "tools" / "main.py") is None
+    assert detect.find(root / "tools" / "main.py") is None
 
 
 def test_hosts_without_hydra_have_no_configs(make_host: MakeHost) -> None:
@@ -61,8 +61,9 @@ def test_hosts_without_hydra_have_no_configs(make_host: MakeHost) -> None:
 
 def test_the_two_generations_of_maskgit_are_told_apart(make_host: MakeHost) -> None:
     for name in ("maskgit", "halton_maskgit"):
-        found = detect.host_of_script(make_host(name) / "main.py")
-        assert found == detect.host_named(name)
+        found = detect.find(make_host(name) / "main.py")
+        assert found is not None
+        assert found.host == detect.host_named(name)
 
 
 @pytest.mark.parametrize("path", ["", "/", ".", "pkg://hydra.conf", "structured://", "configs"])

@@ -2,10 +2,14 @@
 
 import importlib
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +17,16 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
+from di4c_plugin import plugins
 from di4c_plugin.algorithms.base import Batch, Update
-from di4c_plugin.diffusion import time_grid
+from di4c_plugin.diffusion import Absorbing, time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
-from di4c_plugin.plugins import GROUP, PluginManager
+from di4c_plugin.plugins import BUILTINS, GROUP, PluginManager
+from di4c_plugin.programs.text.sampling import draw_samples, sampler_settings
 from tests.conftest import Run
+from tests.enumeration import TableDenoiser, assert_drawn_from, product_law, rank
+from tests.test_configs import HOSTS, in_host
 
 
 @pytest.fixture
@@ -85,6 +93,19 @@ def test_its_configs_are_found(manager: PluginManager) -> None:
     assert (config.algo.name, config.host.name) == ("marginal", "two_bits")
 
 
+@pytest.mark.parametrize("host", HOSTS)
+def test_its_sampler_draws_from_a_student_in_a_host(
+    manager: PluginManager, host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = metadata.entry_points(group=GROUP, name="di4c_example")
+    every = PluginManager([BUILTINS, *example])
+    monkeypatch.setattr(plugins, "get_manager", lambda: every)
+    settings = sampler_settings(in_host(tmp_path, host, "sampler=confidence")["sampler"])
+    student, generator = TableDenoiser(Absorbing(2), 2, 3), torch.Generator().manual_seed(0)
+    x = draw_samples(settings, student, student.process, (20_000, 2), 1, generator=generator)
+    assert_drawn_from(rank(x, 2), product_law(student.table(1.0)[:, -1]).mean(0))
+
+
 @pytest.fixture(scope="module")
 def run(
     di4c: Run, example_plugin: str, tmp_path_factory: pytest.TempPathFactory
@@ -124,3 +145,50 @@ def test_its_picture_is_drawn_on_the_command_line(run: Callable[..., str]) -> No
     student = "RUNS/student/student.safetensors"
     picture = run("sample", student, "--host", "two_bits", "--out", "RUNS/x.png")
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def program(
+    tmp_path: Path, example_plugin: str
+) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run the toy's own program by `di4c run`: it prints the share of unequal pairs."""
+    (tmp_path / "pairs.py").write_text("def sample(count, steps):\n    return [[0, 1]] * count\n")
+    (tmp_path / "main.py").write_text(
+        "import sys, pairs\nx = pairs.sample(4000, steps=2)\n"
+        "print(sum(a != b for a, b in x) / len(x), sys.argv[1:])\n"
+    )
+    path = os.pathsep.join([example_plugin, os.environ.get("PYTHONPATH", "")])
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        script = str(tmp_path / "main.py")
+        command = [sys.executable, "-m", "di4c_plugin.programs.launch", script]
+        environment = os.environ | {"PYTHONPATH": path}
+        return subprocess.run(
+            [*command, *arguments], capture_output=True, text=True, check=False, env=environment
+        )
+
+    return run
+
+
+def test_its_program_is_entered_by_the_door_of_ours(program: Callable[..., Any]) -> None:
+    assert program("-v").stdout == "1.0 ['-v']\n", "its own sampler"
+    done = program("-v", "--sampler", "confidence")
+    assert done.stdout == "0.0 ['-v']\n", done.stderr
+    assert "sampler confidence: the host's network, 2 steps, process absorbing" in done.stderr
+    done = program("--sampler=confidence", "--sampler-option", "steps=1")
+    assert float(done.stdout.split()[0]) == pytest.approx(0.5, abs=0.05)
+    done = program("--sampler", "confidense")
+    assert done.returncode == 2
+    assert "error: unknown sampler 'confidense' (did you mean 'confidence'?)" in done.stderr
+
+
+@pytest.mark.slow
+def test_its_program_takes_a_student(program: Callable[..., Any], run: Callable[..., str]) -> None:
+    out = Path(run("sample", "RUNS/student/student.safetensors", "--n", "1", "--out", "RUNS/x.npy"))
+    student, teacher = (
+        out.parent / name / f"{name}.safetensors" for name in ("student", "teacher")
+    )
+    done = program("--sampler", "confidence", "--student", str(student))
+    assert float(done.stdout.split()[0]) < 0.1, done.stderr
+    done = program("--student", str(teacher))
+    assert "is a teacher, not a student" in done.stderr

@@ -25,6 +25,7 @@ from di4c_plugin.networks.dit import DiTConfig
 from di4c_plugin.plugins import GROUP, PluginManager, get_manager, lookup
 from di4c_plugin.programs.tauldr import training as registered
 from di4c_plugin.programs.text.settings import distillation
+from di4c_plugin.samplers import sampler_named
 from di4c_plugin.training import TrainingConfig, make_algorithm
 from di4c_plugin.training.compose import compose_config
 from di4c_plugin.training.recipes import Recipe, recipe
@@ -291,7 +292,7 @@ def test_a_file_of_a_latent_is_its_class(name: str) -> None:
 def test_a_file_of_a_sampler_is_its_function(name: str, tmp_path: Path) -> None:
     config = in_host(tmp_path, "mdlm", f"sampler={name}")["sampler"]
     given = ("denoiser", "x", "times", "process", "generator", "cond", "callback")
-    expected = defaults_of(lookup("sampler", name), *given, "guidance_teacher")
+    expected = defaults_of(sampler_named(name), *given, "guidance_teacher")
     if name == "hybrid":  # which of both has no default in the function
         expected |= {"teacher": None, "teacher_steps": 1}
     hosts_own = {"steps": None, "prefix": None, "known": None}

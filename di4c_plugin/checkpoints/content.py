@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from di4c_plugin.checkpoints.description import read_description
-from di4c_plugin.checkpoints.model_file import read_safetensors
+from di4c_plugin.checkpoints.model_file import is_safetensors, read_safetensors
 from di4c_plugin.checkpoints.places import locate
 from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import refusing
@@ -59,16 +59,11 @@ def read_content(source: str | Path) -> Content:
     found = locate(source)
     path = found.path
     with refusing(f"{found.origin} cannot be read"):
-        if not _is_safetensors(path):
+        if not (path.suffix == ".safetensors" or is_safetensors(path)):
             return Content(path, found.origin, load_inert(path, mmap=True), found.config)
         text, tensors = read_safetensors(path)
         description = None if text is None else read_description(text, str(path))
         return Content(path, found.origin, tensors, found.config, description)
-
-
-def _is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
 def bare(name: str) -> str:

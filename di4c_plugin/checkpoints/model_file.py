@@ -36,6 +36,15 @@ def write_file(
         temporary.write_bytes(save(whole, metadata={ENTRY: json.dumps(description)}))
 
 
+def is_safetensors(path: Path) -> bool:
+    """Tell by its first bytes whether a file is one of safetensors, whatever its name."""
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError:  # who reads it as something else says what is wrong
+        return False
+
+
 def read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
     """Return the text of our description, None without one, and the tensors of a file.
 
@@ -48,6 +57,15 @@ def read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
             return (file.metadata() or {}).get(ENTRY), weights
     except Exception as error:  # of another language's reader, for any kind of damage
         raise UserError(f"{path} is not a readable safetensors file: {reason(error)}") from error
+
+
+def names_in(path: Path) -> list[str]:
+    """Return the names of the tensors in a file of safetensors; [] for a damaged one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except Exception:  # as in `read_safetensors`; who reads them tells
+        return []
 
 
 def described_in(path: Path) -> str | None:

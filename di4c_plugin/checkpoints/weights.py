@@ -5,7 +5,6 @@ out as the hosts' DIT has them.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,16 @@ from di4c_plugin.checkpoints.content import Content, read_content
 from di4c_plugin.checkpoints.description import check_parts
 from di4c_plugin.checkpoints.naming import backbone_tensors, with_averages
 from di4c_plugin.checkpoints.storages import check_total
-from di4c_plugin.checkpoints.stubs import Inert, plain
+from di4c_plugin.checkpoints.stubs import plain
+from di4c_plugin.checkpoints.vocabulary import (
+    Tokenizer,
+    Vocabulary,
+    configured_tokenizer,
+    mask_index,
+    pickled_tokenizer,
+    tokenizer_beside,
+    vocabulary_in,
+)
 from di4c_plugin.errors import refusing
 
 OFFICIAL = "latent_projection."  # of the released students of Di4C
@@ -36,7 +44,8 @@ class Weights:
         process: the forward process, where the source says it in our words.
         origin: what the user named, with the commit for the hub.
         fingerprint: sha256 over names, shapes, types and values.
-        notes: what else our own checkpoints say: teacher, round, sizes of the network.
+        notes: what else our own checkpoints say: teacher, round, sizes of the network, vocabulary.
+        tokenizer: that of the training, where something beside our own notes says it.
     """
 
     tensors: dict[str, Tensor]
@@ -46,6 +55,18 @@ class Weights:
     origin: str
     fingerprint: str
     notes: dict[str, Any] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+
+    def vocabulary(self, process: Mapping[str, Any]) -> Vocabulary | None:
+        """Return the tokens of the model, which has this process; None where nothing says them.
+
+        Raises:
+            UserError: if the file's own note of it is damaged.
+        """
+        for notes in (self.notes, self.notes.get("info", {})):
+            if (said := vocabulary_in(notes, self.origin)) is not None:
+                return said
+        return None if self.tokenizer is None else self.tokenizer.vocabulary(process)
 
 
 def read_weights(source: str | Path, *, ema: bool = True) -> Weights:
@@ -72,6 +93,7 @@ def weights_in(content: Content, *, ema: bool = True) -> Weights:
         if averages is not None:
             state = with_averages(state, averages, notes.get("ema_names"), origin)
         config = host_config(entries.get("hyper_parameters")) or content.config
+        tokenizer = _tokenizer(content, config)
         tensors = backbone_tensors(state, origin)
         check_total(tensors, content.size, origin)
         # Clones: a memory-mapped file may be rewritten while the model is in use.
@@ -80,8 +102,20 @@ def weights_in(content: Content, *, ema: bool = True) -> Weights:
         described = notes or config.get("di4c", {})
         notes = check_parts(described if isinstance(described, Mapping) else {}, origin)
         latent = notes.get("latent") or official_latent(tensors)
-        process = notes.get("process")
-        return Weights(tensors, latent, config, process, origin, fingerprint(tensors), notes)
+        process, digest = notes.get("process"), fingerprint(tensors)
+        return Weights(tensors, latent, config, process, origin, digest, notes, tokenizer)
+
+
+def _tokenizer(content: Content, config: dict[str, Any]) -> Tokenizer | None:
+    """Return the tokenizer that is pickled with the weights, lies beside them, or is named."""
+    parameters = content.entries.get("hyper_parameters")
+    own = parameters.get("tokenizer") if isinstance(parameters, Mapping) else None
+    found = pickled_tokenizer(own)
+    if found is not None and found.ids:
+        return found
+    named = configured_tokenizer(config) or found
+    name = content.origin if named is None else named.name
+    return tokenizer_beside(content.path, name) or named
 
 
 def official_latent(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
@@ -117,34 +151,6 @@ def host_config(parameters: Any) -> dict[str, Any]:
     config = config if isinstance(config, dict) else {}
     mask = mask_index(parameters.get("tokenizer"))
     return config if mask is None else config | {"mask_index": mask}
-
-
-def mask_index(tokenizer: Any) -> int | None:
-    """Return the id of the mask token that a stub of a transformers tokenizer recorded."""
-    if not isinstance(tokenizer, Inert):
-        return None
-    special = tokenizer.get("_special_tokens_map")
-    token = special.get("mask_token") if isinstance(special, Mapping) else None
-    token = tokenizer.get("_mask_token") if token is None else token
-    token = token.get("content") if isinstance(token, Inert) else token
-    index = _vocabulary(tokenizer).get(token) if isinstance(token, str) else None
-    return index if isinstance(index, int) else None
-
-
-def _vocabulary(tokenizer: Inert) -> dict[str, Any]:
-    """Return ids by token from the forms a tokenizer takes: fast ones, or MDLM's text8."""
-    simple = tokenizer.get("_vocab_str_to_int")
-    if isinstance(simple, dict):
-        return simple
-    fast = tokenizer.get("_tokenizer")
-    raw = fast.state if isinstance(fast, Inert) else None
-    try:
-        described = json.loads(raw) if isinstance(raw, bytes | str) else {}
-    except ValueError:
-        described = {}
-    added = {entry["content"]: entry["id"] for entry in described.get("added_tokens", [])}
-    vocabulary = described.get("model", {}).get("vocab")
-    return (vocabulary if isinstance(vocabulary, dict) else {}) | added
 
 
 def _inherited(state: Mapping[str, Any]) -> dict[str, Any]:

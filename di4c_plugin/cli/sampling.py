@@ -5,7 +5,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.programs.images.swap_flags import pair_of
+from di4c_plugin.programs.images.program import pair_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

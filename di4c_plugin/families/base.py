@@ -23,6 +23,7 @@ from di4c_plugin.checkpoints.model import (
     load_weights,
     role_of,
 )
+from di4c_plugin.checkpoints.vocabulary import entry_of
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Process, build_process
 from di4c_plugin.errors import UserError, quoted, refusing
@@ -158,7 +159,7 @@ class Family(ABC, Generic[Sizes]):
             info |= {key: notes[key] for key in ("teacher", "run") if key in notes}
         role = role_of({"role": notes.get("role"), "latent": weights.latent})
         sampling = dict(notes.get("sampling") or {})
-        info |= dict(notes.get("info") or {})
+        info |= dict(notes.get("info") or {}) | entry_of(weights.vocabulary(described))
         return Model(denoiser, sizes, weights.latent, info, role, sampling, self)  # type: ignore[arg-type]
 
     def new(

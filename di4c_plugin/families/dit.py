@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from di4c_plugin.announce import announce_once
 from di4c_plugin.checkpoints.content import Content
 from di4c_plugin.checkpoints.description import check_process, sizes_of
-from di4c_plugin.checkpoints.weights import Weights, weights_in
+from di4c_plugin.checkpoints.weights import OFFICIAL, Weights, weights_in
 from di4c_plugin.diffusion import Absorbing, Process, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.base import Family
@@ -22,10 +23,14 @@ from di4c_plugin.networks.dit import DOORS
 from di4c_plugin.networks.latent import KnownSizes
 
 # Duo's names for uniform-state diffusion, and the model_type of its hub repositories.
-UNIFORM = ("duo", "duo_base", "distillation", "ot-finetune")
+UNIFORM = ("duo", "duo_base", "distillation", "ot-finetune", "rectification")  # the last: ReDi's
 # What predicts no clean tokens.
 NO_TEACHER = {"ar": "an autoregressive model", "sedd": "SEDD (a score)", "score": "SEDD (a score)"}
 EPS = 1e-3  # of the log-linear noise in all three hosts
+# Tokens, width and blocks of the students that Di4C's authors released, which say nothing; and what
+# their weights do not tell.
+RELEASED = (50258, 768, 12)
+OF_RELEASED = {"length": 1024, "n_heads": 12}
 
 
 class DiTNetworks(Family[DiTConfig]):
@@ -186,12 +191,22 @@ def _heads(weights: Weights, hidden: int) -> int:
 def _number(weights: Weights, *names: str) -> int:
     values = [said(weights.config, name) for name in names]
     found = next((value for value in values if isinstance(value, int)), None)
+    if found is None and is_released(weights):
+        announce_once(f"{weights.origin} is taken for a released student of Di4C: {OF_RELEASED}")
+        found = OF_RELEASED[names[0]]
     if found is None:
         raise UserError(
             f"{weights.origin} does not say its {names[0]}: put a config.json beside the weights "
             '(as on the hub: {"model_length": ..., "n_heads": ...})'
         )
     return found
+
+
+def is_released(weights: Weights) -> bool:
+    """Whether a file without a description has the layout of the released students."""
+    blocks = sum(name.endswith(".attn_qkv.weight") for name in weights.tensors)
+    student = any(name.startswith(OFFICIAL) for name in weights.tensors)
+    return student and not weights.notes and (*_embedding(weights), blocks) == RELEASED
 
 
 def said(config: Mapping[str, Any], name: str, *, default: Any = None) -> Any:

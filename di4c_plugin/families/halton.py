@@ -5,14 +5,14 @@ A latent by `token` is appended behind the registers; by `adaln` it scales and s
 normalised before the class does. It may enter late.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any, ClassVar
 
 from torch import nn
 
-from di4c_plugin.checkpoints.weights import Weights
-from di4c_plugin.diffusion import Process
+from di4c_plugin.checkpoints.content import Content
+from di4c_plugin.checkpoints.weights import Weights, fingerprint
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.grid import GridNetworks, GridSizes, given
 from di4c_plugin.families.importing import host_module
@@ -22,6 +22,7 @@ from di4c_plugin.networks.doors import Names
 
 # By width and depth, the heads of the host's --vit-size tiny ... xlarge: no weight tells them.
 HEADS = {(384, 6): 6, (512, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16}
+TIED = ("tok_emb.weight", "head.weight")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,15 @@ class HaltonNetworks(GridNetworks[HaltonSizes]):
         "last": "last_norm",
         "head": "head",
     }
+
+    def weights_in(self, content: Content, *, ema: bool = True) -> Weights:
+        """See `Family.weights_in`; of the tied weights files of safetensors may have but one."""
+        weights = super().weights_in(content, ema=ema)
+        tied = [weights.tensors[name] for name in TIED if name in weights.tensors]
+        if len(tied) != 1:
+            return weights
+        tensors = weights.tensors | dict.fromkeys(TIED, tied[0])
+        return replace(weights, tensors=tensors, fingerprint=fingerprint(tensors))
 
     def sizes(self, weights: Weights, **said: Any) -> HaltonSizes:
         """See `Family.sizes`."""

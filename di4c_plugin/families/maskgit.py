@@ -5,7 +5,7 @@ each position's own, so that there is no head in the sense of `HiddenDenoiser` (
 about a thousand codes). A latent by `token` is the official Di4C's layout: behind the class token.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any, ClassVar
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from di4c_plugin.checkpoints.weights import Weights
+from di4c_plugin.announce import announce_once
+from di4c_plugin.checkpoints.weights import Weights, fingerprint
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.grid import GridDenoiser, GridNetworks, GridSizes, given
@@ -24,6 +25,8 @@ from di4c_plugin.networks.doors import Names
 # By width and depth, the heads of the host's --vit-size base, big, huge: no weight tells them.
 HEADS = {(768, 24): 16, (1024, 32): 16, (1024, 48): 16}
 CLASSES = 1000  # the host makes no other
+# What ReDi (Yoo et al. 2025) adds: weights of its loss, and of positions that start at random.
+REDI = ("reweight", "rand_token")
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,16 @@ class MaskGITNetworks(GridNetworks[MaskGITSizes]):
         "output": "last_layer",
         "norms": ("transformer.layers.*.*.norm", "last_layer.0"),
     }
+
+    def weights_in(self, content: Content, *, ema: bool = True) -> Weights:
+        """See `Family.weights_in`; parts that only ReDi's training and start use are left out."""
+        weights = super().weights_in(content, ema=ema)
+        kept = {k: v for k, v in weights.tensors.items() if not k.startswith(REDI)}
+        if len(kept) == len(weights.tensors):
+            return weights
+        parts = " and ".join(REDI)
+        announce_once(f"{weights.origin} is of ReDi: its {parts} are left out, all starts masked")
+        return replace(weights, tensors=kept, fingerprint=fingerprint(kept))
 
     def sizes(self, weights: Weights, **said: Any) -> MaskGITSizes:
         """See `Family.sizes` and `count`."""

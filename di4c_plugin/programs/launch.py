@@ -4,7 +4,7 @@ The program becomes `__main__` and finds its folder, its arguments and Hydra's c
 Python had started it. Only `__main__.__spec__` names this module: with it Lightning starts the
 further processes of a run (lightning/fabric/strategies/launchers/subprocess_script.py), so that
 they come through here too; what they should run is told by an environment variable. Flags of ours
-among the arguments (`images.swap_flags`) are taken out, and put our sampler in. Standard
+among the arguments (`images.program`) are taken out, and put our sampler in. Standard
 library only at module level.
 """
 
@@ -18,9 +18,10 @@ from types import ModuleType
 from di4c_plugin import checkouts as detect
 from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
+from di4c_plugin.plugins import lookup, names_of
 from di4c_plugin.programs import shims
-from di4c_plugin.programs.images import swap_install
-from di4c_plugin.programs.images.swap_flags import take_flags
+from di4c_plugin.programs.images.program import refuse_flags, take_flags
+from di4c_plugin.programs.shims.after_import import after_import
 
 SCRIPT = "DI4C_HOST_SCRIPT"  # the program that processes started by Lightning run
 MODULE = "di4c_plugin.programs.launch"
@@ -39,10 +40,16 @@ def launch(script: str, arguments: Sequence[str]) -> None:
         SystemExit: when the program ends so.
     """
     found = _found(script)
-    arguments, flags = take_flags(found.host, arguments)
+    patches = {}
+    if found.host.configs is not None:
+        refuse_flags(found.host.name, arguments)
+    else:
+        program = lookup("program", found.host.name)
+        arguments, flags = take_flags(arguments, program.own_samplers)
+        patches = program.patches(found.root, flags)
     done = shims.install(found)
-    if found.host.configs is None:
-        swap_install.install(found.host.name, found.root, flags)
+    for module, patch in patches.items():
+        after_import(module, patch)
     if found.warning:
         announce_once(f"warning: {found.warning}")
     announce_once(f"{found.title}: {'; '.join(done) or 'no shims needed'}")
@@ -53,9 +60,11 @@ def launch(script: str, arguments: Sequence[str]) -> None:
 def _found(script: str) -> detect.Found:
     if not Path(script).is_file():
         raise UserError(f"no such program: {script}")
-    found = detect.find(script)
+    registered = [lookup("program", name).known for name in names_of("program")]
+    hosts = [*detect.HOSTS, *(host for host in registered if host not in detect.HOSTS)]
+    found = detect.find(script, hosts)
     if found is None:
-        names = ", ".join(host.name for host in detect.HOSTS)
+        names = ", ".join(host.name for host in hosts)
         raise UserError(f"{script} is not a program of a known host ({names}); see di4c doctor")
     return found
 

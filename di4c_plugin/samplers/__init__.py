@@ -1,23 +1,26 @@
-"""Samplers: pure functions from noise to data."""
+"""Samplers, from noise to data: each file is a paper's algorithm, `Sampler` what all of them share.
 
-from di4c_plugin.samplers.ancestral import ancestral
-from di4c_plugin.samplers.base import Callback, Step
+A sampler of one's own is a function of `hookspecs.di4c_samplers`; `walk` is the loop of ours.
+"""
+
+from di4c_plugin.samplers.ancestral import ancestral, hybrid
+from di4c_plugin.samplers.base import Callback, Step, walk
 from di4c_plugin.samplers.guidance import Guided
-from di4c_plugin.samplers.hybrid import hybrid
-from di4c_plugin.samplers.last_step import denoise
 from di4c_plugin.samplers.maskgit import halton, maskgit
-from di4c_plugin.samplers.steered import steered
+from di4c_plugin.samplers.sampler import Sampler, sampler_named, sampler_with
 from di4c_plugin.samplers.tau_leaping import tau_leaping
 
 __all__ = [
     "Callback",
     "Guided",
+    "Sampler",
     "Step",
     "ancestral",
-    "denoise",
     "halton",
     "hybrid",
     "maskgit",
-    "steered",
+    "sampler_named",
+    "sampler_with",
     "tau_leaping",
+    "walk",
 ]

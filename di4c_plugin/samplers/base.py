@@ -1,4 +1,4 @@
-"""What samplers share: where lambda comes from, inference mode, the report of a step."""
+"""What samplers share: the walk along a grid and its report, where lambda comes from, eval mode."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,62 +26,74 @@ class Step:
     x: Tensor
 
 
-Callback = Callable[[Step], None]
+Callback = Callable[[Step], object]
+# (index, x_t, t, s) -> x_s for states (B, D) and times (B,), float64.
+Rule = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
-def check_policy(policy: object) -> None:
-    """Refuse what is no policy of `LatentSource`; raises UserError listing those that exist."""
-    if policy not in LATENT_POLICIES:
-        known = ", ".join(LATENT_POLICIES)
-        raise UserError(f"unknown latent policy {policy!r}; there are {known}")
+def walk(rule: Rule, x: Tensor, times: Tensor, callback: Callback | None = None) -> Tensor:
+    """Carry x (B, D) from times[0] to times[-1], one interval of the grid after the other."""
+    for index, (t, s) in enumerate(pairwise(times.tolist())):
+        x = rule(index, x, batch_time(t, x), batch_time(s, x))
+        if callback is not None:
+            callback(Step(index, t, s, x))
+    return x
 
 
-class LatentSource:
-    """One lambda for each sample and step, or None for a product model.
+def batch_time(t: float, x: Tensor) -> Tensor:
+    """Return t for each example of x, shape (B,), float64."""
+    return torch.full((x.shape[0],), t, dtype=torch.float64, device=x.device)
 
-    Policies: `fixed` keeps one lambda for all steps of a sample, `fresh` draws anew at every step
+
+class WithLatent(nn.Module):
+    """A student that draws lambda itself in each call that gives it none.
+
+    Policies: `fixed` keeps one lambda for all calls of a sample, `fresh` draws anew at every call
     (the sampler of Di4C, arXiv 2410.08709), `stratified` draws anew with the batch spread evenly
     over [0, 1). With `fresh` a step draws from the mixture p_{s|t} itself, whatever came before;
     with `fixed` the steps of a sample agree on the mode that its first step chose.
     """
 
-    def __init__(self, denoiser: Denoiser, policy: str, batch: int, generator: torch.Generator):
-        check_policy(policy)
-        self.shape: tuple[int, ...] | None = getattr(denoiser, "latent_shape", None)
-        self.policy, self.batch, self.generator = policy, batch, generator
+    def __init__(self, student: Denoiser, policy: str, generator: torch.Generator) -> None:
+        super().__init__()
+        self.student, self.policy, self.generator = student, policy, generator
+        self.latent_shape: tuple[int, ...] = student.latent_shape  # type: ignore[attr-defined]
         self._kept: Tensor | None = None
 
-    @classmethod
-    def of(
-        cls,
-        denoiser: Denoiser,
-        latents: "str | LatentSource",
-        batch: int,
-        generator: torch.Generator,
-    ) -> "LatentSource":
-        """Return the source of a policy, or the one given: for a run in two parts."""
-        if isinstance(latents, LatentSource):
-            return latents
-        return cls(denoiser, latents, batch, generator)
+    def forward(
+        self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
+    ) -> Tensor:
+        """See `Denoiser.__call__`."""
+        if latent is None:
+            if self._kept is None or self.policy != "fixed":
+                self._kept = self.another(len(x_t))
+            latent = self._kept
+        return self.student(x_t, t, cond=cond, latent=latent)
 
-    def __call__(self) -> Tensor | None:
-        """Return lambda for the coming step, shape (B, *latent_shape)."""
-        if self._kept is None or self.policy != "fixed":
-            self._kept = self.another()
-        return self._kept
-
-    def another(self) -> Tensor | None:
-        """Return one more lambda, whatever the policy keeps."""
-        if self.shape is None:
-            return None
+    def another(self, batch: int) -> Tensor:
+        """Return one more lambda for each example, whatever the policy keeps."""
         return draw_latents(
-            self.shape,
-            self.batch,
+            self.latent_shape,
+            batch,
             1,
             generator=self.generator,
             device=self.generator.device,
             stratified=self.policy == "stratified",
         ).squeeze(1)
+
+
+def with_latent(denoiser: Denoiser, policy: str, generator: torch.Generator) -> Denoiser:
+    """Return a student that draws its lambda, and a product model as it is.
+
+    Raises:
+        UserError: for an unknown policy.
+    """
+    if policy not in LATENT_POLICIES:
+        known = ", ".join(LATENT_POLICIES)
+        raise UserError(f"unknown latent policy {policy!r}; there are {known}")
+    if getattr(denoiser, "latent_shape", None) is None:
+        return denoiser
+    return WithLatent(denoiser, policy, generator)
 
 
 @contextmanager
@@ -97,14 +109,3 @@ def inference(*denoisers: Denoiser) -> Iterator[None]:
     finally:
         for part, training in flags:
             part.training = training
-
-
-def intervals(times: Tensor) -> Iterator[tuple[int, float, float]]:
-    """Yield (index, t, s) for each step of a decreasing time grid."""
-    for index, (t, s) in enumerate(pairwise(times.tolist())):
-        yield index, t, s
-
-
-def batch_time(t: float, x: Tensor) -> Tensor:
-    """Return t for each example of x, shape (B,), float64."""
-    return torch.full((x.shape[0],), t, dtype=torch.float64, device=x.device)

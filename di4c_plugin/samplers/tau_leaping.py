@@ -19,17 +19,10 @@ from di4c_plugin.diffusion import Process
 from di4c_plugin.diffusion.process import columns
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser
-from di4c_plugin.samplers.base import (
-    LATENTS,
-    Callback,
-    LatentSource,
-    Step,
-    batch_time,
-    inference,
-    intervals,
-)
-from di4c_plugin.samplers.guidance import guide
-from di4c_plugin.samplers.last_step import ending_at, likeliest
+from di4c_plugin.samplers.base import Callback, walk
+from di4c_plugin.samplers.grids import ending_at
+from di4c_plugin.samplers.last_step import likeliest
+from di4c_plugin.samplers.sampler import sampler
 
 # What q_{t|0} rules out and a network does not must not make infinite rates. tauLDR adds its
 # eps_ratio of this size to all; a floor leaves the others exact.
@@ -51,6 +44,12 @@ class OrdinalRates(Protocol):
         ...
 
 
+def leaping(times: Tensor, positions: int, process: Process, *, min_time: float = 0.01) -> Tensor:
+    """Return `ending_at`, of a grid that ends at 0."""
+    return ending_at(times, positions, process, min_time=min_time if times[-1] == 0 else 0)
+
+
+@sampler(grid=leaping)
 def tau_leaping(
     denoiser: Denoiser,
     x: Tensor,
@@ -59,41 +58,23 @@ def tau_leaping(
     process: Process,
     generator: torch.Generator,
     cond: Tensor | None = None,
-    latents: str | LatentSource = LATENTS,
-    min_time: float = 0.01,
     last: str = "argmax",
     last_latents: int = 1,
     corrector_steps: int = 0,
     corrector_size: float = 1.5,
     corrector_entry: float = 0.1,
-    guidance: float = 0.0,
-    guidance_ramp: str = "linear",
-    guidance_teacher: Denoiser | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    r"""Carry x, shape (B, D), from times[0] to times[-1] by leaps; a step to 0 is no leap.
+    r"""Carry x by leaps; a step to 0 is no leap. Arguments and result as of `Sampler.__call__`.
 
-    Args:
-        denoiser: teacher or student.
-        x: states at times[0].
-        times: decreasing, (steps + 1,).
+    Options:
         process: `DiscretisedGaussian`, or another with `OrdinalRates`.
-        generator: on the device of x.
-        cond: class labels (B,), or None.
-        latents: how a student's lambda is drawn, see `LatentSource`; each call counts as a step.
-        min_time: where the step to 0 starts, see `ending_at`.
         last: the step to 0: the "argmax" of p_{0|t}, as tauLDR, or a "draw" from it.
         last_latents: of so many lambdas the step to 0 keeps the likeliest x_0.
         corrector_steps: corrector leaps, with one network call each, after each leap.
         corrector_size: their length, in lengths of the leap.
         corrector_entry: correctors follow the leaps that start at or below this time.
-        guidance: weight of classifier-free guidance, see `Guided`.
-        guidance_ramp: "linear" or "constant" over the steps.
-        guidance_teacher: the model that predicts without a class; None: the denoiser itself.
         callback: called after each step, its correctors included.
-
-    Returns:
-        x at times[-1], shape (B, D), int64.
 
     Raises:
         UserError: for a process without rates, values out of range, and unknown choices.
@@ -104,27 +85,20 @@ def tau_leaping(
             f"corrector_steps must be at least 0 and corrector_size positive, "
             f"not {corrector_steps} and {corrector_size}"
         )
-    times = ending_at(times, min_time if times[-1] == 0 else 0)
-    denoiser = guide(denoiser, times, guidance, guidance_ramp, guidance_teacher)
-    draw = LatentSource.of(denoiser, latents, x.shape[0], generator)
 
-    def prediction(time: Tensor) -> Tensor:
-        return denoiser(x, time, cond=cond, latent=draw())
+    def rule(index: int, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        if times[index + 1] == 0:
+            return likeliest(denoiser, x, t, last_latents, generator, cond, last)
+        length = rates.elapsed(t) - rates.elapsed(s)
+        backwards = reverse_rates(rates, denoiser(x, t, cond=cond), x, t)
+        x = leap(x, length, backwards, generator)
+        for _ in range(corrector_steps if times[index] <= corrector_entry else 0):
+            backwards = reverse_rates(rates, denoiser(x, s, cond=cond), x, s)
+            both = backwards + forward_rates(rates, x)
+            x = leap(x, corrector_size * length, both, generator)
+        return x
 
-    with inference(denoiser):
-        for index, t, s in intervals(times):
-            now, then = batch_time(t, x), batch_time(s, x)
-            if s == 0:
-                x = likeliest(denoiser, x, now, draw, last_latents, generator, cond, last)
-            else:
-                length = rates.elapsed(now) - rates.elapsed(then)
-                x = leap(x, length, reverse_rates(rates, prediction(now), x, now), generator)
-                for _ in range(corrector_steps if t <= corrector_entry else 0):
-                    both = reverse_rates(rates, prediction(then), x, then) + forward_rates(rates, x)
-                    x = leap(x, corrector_size * length, both, generator)
-            if callback is not None:
-                callback(Step(index, t, s, x))
-    return x
+    return walk(rule, x, times, callback)
 
 
 def reverse_rates(process: OrdinalRates, log_p_0: Tensor, x: Tensor, t: Tensor) -> Tensor:

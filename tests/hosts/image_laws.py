@@ -84,7 +84,7 @@ def maskgit(root: Path) -> None:
     """`MaskGIT.sample` of v1."""
     packages.provide("maskgit")
     sys.path.insert(0, str(root))
-    from di4c_plugin.programs.images import MaskGITSampler
+    from di4c_plugin.programs.maskgit.sampler import MaskGITSampler
 
     vit = importlib.import_module("Trainer.vit")
     sizes = {"hidden_dim": 16, "depth": 1, "heads": 2, "mlp_dim": 16, "nclass": CLASSES}
@@ -114,7 +114,7 @@ def halton(root: Path) -> None:
     and 3 steps both are the same.
     """
     sys.path.insert(0, str(root))
-    from di4c_plugin.programs.images import ConfidenceSampler, HaltonSampler
+    from di4c_plugin.programs.halton_maskgit.sampler import ConfidenceSampler, HaltonSampler
 
     kind = importlib.import_module("Network.transformer").Transformer
     sizes = {"hidden_dim": 16, "depth": 1, "heads": 2, "mlp_dim": 16, "nclass": CLASSES}

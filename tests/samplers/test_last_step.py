@@ -1,4 +1,4 @@
-"""The last step: exact laws of `denoise`, and of the likeliest among several lambdas."""
+"""The last step: exact laws of one draw, and of the likeliest among several lambdas."""
 
 from itertools import product
 from typing import Any
@@ -9,7 +9,9 @@ from torch import Tensor
 
 from di4c_plugin.diffusion import Absorbing, Uniform, time_grid
 from di4c_plugin.errors import UserError
-from di4c_plugin.samplers import ancestral, denoise
+from di4c_plugin.samplers import ancestral
+from di4c_plugin.samplers.base import with_latent
+from di4c_plugin.samplers.last_step import likeliest
 from tests.enumeration import TableDenoiser, assert_drawn_from, product_law, rank, states
 
 D, S, N, DRAWS = 2, 2, 3, 30_000
@@ -20,6 +22,21 @@ PROCESS = Uniform(S)
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+def denoise(
+    model: Any,
+    x_t: Tensor,
+    t: Tensor,
+    *,
+    generator: torch.Generator,
+    latents: str = "fixed",
+    last_latents: int = 1,
+    mode: str = "argmax",
+) -> Tensor:
+    """x_0 from x_t in one step."""
+    drawing = with_latent(model, latents, generator)
+    return likeliest(drawing, x_t, t, last_latents, generator, mode=mode)
 
 
 def start(row: int, n: int = DRAWS) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,6 @@ from torch import Tensor
 from di4c_plugin.diffusion import Absorbing, DiscretisedGaussian, Uniform, time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.samplers import Step, tau_leaping
-from di4c_plugin.samplers.last_step import denoise
 from di4c_plugin.samplers.tau_leaping import forward_rates, leap, reverse_rates
 from tests.enumeration import TableDenoiser, assert_drawn_from, rank, states, total_variation
 
@@ -145,14 +144,14 @@ def test_correctors_bring_few_steps_closer() -> None:
     assert corrected < 0.6 * plain
 
 
-def test_the_last_step_is_that_of_denoise() -> None:
+def test_the_last_step_is_the_argmax_at_the_end_of_the_leaps() -> None:
     x, generator = start(500)
     one = tau_leaping(Bayes(), x, time_grid(4), process=PROCESS, generator=generator, min_time=0.3)
     x, generator = start(500)
     times = torch.tensor([1.0, 0.3 + 0.7 * 2 / 3, 0.3 + 0.7 / 3, 0.3], dtype=torch.float64)
     x = tau_leaping(Bayes(), x, times, process=PROCESS, generator=generator)
     t = torch.full((500,), 0.3, dtype=torch.float64)
-    assert torch.equal(one, denoise(Bayes(), x, t, generator=generator))
+    assert torch.equal(one, Bayes()(x, t).argmax(-1))
 
 
 def test_one_step_is_a_draw_from_the_prediction() -> None:

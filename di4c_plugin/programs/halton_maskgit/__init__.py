@@ -3,12 +3,12 @@
 Nothing but the standard library is imported before the host itself is.
 """
 
-from functools import cache
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from di4c_plugin.programs.images.swap_flags import Flags
+from di4c_plugin.checkouts import host_named
+from di4c_plugin.programs.images.program import SamplerFlags, ScriptProgram
 from di4c_plugin.programs.shims.after_import import Patch
 
 SAMPLERS = {
@@ -17,24 +17,18 @@ SAMPLERS = {
 }
 
 
-def patches(root: Path, flags: Flags | None) -> dict[str, Patch]:
-    """Return by module what is done to it: nothing without flags."""
-    if flags is None:
-        return {}
-    asked = flags
+def patches(root: Path, flags: SamplerFlags | None) -> dict[str, Patch]:
+    """See `ScriptProgram.patches`: nothing without flags."""
 
-    @cache  # the student is loaded once
-    def ours() -> Any:
-        from di4c_plugin.programs.images.swap import Ours
+    def patch(name: str, module: ModuleType) -> None:
+        from di4c_plugin.programs.halton_maskgit import sampler
 
-        return Ours(asked, "halton_maskgit", root)
+        assert flags is not None
+        sampler.install(module, name, flags, root)
 
-    def patch_of(name: str) -> Patch:
-        def patch(module: ModuleType) -> None:
-            from di4c_plugin.programs.halton_maskgit import sampler
+    return {} if flags is None else {k: partial(patch, name) for k, name in SAMPLERS.items()}
 
-            sampler.install(module, name, asked, ours())
 
-        return patch
-
-    return {module: patch_of(name) for module, name in SAMPLERS.items()}
+PROGRAM = ScriptProgram(
+    host_named("halton_maskgit"), patches, {"halton": "halton", "confidence": "maskgit"}
+)

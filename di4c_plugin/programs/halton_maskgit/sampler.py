@@ -9,8 +9,7 @@ ConfidenceSampler draws anew, in every step, what it has opened before, ours kee
 draw the mask, which the host's may, nor from the top k only.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,92 +21,71 @@ from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.grid import GridDenoiser
 from di4c_plugin.families.halton import HaltonNetworks
-from di4c_plugin.programs.images.swap import Ours
-from di4c_plugin.programs.images.swap_flags import Flags
-from di4c_plugin.programs.images.swap_grid import Asked, Codes, draw_codes, noise_of
-from di4c_plugin.programs.images.swap_twin import Twins, tensors_of
+from di4c_plugin.programs.images.codes import CodeSampler, Result, confidence_options
+from di4c_plugin.programs.images.program import SamplerFlags
+from di4c_plugin.programs.images.sampler import Request
+from di4c_plugin.programs.images.shared import tensors_of
+from di4c_plugin.programs.images.trace import Trace
 
-HOST = "halton_maskgit"
 
+class TrainerSampler(CodeSampler):
+    """What both samplers do; they set these attributes.
 
-class GridSampler(ABC):
-    """What both samplers do.
-
-    Args:
-        sampler: one of ours.
+    Attributes:
         step: network calls a sample.
-        host_options: options of our samplers by the host's flags.
+        flags: options of our samplers, by the host's flags.
         schedule: the host's word.
         softmax: factor of the logits in each step.
-        student: a model or a path; None: the trainer's network.
-        options: of the sampler, in the place of the host's flags; `steps` too.
-        root: the host's checkout; None: see `importing.checkout`.
-
-    Raises:
-        UserError: as `Ours`.
     """
 
-    def __init__(
-        self,
-        sampler: str,
-        step: int,
-        host_options: Mapping[str, Any],
-        *,
-        schedule: str,
-        student: Model | str | None,
-        options: Mapping[str, Any] | None,
-        root: Path | None,
-    ) -> None:
-        self.ours = Ours.of(sampler, student, options, HOST, root)
-        self.step = self.ours.steps_of(step)
-        self.host_options, self.schedule = host_options, schedule
-        self.twins = Twins(HaltonNetworks(), root)
-
-    @abstractmethod
-    def softmax(self) -> list[float]:
-        """Return the factor of the logits in each step."""
-
-    @abstractmethod
-    def masks(self, drawn: Codes) -> list[Tensor]:
-        """Return what the host's sampler returns of each step beside the codes, (n, h, w)."""
+    host, networks = "halton_maskgit", HaltonNetworks()
+    step: int
+    flags: Mapping[str, Any]
+    schedule: str
+    softmax: Sequence[float]
 
     def __str__(self) -> str:
         """Name the sampler; the host prints it with its results."""
-        return f"Scheduler: di4c {self.ours.name}, Steps: {self.step}, of {self.ours.origin}"
+        return f"Scheduler: di4c {self.name}, Steps: {self.step}, of {self.origin}"
 
-    def __call__(
+    def request(
         self,
         trainer: Any,
         init_code: Tensor | None = None,
         nb_sample: int = 50,
         labels: Tensor | None = None,
         verbose: bool = True,
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Return pictures (n, 3, H, W) in [-1, 1], and for each step codes and masks (n, h, w).
-
-        Raises:
-            UserError: as `draw_codes`.
-        """
-        asked = Asked(
+    ) -> Request:
+        """See `HostSampler.request`."""
+        return self.over_codes(
+            trainer,
             count=nb_sample,
             steps=self.step,
-            mask=trainer.args.mask_value,
-            options=self.host_options,
+            options=self.flags,
             schedule=self.schedule,
-            softmax=self.softmax(),
+            autocast=lambda: trainer.autocast,
+            softmax=self.softmax,
             codes=init_code,
             labels=labels,
+            verbose=verbose,
         )
-        own = network_of(self.twins, trainer)
-        autocast = trainer.autocast
-        drawn = draw_codes(self.ours, own, asked, autocast=lambda: autocast, verbose=verbose)
-        with torch.no_grad():
-            pictures = trainer.ae.decode_code(drawn.x)
-        return pictures.clamp(-1, 1), drawn.predicted, self.masks(drawn)
+
+    def network_of(self, trainer: Any) -> GridDenoiser:
+        """See `CodeSampler.network_of`: the average where it is asked for."""
+        averaged = getattr(trainer.args, "use_ema", False)
+        network = trainer.ema if averaged else trainer.vit
+        heads = trainer.transformer_size(trainer.args.vit_size)[2]
+        found: Any = self.shared.of(network, tensors_of(network), heads=heads)
+        return found
+
+    def result(self, drawn: Trace, trainer: Any, *args: Any, **kwargs: Any) -> Result:
+        """See `CodeSampler.result`: pictures in [-1, 1]."""
+        pictures, codes, masks = super().result(drawn, trainer)
+        return pictures.clamp(-1, 1), codes, masks
 
 
-class HaltonSampler(GridSampler):
-    """The host's `HaltonSampler`: arguments as there, then those of `GridSampler`.
+class HaltonSampler(TrainerSampler):
+    """The host's `HaltonSampler`: arguments as there, then those of `HostSampler`.
 
     `sched_pow` is without effect there, too.
     """
@@ -131,32 +109,21 @@ class HaltonSampler(GridSampler):
     ) -> None:
         if top_k > 0:
             raise UserError(f"our samplers draw from all codes: top_k must be -1, not {top_k}")
-        self.temperatures = (sm_temp_min, sm_temp_max, temp_pow, temp_warmup)
-        host_options = {"guidance": w, "guidance_ramp": "constant", "randomize": randomize}
-        super().__init__(
-            sampler,
-            step,
-            host_options,
-            schedule="arccos",  # whatever the training's is
-            student=student,
-            options=options,
-            root=root,
-        )
+        super().__init__(sampler, student, options, root)
+        self.step, self.schedule = self.steps_of(step), "arccos"  # whatever the training's is
+        self.flags = {"guidance": w, "guidance_ramp": "constant", "randomize": randomize}
+        # From min to max, halved in the first steps.
+        even = torch.linspace(sm_temp_min, sm_temp_max, self.step, dtype=torch.float64) ** temp_pow
+        self.softmax = [v / 2 if i < temp_warmup else v for i, v in enumerate(even.tolist())]
 
-    def softmax(self) -> list[float]:
-        """See `GridSampler.softmax`: from min to max, halved in the first `temp_warmup` steps."""
-        first, last, power, warmup = self.temperatures
-        even = torch.linspace(first, last, self.step, dtype=torch.float64) ** power
-        return [v * (0.5 if i < warmup else 1) for i, v in enumerate(even.tolist())]
-
-    def masks(self, drawn: Codes) -> list[Tensor]:
-        """See `GridSampler.masks`: 1 where the step has opened a code."""
-        before = [torch.ones_like(drawn.masked[0]), *drawn.masked]
-        return [(a & ~b).float() for a, b in zip(before, drawn.masked, strict=False)]
+    def masks(self, masked: list[Tensor]) -> list[Tensor]:
+        """See `CodeSampler.masks`: 1 where the step has opened a code."""
+        before = [torch.ones_like(masked[0]), *masked]
+        return [(a & ~b).float() for a, b in zip(before, masked, strict=False)]
 
 
-class ConfidenceSampler(GridSampler):
-    """The host's `ConfidenceSampler`: arguments as there, then those of `GridSampler`."""
+class ConfidenceSampler(TrainerSampler):
+    """The host's `ConfidenceSampler`: arguments as there, then those of `HostSampler`."""
 
     def __init__(
         self,
@@ -172,49 +139,24 @@ class ConfidenceSampler(GridSampler):
         options: Mapping[str, Any] | None = None,
         root: Path | None = None,
     ) -> None:
-        self.temperature = sm_temp
-        host_options = {
-            "guidance": w,
-            "guidance_ramp": "linear",
-            "temperature": noise_of(randomize, r_temp),
-            "counts": "shifted",
-        }
-        super().__init__(
-            sampler,
-            step,
-            host_options,
-            schedule=sched_mode,
-            student=student,
-            options=options,
-            root=root,
-        )
-
-    def softmax(self) -> list[float]:
-        """See `GridSampler.softmax`: one for all steps."""
-        return [self.temperature]
-
-    def masks(self, drawn: Codes) -> list[Tensor]:
-        """See `GridSampler.masks`: 1 where nothing is known after the step."""
-        return [mask.float() for mask in drawn.masked]
+        super().__init__(sampler, student, options, root)
+        self.step, self.schedule = self.steps_of(step), sched_mode
+        self.flags = confidence_options(w, randomize, r_temp, "shifted")
+        self.softmax = [sm_temp]
 
 
-def network_of(twins: Twins, trainer: Any) -> GridDenoiser:
-    """Return the network of a trainer as a denoiser: the average where it is asked for."""
-    averaged = getattr(trainer.args, "use_ema", False)
-    network = trainer.ema if averaged else trainer.vit
-    heads = trainer.transformer_size(trainer.args.vit_size)[2]
-    denoiser: Any = twins.of(network, tensors_of(network), heads=heads)
-    return denoiser
+def install(module: ModuleType, name: str, flags: SamplerFlags, root: Path) -> None:
+    """Put our class in the place of the host's class `name`.
 
-
-def install(module: ModuleType, name: str, flags: Flags, ours: Ours) -> None:
-    """Put our class in the place of the host's class `name`; `ours` is made of the flags."""
+    Raises:
+        UserError: as `HostSampler`, for flags that do not fit.
+    """
     kind: Any = {"HaltonSampler": HaltonSampler, "ConfidenceSampler": ConfidenceSampler}[name]
-    options = {"sampler": ours.name, "options": flags.options, "root": ours.root}
+    asked = {"sampler": flags.sampler, "student": flags.student, "options": flags.options}
+    kind(**asked, root=root)
 
-    def make(*args: Any, **kwargs: Any) -> GridSampler:
-        made: GridSampler = kind(*args, **kwargs, **options, student=ours.student)
-        made.ours.origin = ours.origin
+    def make(*args: Any, **kwargs: Any) -> TrainerSampler:
+        made: TrainerSampler = kind(*args, **kwargs, **asked, root=root)
         return made
 
     setattr(module, name, make)

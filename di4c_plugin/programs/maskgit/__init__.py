@@ -6,19 +6,21 @@ Nothing but the standard library is imported before the host itself is.
 from pathlib import Path
 from types import ModuleType
 
-from di4c_plugin.programs.images.swap_flags import Flags
+from di4c_plugin.checkouts import host_named
+from di4c_plugin.programs.images.program import SamplerFlags, ScriptProgram
 from di4c_plugin.programs.shims.after_import import Patch
 
 
-def patches(root: Path, flags: Flags | None) -> dict[str, Patch]:
-    """Return by module what is done to it: nothing without flags."""
-    if flags is None:
-        return {}
-    asked = flags
+def patches(root: Path, flags: SamplerFlags | None) -> dict[str, Patch]:
+    """See `ScriptProgram.patches`: nothing without flags."""
 
     def patch(vit: ModuleType) -> None:
         from di4c_plugin.programs.maskgit import sampler
 
-        sampler.install(vit, asked, root)
+        assert flags is not None
+        sampler.install(vit, flags, root)
 
-    return {"Trainer.vit": patch}
+    return {} if flags is None else {"Trainer.vit": patch}
+
+
+PROGRAM = ScriptProgram(host_named("maskgit"), patches)

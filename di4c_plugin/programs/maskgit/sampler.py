@@ -1,5 +1,6 @@
 """Our sampler as `MaskGIT.sample` of Maskgit-pytorch v1: the host's signature and results."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -13,39 +14,27 @@ from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.grid import GridDenoiser
 from di4c_plugin.families.maskgit import MaskGITNetworks
-from di4c_plugin.programs.images.swap import Ours
-from di4c_plugin.programs.images.swap_flags import Flags
-from di4c_plugin.programs.images.swap_grid import Asked, draw_codes, noise_of
-from di4c_plugin.programs.images.swap_twin import Twins, tensors_of
-
-HOST = "maskgit"
-Result = tuple[Tensor, list[Tensor], list[Tensor]]
+from di4c_plugin.programs.images.codes import CodeSampler, Result, confidence_options
+from di4c_plugin.programs.images.program import SamplerFlags
+from di4c_plugin.programs.images.sampler import Request, device_of
+from di4c_plugin.programs.images.shared import tensors_of
 
 
-class MaskGITSampler:
-    """Samples of a trainer of v1, by one of our samplers; called with the trainer first.
+class MaskGITSampler(CodeSampler):
+    """Samples of a trainer of v1; called with the trainer first, then as `MaskGIT.sample` is."""
 
-    Args:
-        sampler: one of ours.
-        student: a model; None: the trainer's network.
-        options: of the sampler, in the place of the host's flags; `steps` too.
-        root: the host's checkout; None: see `importing.checkout`.
-
-    Raises:
-        UserError: as `Ours`.
-    """
+    host, networks = "maskgit", MaskGITNetworks()
 
     def __init__(
         self,
         sampler: str = "maskgit",
         student: Model | str | None = None,
-        options: dict[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
         root: Path | None = None,
     ) -> None:
-        self.ours = Ours.of(sampler, student, options, HOST, root)
-        self.twins = Twins(MaskGITNetworks(), root)
+        super().__init__(sampler, student, options, root)
 
-    def __call__(
+    def request(
         self,
         trainer: Any,
         init_code: Tensor | None = None,
@@ -57,44 +46,29 @@ class MaskGITSampler:
         r_temp: float = 4.5,
         sched_mode: str = "arccos",
         step: int = 12,
-    ) -> Result:
-        """Return pictures (n, 3, H, W), and after each step codes and masks (n, h, w).
-
-        Raises:
-            UserError: as `draw_codes`, and for what our samplers do not do.
-        """
+    ) -> Request:
+        """See `HostSampler.request`."""
         if not isinstance(sched_mode, str):
             raise UserError("our samplers take the name of a schedule, not a list of counts")
-        own = network_of(self.twins, trainer)
-        asked = Asked(
+        return self.over_codes(
+            trainer,
             count=nb_sample,
-            steps=self.ours.steps_of(step),
-            mask=trainer.args.mask_value,
-            options={
-                "guidance": w,
-                "guidance_ramp": "linear",
-                "temperature": noise_of(randomize, r_temp),
-                "counts": "increments",
-            },
+            steps=step,
+            options=confidence_options(w, randomize, r_temp, "increments"),
             schedule=sched_mode,
+            autocast=partial(half_precision, device_of(trainer.vit)),
             softmax=(sm_temp,),
             codes=init_code,
             labels=labels,
         )
-        half = partial(half_precision, next(own.parameters()).device)
-        drawn = draw_codes(self.ours, own, asked, autocast=half)
-        with torch.no_grad():
-            pictures = trainer.ae.decode_code(drawn.x)
-        return pictures, drawn.predicted, [mask.float() for mask in drawn.masked]
 
-
-def network_of(twins: Twins, trainer: Any) -> GridDenoiser:
-    """Return the network of a trainer as a denoiser."""
-    network, tensors = trainer.vit, tensors_of(trainer.vit)
-    attention = (m for m in network.modules() if isinstance(m, nn.MultiheadAttention))
-    codes = int(trainer.codebook_size)
-    denoiser: Any = twins.of(network, tensors, heads=next(attention).num_heads, codes=codes)
-    return denoiser
+    def network_of(self, trainer: Any) -> GridDenoiser:
+        """See `CodeSampler.network_of`."""
+        network, tensors = trainer.vit, tensors_of(trainer.vit)
+        attention = (m for m in network.modules() if isinstance(m, nn.MultiheadAttention))
+        heads, codes = next(attention).num_heads, int(trainer.codebook_size)
+        found: Any = self.shared.of(network, tensors, heads=heads, codes=codes)
+        return found
 
 
 def half_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -104,11 +78,12 @@ def half_precision(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast("cuda", torch.float16)
 
 
-def install(vit: ModuleType, flags: Flags, root: Path) -> None:
+def install(vit: ModuleType, flags: SamplerFlags, root: Path) -> None:
     """Put our sampler into the module `Trainer.vit`; raises UserError as `MaskGITSampler`."""
-    ours = MaskGITSampler(flags.sampler, flags.student, dict(flags.options), root)
+    sampler = MaskGITSampler(flags.sampler, flags.student, flags.options, root)
 
     def sample(self: Any, *args: Any, **kwargs: Any) -> Result:
-        return ours(self, *args, **kwargs)
+        drawn: Result = sampler(self, *args, **kwargs)
+        return drawn
 
     vit.MaskGIT.sample = sample

@@ -14,7 +14,8 @@ def install(found: Found) -> list[str]:
     Raises:
         UserError: a package is missing that we have no stand-in for.
     """
-    stand_ins = [f"{package} (not installed)" for package in packages.provide(found.host.name)]
+    provided = packages.provide(found.host.name, found.host.needs)
+    stand_ins = [f"{package} (not installed)" for package in provided]
     phrases = [f"stand-ins for {', '.join(stand_ins)}"] if stand_ins else []
     start_time.install()
     remedies.install(found.host.name)

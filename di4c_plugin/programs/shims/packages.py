@@ -50,9 +50,13 @@ def has_stand_in(package: str) -> bool:
     return (STAND_INS / package).is_dir()
 
 
-def missing(host: str) -> list[str]:
-    """Return the packages that the named host needs and that are not installed."""
-    return [package for package in host_named(host).needs.split() if is_missing(package)]
+def missing(host: str, needs: str | None = None) -> list[str]:
+    """Return the packages that the named host needs and that are not installed.
+
+    `needs` are those of a host that is none of `HOSTS`.
+    """
+    needs = host_named(host).needs if needs is None else needs
+    return [package for package in needs.split() if is_missing(package)]
 
 
 def pip_line(packages: list[str]) -> str:
@@ -60,13 +64,13 @@ def pip_line(packages: list[str]) -> str:
     return " ".join(["pip install", *(DISTRIBUTIONS.get(name, name) for name in packages)])
 
 
-def provide(host: str) -> list[str]:
+def provide(host: str, needs: str | None = None) -> list[str]:
     """Make everything importable that the named host imports; return what got a stand-in.
 
     Raises:
         UserError: packages are missing for which there is no stand-in.
     """
-    absent = missing(host)
+    absent = missing(host, needs)
     without = [package for package in absent if not has_stand_in(package)]
     if without:
         raise UserError(f"{host} needs {', '.join(without)}: {pip_line(without)}")

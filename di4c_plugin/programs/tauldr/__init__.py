@@ -6,12 +6,13 @@ Nothing but the standard library is imported before the host itself is.
 from pathlib import Path
 from types import ModuleType
 
-from di4c_plugin.programs.images.swap_flags import Flags
+from di4c_plugin.checkouts import host_named
+from di4c_plugin.programs.images.program import SamplerFlags, ScriptProgram
 from di4c_plugin.programs.shims.after_import import Patch
 
 
-def patches(root: Path, flags: Flags | None) -> dict[str, Patch]:
-    """Return by module what is done to it; without flags ours are registered all the same."""
+def patches(root: Path, flags: SamplerFlags | None) -> dict[str, Patch]:
+    """See `ScriptProgram.patches`: without flags ours are registered all the same."""
 
     def samplers(module: ModuleType) -> None:
         from di4c_plugin.programs.tauldr import sampler
@@ -39,3 +40,6 @@ def patches(root: Path, flags: Flags | None) -> dict[str, Patch]:
         "lib.training.training_utils": train_steps,
         "lib.models.model_utils": models,
     }
+
+
+PROGRAM = ScriptProgram(host_named("tauldr"), patches)

@@ -7,7 +7,7 @@ and `options` (of the sampler).
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,10 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.families.tauldr import TauLDRNetworks
 from di4c_plugin.networks import NetworkDenoiser
 from di4c_plugin.networks.attach import latent_shape
-from di4c_plugin.programs.images.swap import Ours
-from di4c_plugin.programs.images.swap_flags import Flags
-from di4c_plugin.programs.images.swap_twin import Twins, tensors_of
+from di4c_plugin.programs.images.program import SamplerFlags
+from di4c_plugin.programs.images.sampler import HostSampler, Request, device_of
+from di4c_plugin.programs.images.shared import SharedNetworks, tensors_of
+from di4c_plugin.programs.images.trace import Trace
 
 HOST, NAME = "tauldr", "Di4C"
 # Where a model of the host keeps what its weights do not tell.
@@ -30,7 +31,7 @@ OF_MODEL = ("fix_logistic", "rate_sigma", "Q_sigma", "time_exponential", "time_b
 OF_NETWORK = ("data_min_max", "dropout", "skip_rescale", "time_scale_factor")
 
 
-class TauLDRSampler:
+class TauLDRSampler(HostSampler):
     """A sampler of the host's kind.
 
     Args:
@@ -40,19 +41,22 @@ class TauLDRSampler:
         root: the host's checkout; None: see `importing.checkout`.
 
     Raises:
-        UserError: as `Ours`.
+        UserError: as `HostSampler`.
     """
+
+    host = HOST
 
     def __init__(
         self,
         cfg: Any,
-        flags: Flags | None = None,
+        flags: SamplerFlags | None = None,
         student: Model | None = None,
         root: Path | None = None,
     ) -> None:
+        asked = flags or flags_of(cfg.sampler)
+        super().__init__(asked.sampler, student or asked.student, asked.options, root)
         self.settings = cfg.sampler
-        self.ours = Ours(flags or flags_of(cfg.sampler), HOST, root, student)
-        self.twins = Twins(TauLDRNetworks(), root)
+        self.shared = SharedNetworks(TauLDRNetworks(), root)
 
     def sample(self, model: Any, N: int, num_intermediates: int) -> tuple[Any, Any, Any]:
         """Return x_0 (N, D), and at some steps states and likeliest x_0 (num, N, D), as int arrays.
@@ -60,33 +64,39 @@ class TauLDRSampler:
         Raises:
             UserError: for another model than the U-Net, and as the sampler.
         """
-        own = network_of(self.twins, model)
-        steps = self.ours.steps_of(self.settings.num_steps)
-        chosen = np.linspace(0, steps - 1, num_intermediates, dtype=int).tolist()
-        trace = self.ours.run(
+        drawn: tuple[Any, Any, Any] = self(model, N, num_intermediates)
+        return drawn
+
+    def request(self, model: Any, count: int, shown: int) -> Request:
+        """See `HostSampler.request`."""
+        own = network_of(self.shared, model)
+        steps = self.steps_of(self.settings.num_steps)
+        return Request(
             own,
-            self.start(own, N),
-            process=self.ours.denoiser(own).process,
-            steps=steps,
-            defaults=self.defaults(),
-            wanted=frozenset(chosen),
+            self.start(own, count),
+            steps,
+            self.denoiser(own).process,
+            self.flags(),
+            shown=np.linspace(0, steps - 1, shown, dtype=int).tolist(),
         )
-        return as_array(trace.x), stacked(trace.before), stacked(trace.predicted)
+
+    def result(self, drawn: Trace, *args: Any) -> tuple[Any, Any, Any]:
+        """See `HostSampler.result`."""
+        return as_array(drawn.x), stacked(drawn.before), stacked(drawn.predicted)
 
     def start(self, own: Any, count: int) -> Tensor:
         """Return states at t = 1, (count, D), by the config's `initial_dist`."""
-        device, shape = next(own.parameters()).device, (count, int(np.prod(own.shape)))
+        device, shape = device_of(own), (count, int(np.prod(own.shape)))
         kind = getattr(self.settings, "initial_dist", "gaussian")
         if kind == "uniform":
             return torch.randint(own.process.num_tokens, shape).to(device)
         if kind != "gaussian":
             raise UserError(f"initial_dist is gaussian or uniform, not {kind!r}")
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        cpu = torch.device("cpu")
-        x: Tensor = own.process.prior(shape, generator=generator, device=cpu)
+        x: Tensor = own.process.prior(shape, generator=generator, device=torch.device("cpu"))
         return x.to(device)
 
-    def defaults(self) -> dict[str, Any]:
+    def flags(self) -> dict[str, Any]:
         """Return the options of our samplers by the config; correctors are PCTauLeaping's only."""
         settings = self.settings
         options = {"min_time": settings.min_t, "last": "argmax"}
@@ -97,10 +107,10 @@ class TauLDRSampler:
         return options
 
 
-def flags_of(settings: Any) -> Flags:
+def flags_of(settings: Any) -> SamplerFlags:
     """Return what `cfg.sampler` says of us."""
     options = plain(getattr(settings, "options", None) or {})
-    return Flags(
+    return SamplerFlags(
         getattr(settings, "method", "ancestral"), getattr(settings, "student", None), options
     )
 
@@ -111,7 +121,7 @@ def plain(mapping: Any) -> dict[str, Any]:
     return found
 
 
-def network_of(twins: Twins, model: Any) -> NetworkDenoiser:
+def network_of(shared: SharedNetworks, model: Any) -> NetworkDenoiser:
     """Return the U-Net of a model as a denoiser: the average of its weights, whatever its mode.
 
     Raises:
@@ -119,7 +129,7 @@ def network_of(twins: Twins, model: Any) -> NetworkDenoiser:
     """
     net = bare_net(model)
     latent = {"name": "unet"} if latent_shape(net) is not None else None
-    return twins.of(model, averaged(model), latent=latent, config=config_of(model))
+    return shared.of(model, averaged(model), latent=latent, config=config_of(model))
 
 
 def bare_net(model: Any) -> Any:
@@ -162,20 +172,20 @@ def stacked(states: list[Tensor]) -> Any:
     return np.array([as_array(x) for x in states]).astype(int)
 
 
-def register(module: ModuleType, flags: Flags | None, root: Path) -> None:
+def register(module: ModuleType, flags: SamplerFlags | None, root: Path) -> None:
     """Put "Di4C" into `lib.sampling.sampling_utils`; with flags, whatever sampler is asked for.
 
     Raises:
-        UserError: as `Ours`.
+        UserError: as `HostSampler`, for flags that do not fit.
     """
-    student = Ours(flags, HOST, root).student if flags else None
 
     class Di4C(TauLDRSampler):
         """See `TauLDRSampler`; the host knows it by this name."""
 
         def __init__(self, cfg: Any) -> None:
-            super().__init__(cfg, flags, student, root)
+            super().__init__(cfg, flags, root=root)
 
     module.register_sampler(Di4C)
     if flags is not None:
+        Di4C(SimpleNamespace(sampler=None))
         module.get_sampler = Di4C  # type: ignore[attr-defined]

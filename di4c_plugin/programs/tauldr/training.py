@@ -33,7 +33,7 @@ from di4c_plugin.families.grid import check_range
 from di4c_plugin.families.tauldr import TauLDRNetworks, TauLDRSizes
 from di4c_plugin.families.unet_latent import let_latent_in
 from di4c_plugin.networks.attach import latent_shape
-from di4c_plugin.programs.images.swap_twin import tensors_of
+from di4c_plugin.programs.images.shared import tensors_of
 from di4c_plugin.programs.tauldr.sampler import HOST, NAME, averaged, config_of, plain
 from di4c_plugin.programs.tauldr.step import STUDENT, Di4CStep
 from di4c_plugin.training.ema import EMA

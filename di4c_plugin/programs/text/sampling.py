@@ -13,9 +13,8 @@ from di4c_plugin.checkpoints.torch_file import read_torch
 from di4c_plugin.diffusion import Process, time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser
-from di4c_plugin.plugins import lookup
-from di4c_plugin.samplers.given import conditioned, given_tokens
-from di4c_plugin.samplers.options import check_options
+from di4c_plugin.samplers import sampler_named, sampler_with
+from di4c_plugin.samplers.known import conditioned, known_tokens
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,10 @@ def sampler_settings(config: Mapping[str, Any] | None) -> SamplerSettings:
     settings = SamplerSettings(values.pop("name", "ancestral"), **own, options=values)
     if settings.steps is not None and (type(settings.steps) is not int or settings.steps < 1):
         raise UserError(f"sampler.steps must be a whole number from 1, not {settings.steps!r}")
-    draw = lookup("sampler", settings.name)
     if settings.name == "hybrid" and settings.teacher is None:
         raise UserError("sampler=hybrid needs its teacher: add sampler.teacher=SOURCE")
-    check_options(
-        draw,
-        settings.name,
-        settings.options | ({} if settings.teacher is None else {"teacher": None}),
-    )
+    teacher = {} if settings.teacher is None else {"teacher": None}
+    sampler_with(settings.name, settings.options | teacher)
     return settings
 
 
@@ -68,24 +63,54 @@ def given_by(
     """Return the tokens that samples of `shape` (n, D) are conditioned on and where they are.
 
     Raises:
-        UserError: as `given_tokens`, and for a file that cannot be read.
+        UserError: as `known_tokens`, and for a file that cannot be read.
     """
     prefix, known = None, None
     if settings.prefix is not None:
-        prefix = tokenizer(settings.prefix, add_special_tokens=False)["input_ids"]
+        prefix = prefix_ids(settings.prefix, tokenizer)
     if settings.known is not None:
         ids = read_ids(Path(settings.known))
         known = (ids.clamp(min=0), ids >= 0)
-    return given_tokens(prefix, known, *shape, process)
+    return known_tokens(prefix, known, *shape, process)
+
+
+def prefix_ids(text: Any, tokenizer: Any) -> list[int]:
+    """Return the token ids of a text.
+
+    Raises:
+        UserError: if it is no text, or has characters that the tokenizer does not know: it would
+            put a token for unknown ones in their place, or nothing.
+    """
+    if not isinstance(text, str):
+        raise UserError(f"sampler.prefix is a text, in quotes where YAML reads {text!r:.60}")
+
+    def ids(part: str) -> list[int]:
+        found: list[int] = tokenizer(part, add_special_tokens=False)["input_ids"]
+        return found
+
+    unknown, plain = getattr(tokenizer, "unk_token_id", None), text
+    for special in getattr(tokenizer, "all_special_tokens", ()):
+        plain = plain.replace(special, "")
+    lost = [c for c in dict.fromkeys(plain) if not c.isspace() and not ids(c)]
+    if lost or unknown in ids(plain):
+        lost = lost or [c for c in dict.fromkeys(plain) if unknown in ids(c)]
+        raise UserError(
+            f"sampler.prefix={text!r:.60}: the tokenizer does not know "
+            + (", ".join(map(repr, lost[:5])) or "some of it")
+        )
+    return ids(text)
 
 
 def read_ids(path: Path) -> Tensor:
     """Read token ids (D,) or (n, D) from JSON or a tensor file; raises UserError."""
     try:
         if path.suffix == ".json":
-            return torch.tensor(json.loads(path.read_text()), dtype=torch.int64)
-        ids: Tensor = read_torch(path).long()
-        return ids
+            ids = torch.tensor(json.loads(path.read_text(encoding="utf-8")))
+        else:
+            ids = torch.as_tensor(read_torch(path))
+        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise ValueError(f"token ids are whole numbers, not {ids.dtype}")
+        return ids.long()
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot read the known tokens of {path}: {reason}") from error
@@ -111,8 +136,7 @@ def draw_samples(
     rows = slice(shape[0])
     if teacher is not None:
         options["teacher"] = conditioned(teacher, known, rows, device)
-    draw = lookup("sampler", settings.name)
-    return draw(
+    return sampler_named(settings.name)(
         conditioned(denoiser, known, rows, device),
         process.prior(shape, generator=generator, device=device),
         time_grid(settings.steps or steps, device=device),

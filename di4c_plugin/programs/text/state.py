@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from di4c_plugin.checkpoints.vocabulary import entry_of, vocabulary_in
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.latent import same_options
 from di4c_plugin.programs.text.averages import names
@@ -48,6 +49,7 @@ def save_state(module: Any, checkpoint: dict[str, Any]) -> None:
         "ema_names": names(module),
         "teacher": teacher,
         "run": asdict(module.state),
+        **entry_of(module.vocabulary),
     }
     if module.state.round:
         weights = dict(module.engine.teacher.backbone.named_parameters())
@@ -84,7 +86,7 @@ def restore_state(module: Any, checkpoint: Mapping[str, Any]) -> None:
     """Go on from a checkpoint.
 
     Raises:
-        UserError: if it is of another kind of run, another teacher or latent.
+        UserError: if it is of another kind of run, another teacher, latent or vocabulary.
     """
     notes = checkpoint.get("di4c")
     if notes is None:
@@ -100,6 +102,9 @@ def restore_state(module: Any, checkpoint: Mapping[str, Any]) -> None:
         )
     if not same_options(notes["latent"], module.latent):
         raise UserError(f"the run to resume has the latent {notes['latent']}, not {module.latent}")
+    before, now = vocabulary_in(notes, "the checkpoint"), module.vocabulary
+    if before is not None and now is not None:
+        before.check(now, "the run to resume", "this one")
     if names(module) != notes["ema_names"]:
         raise UserError("the run to resume averages other weights than this one")
     module.state = run

@@ -31,6 +31,14 @@ def di4c_hosts() -> Mapping[str, object]:
 
 
 @hookimpl
+def di4c_programs() -> Mapping[str, object]:
+    """Let `di4c run` enter the toy's own program."""
+    from di4c_example.program import PROGRAM
+
+    return {"two_bits": PROGRAM}
+
+
+@hookimpl
 def di4c_config_paths() -> Sequence[str]:
     """Let `di4c train algo=marginal host=two_bits` find their configs."""
     return ["pkg://di4c_example.configs"]

@@ -9,10 +9,9 @@ import torch
 
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
-from di4c_plugin.programs.images import MaskGITSampler
-from di4c_plugin.programs.images.swap import host_generator
-from di4c_plugin.programs.images.swap_flags import Flags
-from di4c_plugin.programs.maskgit.sampler import half_precision, install
+from di4c_plugin.programs.images.program import SamplerFlags
+from di4c_plugin.programs.images.sampler import host_generator
+from di4c_plugin.programs.maskgit.sampler import MaskGITSampler, half_precision, install
 from di4c_plugin.samplers import maskgit
 from tests.hosts.images import test_maskgit
 from tests.hosts.images.conftest import Root
@@ -137,7 +136,7 @@ def test_the_method_is_replaced(trainer: Any, root: Root) -> None:
     kind = type("MaskGIT", (MaskGIT,), {})
     vit.MaskGIT = kind  # type: ignore[attr-defined]
     assert trainer.sample() == "the host's own"
-    install(vit, Flags("halton", options={"steps": 2}), root("maskgit"))
+    install(vit, SamplerFlags("halton", options={"steps": 2}), root("maskgit"))
     trainer.__class__ = kind
     x, codes, _ = trainer.sample(nb_sample=6, labels=LABELS, sm_temp=1.0, step=5)
     assert (x.shape, len(codes)) == ((6, 3, 3, 3), 2)
@@ -154,7 +153,7 @@ def test_half_precision_is_for_gpus() -> None:
 @pytest.mark.host
 def test_the_signature_is_the_hosts(real_root: Root) -> None:
     text = (real_root("maskgit") / "Trainer/vit.py").read_text()
-    names = list(inspect.signature(MaskGITSampler.__call__).parameters)[2:]
+    names = list(inspect.signature(MaskGITSampler.request).parameters)[2:]
     start = text.index("def sample(self, ")
     declared = text[start : text.index("):", start)].replace("def sample(self, ", "")
     assert [part.split("=")[0].strip() for part in declared.split(",")] == names

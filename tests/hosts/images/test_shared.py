@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.programs.images.swap_twin import Twins, share, tensors_of
+from di4c_plugin.programs.images.shared import SharedNetworks, share, tensors_of
 from tests.hosts.images import test_halton, test_maskgit, test_tauldr
 from tests.hosts.images.conftest import Root
 from tests.hosts.images.test_maskgit import COND, T, X
@@ -38,14 +38,14 @@ def direct(module: Any, network: Any) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("module", CASES, ids=lambda module: module.NETS.name)
-def test_a_twin_says_what_the_network_says(root: Root, module: Any) -> None:
+def test_it_says_what_the_network_says(root: Root, module: Any) -> None:
     place = root(module.NETS.name)
     network = module.plain(place)
     expected, hooks = direct(module, network), hooks_of(network)
     network.train()
-    twins, owner = Twins(module.NETS, place), Wrapped(network)
+    shared, owner = SharedNetworks(module.NETS, place), Wrapped(network)
     before = torch.random.get_rng_state()
-    denoiser = twins.of(owner, tensors_of(Wrapped(owner)), **OPTIONS[module.NETS.name])
+    denoiser = shared.of(owner, tensors_of(Wrapped(owner)), **OPTIONS[module.NETS.name])
     found = predicted(module, denoiser)[..., : expected.shape[-1]]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -67,21 +67,21 @@ def test_tensors_that_the_host_has_replaced_are_followed(root: Root) -> None:
     place = root("maskgit")
     first, second = test_maskgit.plain(place), test_maskgit.plain(place).double()
     second.bias.add_(torch.randn_like(second.bias))
-    twins, owner = Twins(test_maskgit.NETS, place), Wrapped(first)
+    shared, owner = SharedNetworks(test_maskgit.NETS, place), Wrapped(first)
     options = OPTIONS["maskgit"]
-    denoiser = twins.of(owner, tensors_of(first), **options)
-    assert twins.of(owner, tensors_of(second), **options) is denoiser
+    denoiser = shared.of(owner, tensors_of(first), **options)
+    assert shared.of(owner, tensors_of(second), **options) is denoiser
     found = predicted(test_maskgit, denoiser)[..., :7]
     torch.testing.assert_close(found, direct(test_maskgit, second), atol=1e-8, rtol=1e-6)
-    assert twins.of(Wrapped(second), tensors_of(second), **options) is not denoiser
+    assert shared.of(Wrapped(second), tensors_of(second), **options) is not denoiser
 
 
 def test_other_networks_are_refused(root: Root) -> None:
     place = root("maskgit")
     network = test_maskgit.plain(place)
     with pytest.raises(UserError, match=r"is of MaskGIT-pytorch v1, not of Halton-MaskGIT"):
-        Twins(test_halton.NETS, place).of(network, tensors_of(network), heads=2)
+        SharedNetworks(test_halton.NETS, place).of(network, tensors_of(network), heads=2)
     with pytest.raises(UserError, match=r"no size that its host names: say .*heads="):
-        Twins(test_maskgit.NETS, place).of(network, tensors_of(network), codes=7)
+        SharedNetworks(test_maskgit.NETS, place).of(network, tensors_of(network), codes=7)
     with pytest.raises(UserError, match=r"the host's network has changed: .*Missing key"):
         share(nn.Linear(2, 2), {})

@@ -11,10 +11,9 @@ from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.tauldr import TauLDRSizes
 from di4c_plugin.families.unet_latent import let_latent_in
-from di4c_plugin.programs.images import TauLDRSampler
-from di4c_plugin.programs.images.swap import host_generator
-from di4c_plugin.programs.images.swap_flags import Flags
-from di4c_plugin.programs.tauldr.sampler import averaged, register
+from di4c_plugin.programs.images.program import SamplerFlags
+from di4c_plugin.programs.images.sampler import host_generator
+from di4c_plugin.programs.tauldr.sampler import TauLDRSampler, averaged, register
 from di4c_plugin.samplers import tau_leaping
 from tests.hosts.images.conftest import Root
 from tests.hosts.images.test_tauldr import NETS, SIZES, S, as_weights
@@ -55,7 +54,7 @@ def test_samples_are_those_of_our_sampler_with_the_hosts_config(
     }
     cfg = config(name=name, min_t=0.02, initial_dist="uniform", **correctors)
     torch.manual_seed(4)
-    found, _, _ = TauLDRSampler(cfg, Flags("tau_leaping"), root=place).sample(model, 5, 1)
+    found, _, _ = TauLDRSampler(cfg, SamplerFlags("tau_leaping"), root=place).sample(model, 5, 1)
     denoiser = NETS.at(place).restore(as_weights(model.net), SIZES)
     torch.manual_seed(4)
     corrected = {"corrector_steps": 2, "corrector_size": 0.5, "corrector_entry": 0.6}
@@ -102,7 +101,7 @@ def test_a_model_that_has_a_latent_is_a_student_itself(model: Any, root: Root) -
     model.init_ema()
     sampler = TauLDRSampler(config(), root=root("tauldr"))
     sampler.sample(model, 3, 1)
-    (denoiser,) = sampler.twins._made.values()
+    (denoiser,) = sampler.shared._made.values()
     assert denoiser.latent_shape == (1,)
 
 
@@ -141,5 +140,5 @@ def test_it_is_registered_by_its_name(model: Any, root: Root) -> None:
     assert sampler.sample(model, 2, 3)[1].shape == (2, 2, 48)  # there are but two states
     with pytest.raises(KeyError):
         module.get_sampler(config())
-    register(module, Flags("tau_leaping"), place)
-    assert module.get_sampler(config()).ours.name == "tau_leaping"
+    register(module, SamplerFlags("tau_leaping"), place)
+    assert module.get_sampler(config()).name == "tau_leaping"

@@ -1,6 +1,7 @@
 """Our samplers with Halton-MaskGIT's interface."""
 
 import inspect
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -10,10 +11,9 @@ import torch
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.importing import host_module
-from di4c_plugin.programs.halton_maskgit.sampler import install
-from di4c_plugin.programs.images import ConfidenceSampler, HaltonSampler
-from di4c_plugin.programs.images.swap import Ours, host_generator
-from di4c_plugin.programs.images.swap_flags import Flags
+from di4c_plugin.programs.halton_maskgit.sampler import ConfidenceSampler, HaltonSampler, install
+from di4c_plugin.programs.images.program import SamplerFlags
+from di4c_plugin.programs.images.sampler import host_generator
 from di4c_plugin.samplers import halton
 from tests.hosts.images import test_halton
 from tests.hosts.images.conftest import Root
@@ -102,9 +102,9 @@ def test_one_step(trainer: Any, root: Root) -> None:
 
 def test_temperatures_of_the_softmax() -> None:
     sampler = HaltonSampler(1, 1.2, temp_pow=2, step=3, temp_warmup=1)
-    assert sampler.softmax() == pytest.approx([0.5, 1.21, 1.44])
-    assert HaltonSampler(step=1).softmax() == [1.0]
-    assert ConfidenceSampler(sm_temp=1.3, step=3).softmax() == [1.3]
+    assert sampler.softmax == pytest.approx([0.5, 1.21, 1.44])
+    assert HaltonSampler(step=1).softmax == [1.0]
+    assert ConfidenceSampler(sm_temp=1.3, step=3).softmax == [1.3]
 
 
 def test_codes_to_start_from_may_be_flat(trainer: Any, root: Root) -> None:
@@ -124,15 +124,18 @@ def test_mistakes(trainer: Any) -> None:
         ConfidenceSampler(sampler="confidence")
 
 
-def test_the_classes_are_replaced_with_our_sampler_in_them(trainer: Any, root: Root) -> None:
+def test_the_classes_are_replaced_with_our_sampler_in_them(
+    trainer: Any, root: Root, tmp_path: Path
+) -> None:
     place, module = root("halton_maskgit"), ModuleType("Sampler.confidence_sampler")
     student = student_of(NETS, trainer.vit, SIZES, place)
-    flags = Flags("halton", options={"guidance": 0})
-    install(module, "ConfidenceSampler", flags, Ours(flags, "halton_maskgit", place, student))
+    student.save(tmp_path / "student.safetensors")
+    flags = SamplerFlags("halton", str(tmp_path / "student.safetensors"), {"guidance": 0})
+    install(module, "ConfidenceSampler", flags, place)
     made: Any = module
     sampler = made.ConfidenceSampler(sm_temp=1.0, w=3, r_temp=4.5, sched_mode="arccos", step=2)
-    assert str(sampler) == "Scheduler: di4c halton, Steps: 2, of a student"
-    assert sampler.ours.student is student
+    assert str(sampler) == f"Scheduler: di4c halton, Steps: 2, of {flags.student}"
+    assert made.ConfidenceSampler().student is sampler.student, "it is loaded once"
     assert sampler(trainer, nb_sample=3)[0].shape == (3, 3, 3, 3)
 
 
@@ -144,9 +147,9 @@ def test_the_classes_are_replaced_with_our_sampler_in_them(trainer: Any, root: R
 def test_the_interface_is_the_hosts(real_root: Root, ours: Any, place: str) -> None:
     root = real_root("halton_maskgit")
     host = getattr(host_module("halton_maskgit", f"Sampler.{place}", root), ours.__name__)
-    for method in ("__init__", "__call__"):
+    for method, filled in (("__init__", "__init__"), ("__call__", "request")):
         declared = inspect.signature(getattr(host, method)).parameters
-        found = inspect.signature(getattr(ours, method)).parameters
+        found = inspect.signature(getattr(ours, filled)).parameters
         positional = {k: p for k, p in found.items() if p.kind is not p.KEYWORD_ONLY}
         assert {k: p.default for k, p in declared.items()} == {
             k: p.default for k, p in positional.items()

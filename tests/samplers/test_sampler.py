@@ -1,4 +1,4 @@
-"""Guidance and last steps as options of ancestral and hybrid sampling, against the plain pieces."""
+"""What every sampler has: guidance, grids, last steps, against the plain pieces; the contract."""
 
 import inspect
 from typing import Any
@@ -10,9 +10,10 @@ from torch import Tensor
 from di4c_plugin.diffusion import Absorbing, Process, Uniform, time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.plugins import lookup
-from di4c_plugin.samplers import Guided, Step, ancestral, denoise, hybrid, steered
-from di4c_plugin.samplers.last_step import ending_at
-from di4c_plugin.samplers.options import check_options
+from di4c_plugin.samplers import Guided, Step, ancestral, hybrid, sampler_with
+from di4c_plugin.samplers.base import with_latent
+from di4c_plugin.samplers.grids import ending_at
+from di4c_plugin.samplers.last_step import likeliest
 from tests.enumeration import TableDenoiser, assert_drawn_from, rank, states
 from tests.samplers.test_guidance import Labelled
 
@@ -44,26 +45,13 @@ def test_di4c_draws_a_new_latent_at_every_step(process: Process, last: str | Non
 
 
 @every_process
-@pytest.mark.parametrize("name", ["ancestral", "analytic", "di4c", "hybrid"])
-def test_without_options_it_is_the_sampler_itself(process: Process, name: str) -> None:
-    student, plain = TableDenoiser(process, D, 3), hybrid if name == "hybrid" else ancestral
-    options: dict[str, Any] = {"latents": "stratified"}
-    if name == "hybrid":
-        options |= {"teacher": TableDenoiser(process, D, seed=1), "teacher_steps": 1}
-    found = draw(lookup("sampler", name), student, process, 3, **options)
-    assert torch.equal(found, draw(plain, student, process, 3, **options))
-
-
-@every_process
 def test_guidance_is_the_guided_denoiser(process: Process) -> None:
     model, cond = Labelled(process, 2), torch.arange(200) % 2
     guided = Guided(model, 3.0, times=time_grid(3))
-    found = draw(steered(ancestral), model, process, 3, cond=cond, guidance=3.0)
+    found = draw(ancestral, model, process, 3, cond=cond, guidance=3.0)
     assert torch.equal(found, draw(ancestral, guided, process, 3, cond=cond))
     assert not torch.equal(found, draw(ancestral, model, process, 3, cond=cond))
-    other = draw(
-        steered(ancestral), model, process, 3, cond=cond, guidance=3.0, guidance_ramp="constant"
-    )
+    other = draw(ancestral, model, process, 3, cond=cond, guidance=3.0, guidance_ramp="constant")
     assert not torch.equal(found, other)
 
 
@@ -74,7 +62,7 @@ def test_a_hybrid_guides_on_through_the_steps(process: Process) -> None:
     none = Labelled(process, seed=9)
     options = {"cond": cond, "teacher_steps": 2}
     found = draw(
-        steered(hybrid),
+        hybrid,
         student,
         process,
         4,
@@ -91,10 +79,14 @@ def test_a_hybrid_guides_on_through_the_steps(process: Process) -> None:
 # The last step
 
 
+def ending(steps: int, min_time: float, end: float = 0.0) -> Tensor:
+    return ending_at(time_grid(steps, end), D, Uniform(3), min_time=min_time)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("min_time", [0.0, 0.01, 0.4])
 def test_grids_end_as_tauldrs(steps: int, min_time: float) -> None:
-    found = ending_at(time_grid(steps), min_time)
+    found = ending(steps, min_time)
     want = torch.linspace(1, min_time, steps, dtype=torch.float64)
     if min_time == 0:
         want = time_grid(steps)[:-1]
@@ -105,24 +97,24 @@ def test_grids_end_as_tauldrs(steps: int, min_time: float) -> None:
 @pytest.mark.parametrize("min_time", [-0.1, 1.0])
 def test_impossible_ends_are_refused(min_time: float) -> None:
     with pytest.raises(UserError, match="min_time must be in"):
-        ending_at(time_grid(3), min_time)
+        ending(3, min_time)
     with pytest.raises(UserError, match="of a grid from 1 to 0.5"):
-        ending_at(time_grid(3, 0.5), 0.1)
+        ending(3, 0.1, 0.5)
 
 
 @every_process
 @pytest.mark.parametrize("mode", ["draw", "argmax"])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_the_last_step_is_denoise(process: Process, mode: str, steps: int) -> None:
-    student, times = TableDenoiser(process, D, 3), ending_at(time_grid(steps), 0.1)
+def test_the_last_step_is_the_likeliest(process: Process, mode: str, steps: int) -> None:
+    student, times = TableDenoiser(process, D, 3), ending(steps, 0.1)
     end: dict[str, Any] = {"min_time": 0.1, "last": mode, "last_latents": 2, "latents": "fresh"}
-    found = draw(steered(ancestral), student, process, steps, **end)
+    found = draw(ancestral, student, process, steps, **end)
     generator = torch.Generator().manual_seed(0)
     x = process.prior((200, D), generator=generator, device=torch.device("cpu"))
-    common: dict[str, Any] = {"generator": generator, "latents": "fresh"}
-    x = ancestral(student, x, times[:-1], process=process, **common)
-    t = times[-2].expand(200)
-    assert torch.equal(found, denoise(student, x, t, mode=mode, last_latents=2, **common))
+    options: dict[str, Any] = {"process": process, "generator": generator, "latents": "fresh"}
+    x = ancestral(student, x, times[:-1], **options)
+    drawing, t = with_latent(student, "fresh", generator), times[-2].expand(200)
+    assert torch.equal(found, likeliest(drawing, x, t, 2, generator, mode=mode))
 
 
 @every_process
@@ -143,7 +135,7 @@ def test_a_fixed_lambda_is_kept_to_the_last_step(
         teacher = Spy(process, D, 3, seed=1)  # a student too: Di4C applied twice
         options |= {"teacher": teacher, "teacher_steps": teacher_steps}
         sampler = hybrid
-    draw(steered(sampler), Spy(process, D, 3), process, 3, n=20, **options)
+    draw(sampler, Spy(process, D, 3), process, 3, n=20, **options)
     *first, last = [latent for latent in seen if latent is not None]
     assert len(first) == 2
     assert torch.equal(first[0], first[1])
@@ -167,7 +159,7 @@ def test_a_hybrid_ends_by_whose_turn_it_is(process: Process, teacher_steps: int)
         0, rank(models[-1].table(times[2])[0].argmax(-1), process.num_states), law
     )
     found = draw(
-        steered(hybrid),
+        hybrid,
         student,
         process,
         3,
@@ -183,7 +175,7 @@ def test_the_callback_counts_through() -> None:
     steps: list[Step] = []
     process = Uniform(3)
     x = draw(
-        steered(ancestral),
+        ancestral,
         TableDenoiser(process, D),
         process,
         3,
@@ -200,21 +192,21 @@ def test_mistakes_are_told() -> None:
     process = Uniform(3)
     table = TableDenoiser(process, D)
     with pytest.raises(UserError, match="unknown last step 'best'"):
-        draw(steered(ancestral), table, process, 2, last="best")
+        draw(ancestral, table, process, 2, last="best")
     with pytest.raises(UserError, match="^teacher_steps=4 does not fit 3 steps"):
-        draw(steered(hybrid), table, process, 3, teacher=table, teacher_steps=4, last="draw")
+        draw(hybrid, table, process, 3, teacher=table, teacher_steps=4, last="draw")
     x, grid = states(3, D), time_grid(2, 0.5)
-    options = {"process": process, "generator": torch.Generator(), "last": "draw"}
+    options: dict[str, Any] = {"process": process, "generator": torch.Generator(), "last": "draw"}
     with pytest.raises(UserError, match="the grid ends at 0.5"):
-        steered(ancestral)(table, x, grid, **options)
+        ancestral(table, x, grid, **options)
 
 
 def test_options_are_known_to_be_taken() -> None:
-    check_options(steered(ancestral), "ancestral", {"guidance": 2.0, "last": "argmax"})
-    signature = inspect.signature(steered(hybrid))
+    sampler_with("ancestral", {"guidance": 2.0, "last": "argmax"})
+    signature = inspect.signature(hybrid)
     assert list(signature.parameters)[:3] == ["denoiser", "x", "times"]
     assert {"teacher", "guidance", "min_time", "last_latents"} <= signature.parameters.keys()
     with pytest.raises(UserError, match="'speed'"):
-        check_options(steered(hybrid), "hybrid", {"teacher": 1, "teacher_steps": 1, "speed": 2})
+        sampler_with("hybrid", {"teacher": 1, "teacher_steps": 1, "speed": 2})
     with pytest.raises(UserError, match="missing .*'teacher'"):
-        check_options(steered(hybrid), "hybrid", {"teacher_steps": 1})
+        sampler_with("hybrid", {"teacher_steps": 1})

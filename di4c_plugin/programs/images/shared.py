@@ -1,8 +1,8 @@
 """Networks of ours that share the weights of a host's: nothing is hooked into the host's own.
 
-A twin's parameters are the host's tensors under the same names, whatever wraps the network there
-(DistributedDataParallel, torch.compile, an average). It costs no memory, follows the host's
-updates, and has training flags of its own.
+The parameters are the host's tensors under the same names, whatever wraps the network there
+(DistributedDataParallel, torch.compile, an average). They cost no memory, follow the host's
+updates, and the network of ours has training flags of its own.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def tensors_of(network: nn.Module) -> dict[str, Tensor]:
     return {bare(name): value for name, value in nn.Module.state_dict(network).items()}
 
 
-class Twins:
+class SharedNetworks:
     """Denoisers by networks that share the weights of a host's, one for each network.
 
     Args:

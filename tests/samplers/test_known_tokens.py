@@ -5,39 +5,39 @@ import torch
 
 from di4c_plugin.diffusion import Absorbing, Uniform
 from di4c_plugin.errors import UserError
-from di4c_plugin.samplers.given import given_tokens
+from di4c_plugin.samplers.known import known_tokens
 
 PROCESS = Absorbing(5, mask=2)
 
 
 def test_nothing_given_is_none() -> None:
-    assert given_tokens(None, None, 3, 4, PROCESS) is None
+    assert known_tokens(None, None, 3, 4, PROCESS) is None
 
 
 @pytest.mark.parametrize("kind", [list, torch.tensor])
 def test_a_prefix_serves_one_sample_or_all(kind: Any) -> None:
-    one = given_tokens(kind([1, 3]), None, 3, 4, PROCESS)
+    one = known_tokens(kind([1, 3]), None, 3, 4, PROCESS)
     assert one is not None
     assert one[0].tolist() == [[1, 3, 0, 0]]
     assert one[1].tolist() == [[True, True, False, False]]
-    each = given_tokens(kind([[1], [3], [4]]), None, 3, 4, PROCESS)
+    each = known_tokens(kind([[1], [3], [4]]), None, 3, 4, PROCESS)
     assert each is not None
     assert each[0][:, 0].tolist() == [1, 3, 4]
 
 
 def test_known_rows_are_spread_over_the_other() -> None:
     tokens, mask = [[0, 1, 3, 4], [1, 1, 1, 1]], [True, False, False, True]
-    given = given_tokens(None, (tokens, mask), 2, 4, PROCESS)
+    given = known_tokens(None, (tokens, mask), 2, 4, PROCESS)
     assert given is not None
     assert given[0].tolist() == tokens
     assert given[1].tolist() == [mask] * 2
-    given = given_tokens(None, (tokens[0], [mask, mask[::-1]]), 2, 4, PROCESS)
+    given = known_tokens(None, (tokens[0], [mask, mask[::-1]]), 2, 4, PROCESS)
     assert given is not None
     assert given[0].shape == given[1].shape == (2, 4)
 
 
 def test_what_is_not_known_may_be_anything() -> None:
-    assert given_tokens(None, ([1, 2, 99, -1], [1, 0, 0, 0]), 1, 4, PROCESS) is not None
+    assert known_tokens(None, ([1, 2, 99, -1], [1, 0, 0, 0]), 1, 4, PROCESS) is not None
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,11 @@ def test_what_is_not_known_may_be_anything() -> None:
         ([1, 1, 1, 1], None, "a prefix of 4 tokens does not fit 4 positions"),
         ([[1], [1]], None, "3 samples take 1 or 3 rows of given tokens, not 2"),
         ([[1, 1], [1]], None, "given tokens must have rows of one length"),
-        (["a"], None, "given tokens must have rows of one length"),
+        (["a"], None, r"token ids are wanted, not text: \['a'\] goes through a tokenizer"),
+        ("import ", None, "token ids are wanted, not text: 'import ' goes"),
+        ([["a", "b"]], None, "token ids are wanted, not text: "),
+        (None, ("abcd", [1] * 4), "token ids are wanted, not text: 'abcd'"),
+        (None, ([1] * 4, "yes"), "token ids are wanted, not text: 'yes'"),
         (None, ([1] * 4, 1), "the mask of known tokens must be"),
         (None, ([1] * 4, [[1, 0], [1]]), "given tokens must have rows of one length"),
         (None, ([1, 1], [1, 0]), "known tokens and their mask must have 4 positions each"),
@@ -62,15 +66,15 @@ def test_what_is_not_known_may_be_anything() -> None:
 )
 def test_what_does_not_fit_is_told(prefix: Any, known: Any, message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}[^\n]*$"):
-        given_tokens(prefix, known, 3, 4, PROCESS)
+        known_tokens(prefix, known, 3, 4, PROCESS)
 
 
 def test_without_a_mask_every_token_may_be_given() -> None:
-    assert given_tokens([4], None, 1, 4, Uniform(5)) is not None
+    assert known_tokens([4], None, 1, 4, Uniform(5)) is not None
     with pytest.raises(UserError, match="^5 is no token of this model: 0 ... 4$"):
-        given_tokens([5], None, 1, 4, Uniform(5))
+        known_tokens([5], None, 1, 4, Uniform(5))
 
 
 def test_rows_that_cannot_be_spread_are_told() -> None:
     with pytest.raises(UserError, match="rows"):
-        given_tokens(None, (torch.ones(2, 4).long(), torch.ones(3, 4)), 3, 4, PROCESS)
+        known_tokens(None, (torch.ones(2, 4).long(), torch.ones(3, 4)), 3, 4, PROCESS)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from di4c_plugin.programs.images.swap_flags import Flags
-from di4c_plugin.programs.images.swap_install import patches
+from di4c_plugin.plugins import lookup
+from di4c_plugin.programs.images.program import SamplerFlags
 from tests.conftest import MakeHost
 from tests.hosts.conftest import Launch
 from tests.hosts.images.conftest import stand_in
@@ -19,6 +20,7 @@ PROGRAMS = {
         "main.py": f"""
 import sys, torch
 from pathlib import Path
+from typing import Any
 from Trainer.vit import MaskGIT
 trainer = MaskGIT(Path(__file__).parent)
 x, codes, masks = trainer.sample(nb_sample=3, {LABELS}, step=4)
@@ -37,6 +39,7 @@ from tests.hosts.images.trainers import HaltonTrainer
         "main.py": f"""
 import sys, torch
 from pathlib import Path
+from typing import Any
 from Trainer.cls_trainer import ConfidenceSampler, HaltonSampler, HaltonTrainer
 trainer = HaltonTrainer(Path(__file__).parent)
 sampler = ConfidenceSampler(sm_temp=1.0, w=2.0, r_temp=4.5, sched_mode="arccos", step=4)
@@ -58,6 +61,7 @@ def get_sampler(cfg):
         "train.py": """
 import sys
 from pathlib import Path
+from typing import Any
 from types import SimpleNamespace
 from tests.hosts.images.trainers import GaussianModel
 import lib.sampling.sampling_utils as sampling_utils
@@ -148,11 +152,15 @@ def test_mistakes_are_one_line(
 
 def test_nothing_is_touched_without_flags() -> None:
     root = Path()
+
+    def patches(host: str, root: Path, flags: SamplerFlags | None) -> Any:
+        return lookup("program", host).patches(root, flags)
+
     for host in ("maskgit", "halton_maskgit"):
         assert patches(host, root, None) == {}
     assert len(patches("tauldr", root, None)) == 4
-    assert list(patches("maskgit", root, Flags())) == ["Trainer.vit"]
-    assert list(patches("halton_maskgit", root, Flags())) == [
+    assert list(patches("maskgit", root, SamplerFlags())) == ["Trainer.vit"]
+    assert list(patches("halton_maskgit", root, SamplerFlags())) == [
         "Sampler.halton_sampler",
         "Sampler.confidence_sampler",
     ]

@@ -1,0 +1,210 @@
+"""A sampler with what all samplers have: labels, lambda, guidance, eval mode, a checked report.
+
+The function within is the paper's algorithm: it calls a denoiser and knows neither where lambda
+comes from nor that a prediction may be guided. Both are done by wrapping the model, for samplers of
+plugins as for ours.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.diffusion import Process
+from di4c_plugin.errors import UserError
+from di4c_plugin.networks.denoiser import Denoiser
+from di4c_plugin.plugins import lookup
+from di4c_plugin.samplers.base import LATENTS, Callback, Step, inference, with_latent
+from di4c_plugin.samplers.guidance import guide
+
+Draw = Callable[..., Tensor]
+CONTRACT = "(denoiser, x, times, *, process, generator, cond=None, callback=None) -> x"
+GIVEN = dict.fromkeys(("process", "generator", "cond", "callback"))
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Options of every sampler that are about its models.
+
+    Attributes:
+        latents: how a student's lambda is drawn, see `WithLatent`.
+        guidance: weight of classifier-free guidance, see `Guided`.
+        guidance_ramp: "linear" or "constant" over the steps.
+        guidance_teacher: the model that predicts without a class; None: the denoiser itself.
+    """
+
+    latents: str = LATENTS
+    guidance: float = 0.0
+    guidance_ramp: str = "linear"
+    guidance_teacher: Denoiser | None = None
+
+
+class Sampler:
+    """A function of `CONTRACT`, with `ModelOptions` as further keyword arguments.
+
+    An option that the function has itself stays its own. What is given as `teacher` is a model too:
+    it draws its own lambda, and is guided by its own unconditional branch.
+
+    Args:
+        draw: the function.
+        grid: `(times, positions, process, *, options) -> times`: changes the grid before the
+            function sees it; its options become the sampler's.
+        defaults: of options, where they are others.
+    """
+
+    def __init__(
+        self, draw: Draw, *, grid: Callable[..., Tensor] | None = None, **defaults: Any
+    ) -> None:
+        self.draw, self.grid, self.defaults = draw, grid, defaults
+        self.own = inspect.signature(draw).parameters
+        self.of_grid = keywords(grid) if grid else {}
+        self.of_models = {k: p for k, p in keywords(ModelOptions).items() if k not in self.own}
+        functools.update_wrapper(self, draw)
+        added = {k: p for k, p in (self.of_grid | self.of_models).items() if k not in self.own}
+        found = [
+            p.replace(default=defaults.get(k, p.default)) for k, p in {**self.own, **added}.items()
+        ]
+        found.sort(key=lambda p: p.kind)
+        self.__signature__ = inspect.Signature(found, return_annotation=Tensor)
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        times: Tensor,
+        *,
+        process: Process,
+        generator: torch.Generator,
+        cond: Tensor | None = None,
+        callback: Callback | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Carry x, shape (B, D), from times[0] to times[-1].
+
+        Args:
+            denoiser: teacher or student.
+            x: states at times[0], usually from `process.prior`.
+            times: decreasing, shape (steps + 1,), as from `time_grid`.
+            process: the forward process the denoiser was trained for.
+            generator: on the device of x; two calls with equal generators agree bit for bit.
+            cond: class labels (B,), or None.
+            callback: called with a `Step` after each step.
+            options: of the function, its grid, and `ModelOptions`.
+
+        Returns:
+            x at times[-1], shape (B, D), int64.
+
+        Raises:
+            UserError: for an unknown latent policy or ramp, guidance without labels, a callback or
+                a report that is not as above, and as the function and its grid.
+        """
+        options = self.defaults | options
+        if self.grid is not None:
+            chosen = {k: options.pop(k) for k in self.of_grid if k in options}
+            times = self.grid(times, x.shape[1], process, **chosen)
+        wrap = ModelOptions(**{k: options.pop(k) for k in self.of_models if k in options})
+
+        def wrapped(model: Denoiser, unconditional: Denoiser | None) -> Denoiser:
+            guided = guide(model, times, wrap.guidance, wrap.guidance_ramp, unconditional)
+            own_latent = "latents" in self.own
+            return guided if own_latent else with_latent(guided, wrap.latents, generator)
+
+        denoiser = wrapped(denoiser, wrap.guidance_teacher)
+        if options.get("teacher") is not None:
+            options["teacher"] = wrapped(options["teacher"], None)
+        with inference(*(m for m in (denoiser, options.get("teacher")) if m is not None)):
+            return self.draw(
+                denoiser,
+                x,
+                times,
+                process=process,
+                generator=generator,
+                cond=cond,
+                callback=None if callback is None else self._reporting(callback),
+                **options,
+            )
+
+    def having(self, **defaults: Any) -> "Sampler":
+        """Return the same sampler with other defaults."""
+        return Sampler(self.draw, grid=self.grid, **(self.defaults | defaults))
+
+    def _reporting(self, callback: Callback) -> Callable[..., object]:
+        """Return the callback that the function gets: it passes steps on, and nothing else."""
+        if not takes(callback, None):
+            raise UserError("the callback must take a step, callback(Step), and nothing more")
+
+        def report(*reported: object) -> object:
+            if len(reported) != 1 or not isinstance(reported[0], Step):
+                name = getattr(self.draw, "__name__", "the sampler")
+                raise UserError(f"{name} must report callback(Step(index, t, s, x)) at each step")
+            return callback(reported[0])
+
+        return report
+
+
+def sampler(
+    *, grid: Callable[..., Tensor] | None = None, **defaults: Any
+) -> Callable[[Draw], Sampler]:
+    """Make a `Sampler` of the function below; arguments as there."""
+    return functools.partial(Sampler, grid=grid, **defaults)
+
+
+def sampler_named(name: str) -> Sampler:
+    """Return the registered sampler, one of a plugin as a `Sampler` too.
+
+    Raises:
+        UserError: for an unknown name, and what is no function of `CONTRACT`.
+    """
+    found = lookup("sampler", name)
+    if isinstance(found, Sampler):
+        return found
+    if not callable(found) or not takes(found, None, None, None, **GIVEN):
+        raise UserError(f"sampler {name!r} is not as it must be: {CONTRACT}")
+    return Sampler(found)
+
+
+def sampler_with(name: str, options: Mapping[str, object]) -> Sampler:
+    """Return the registered sampler, if it takes the options.
+
+    Raises:
+        UserError: as `sampler_named`; for options that it does not take, missing ones that it
+            needs, and an unknown latent policy.
+    """
+    found = sampler_named(name)
+    try:
+        found.__signature__.bind(None, None, None, **GIVEN | dict(options))
+    except TypeError as error:
+        raise UserError(f"sampler {name!r}: {error}") from error
+    if "latents" in options and "latents" in found.of_models:
+        with_latent(None, options["latents"], None)  # type: ignore[arg-type]
+    return found
+
+
+def keywords(function: Callable[..., object]) -> dict[str, Parameter]:
+    """Return the options of a grid's function, or the fields of `ModelOptions`, as keywords."""
+    found = inspect.signature(function).parameters
+    return {
+        k: p.replace(kind=Parameter.KEYWORD_ONLY)
+        for k, p in found.items()
+        if p.default is not Parameter.empty
+    }
+
+
+def takes(function: Callable[..., object], *args: object, **options: object) -> bool:
+    """Tell whether a function may be called so; true where nobody can tell.
+
+    Keywords that it needs beside the given `options`, if there are some, are its own matter.
+    """
+    try:
+        signature = inspect.signature(function)
+        (signature.bind_partial if options else signature.bind)(*args, **options)
+    except TypeError:
+        return False
+    except ValueError:  # of some built-in functions
+        return True
+    return True
