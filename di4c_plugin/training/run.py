@@ -14,6 +14,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from di4c_plugin.algorithms.base import Algorithm, Data
+from di4c_plugin.announce import announce
 from di4c_plugin.checkpoints.model import STUDENT as STUDENT_ROLE
 from di4c_plugin.checkpoints.model import TEACHER as TEACHER_ROLE
 from di4c_plugin.checkpoints.model import Model, with_info
@@ -220,5 +221,5 @@ def _opened(
     with held(out):
         folder.check(resume=resume, overwrite=overwrite)
         if resume and not folder.checkpoint.exists():
-            sys.stderr.write(f"di4c: nothing to resume in {out}: starting at update 0\n")
+            announce(f"nothing to resume in {out}: starting at update 0")
         yield folder

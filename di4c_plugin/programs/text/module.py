@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from torch import Tensor, nn
 
 from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms
+from di4c_plugin.announce import announce
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
@@ -29,7 +30,7 @@ from di4c_plugin.programs.text.data import (
     training_loader,
 )
 from di4c_plugin.programs.text.denoiser import BackboneDenoiser
-from di4c_plugin.programs.text.errors import one_line, tell
+from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.networks import (
     check_weights,
     load_backbone,
@@ -253,7 +254,7 @@ class TextStudent(LightningModule):
             self.ema.move_shadow_params_to_device(self.device)
         loader = training_loader(self.trainer)
         if not isinstance(loader.dataset, Sized):
-            tell("the data are streamed: a resumed run begins the stream anew")
+            announce("the data are streamed: a resumed run begins the stream anew")
             self._count_updates()
             return
         sampler = ResumableSampler(
@@ -282,7 +283,7 @@ class TextStudent(LightningModule):
         engine, step, index = self.engine, self.state.micro_step, self.trainer.global_step
         if engine.begin(index, self.updates, self.trainer.optimizers[0]):
             number = f"round {engine.round + 1} of {engine.rounds}"
-            tell(f"{number}: the student (its EMA) is now the teacher")
+            announce(f"{number}: the student (its EMA) is now the teacher")
         self.state.round = engine.round
         # What the host draws from the global generators, crops of the data: by the step as well.
         seed_globals(self.seed, HOST, self.global_rank, step)
