@@ -24,6 +24,7 @@ from di4c_plugin.programs.text.errors import one_line
 METHOD, FILE = "algorithm", "file:"
 PATHS = (
     ("teacher",),
+    ("student",),
     ("sampler", "teacher"),
     ("sampler", "known"),
     ("eval", "checkpoint_path"),
@@ -100,7 +101,7 @@ def as_chosen(config: dict[str, Any], hydra: DictConfig) -> dict[str, Any]:
     if not named & {"latent", "experiment"}:
         options = {name.removeprefix("latent.") for name in named if name.startswith("latent.")}
         recipe = (config.get("recipe") or {}).get("latent")
-        if recipe:
+        if recipe and not config.get("student"):  # which has its own
             config["latent"] = recipe | {key: config["latent"][key] for key in options}
         elif not options:
             config.pop("latent", None)

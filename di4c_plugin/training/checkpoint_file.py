@@ -1,7 +1,7 @@
 """Checkpoints of a run on disk: whole or not at all, and with a digest of all that they hold.
 
 Lightning's own writer uses the system's folder for temporary files and moves the result, which is
-not atomic when that is another disk; and a flipped bit in a tensor is none of its reader's business.
+not atomic when that is another disk; and its reader passes flipped bits in a tensor.
 """
 
 import os

@@ -1,8 +1,8 @@
 """The folder of a run: one run to a folder, resumed only as what it was.
 
-It holds run.json, config.yaml, last.ckpt, logs/ and, in the end, the model; until then previous.ckpt
-too. run.json is the record of what a run writes beside its logs: nothing else is ever replaced or
-removed. Folders of versions that kept no record are known by their config.yaml.
+It holds run.json, config.yaml, last.ckpt, logs/ and, in the end, the model; until then also
+previous.ckpt. run.json is the record of what a run writes beside its logs: nothing else is ever
+replaced or removed. Folders of versions that kept no record are known by their config.yaml.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A run whose checkpoint is damaged anyhow: refused in one line, or it ends as if nothing had been."""
+"""A run whose checkpoint is damaged anyhow: one line, or it ends as if nothing had been."""
 
 import random
 import shutil

@@ -32,7 +32,7 @@ class Di4CStep:
         optimizer.di4c_step = True
         value: Tensor = loss.calc_loss(minibatch, state, writer)
         if not value.isfinite():
-            raise UserError(f"the loss is not finite at update {update}; a smaller lr may help")
+            raise UserError(f"the loss is not finite at update {update + 1}; a smaller lr may help")
         optimizer.zero_grad()
         value.backward()
         rate = self.lr * min(1.0, (update + 1) / max(1, self.warmup))

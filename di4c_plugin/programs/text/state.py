@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.latent import same_options
 from di4c_plugin.programs.text.averages import names
+from di4c_plugin.programs.text.recorded import compare, settings_of
 
 FORMAT = 1
 PICKLED = ("hyper_parameters", "hparams_name", "hparams_type", "datamodule_hyper_parameters")
@@ -22,15 +24,36 @@ class RunState:
 
     Attributes:
         teacher: fingerprint of the weights of the first teacher.
+        start: of the student that training went on from; "" where it started from the teacher.
         round: of iterated Di4C, from 0.
         micro_step: batches this process has trained on; all random draws are functions of it.
         batches: of which in this epoch.
+        epoch: the pass over the data, from 0.
+        examples: of it that all processes together have trained on.
+        size: examples of a batch, on all processes together; 0: nobody knows yet.
     """
 
     teacher: str
+    start: str = ""
     round: int = 0
     micro_step: int = 0
     batches: int = 0
+    epoch: int = 0
+    examples: int = 0
+    size: int = 0
+
+    def count(self, examples: int, batches: int, *, whole: bool) -> None:
+        """Count a batch.
+
+        Args:
+            examples: of it, on all processes.
+            batches: of this epoch, with it.
+            whole: whether it is the last one of the epoch.
+        """
+        self.micro_step, self.batches = self.micro_step + 1, batches
+        self.examples += examples
+        if whole:
+            self.epoch, self.examples = self.epoch + 1, 0
 
 
 def save_state(module: Any, checkpoint: dict[str, Any]) -> None:
@@ -48,6 +71,7 @@ def save_state(module: Any, checkpoint: dict[str, Any]) -> None:
         "ema_names": names(module),
         "teacher": teacher,
         "run": asdict(module.state),
+        "settings": settings_of(module),
     }
     if module.state.round:
         weights = dict(module.engine.teacher.backbone.named_parameters())
@@ -84,7 +108,7 @@ def restore_state(module: Any, checkpoint: Mapping[str, Any]) -> None:
     """Go on from a checkpoint.
 
     Raises:
-        UserError: if it is of another kind of run, another teacher or latent.
+        UserError: if it is of another kind of run, another teacher, start, latent or method.
     """
     notes = checkpoint.get("di4c")
     if notes is None:
@@ -92,16 +116,23 @@ def restore_state(module: Any, checkpoint: Mapping[str, Any]) -> None:
             "the checkpoint to resume from was not written by this algo: the folder of this run "
             "holds another run; name a new one, and give that checkpoint as teacher=PATH"
         )
-    run = RunState(**{f.name: notes["run"][f.name] for f in fields(RunState)})
+    known = {f.name for f in fields(RunState)} & notes["run"].keys()  # earlier versions: fewer
+    run = RunState(**{name: notes["run"][name] for name in known})
     if run.teacher != module.state.teacher:
         raise UserError(
             f"the run to resume distils another teacher ({notes['teacher']['source']}) than "
             f"{module.plan.weights.origin}"
         )
+    if run.start != module.state.start:
+        raise UserError("the run to resume started from another student= than this one")
     if not same_options(notes["latent"], module.latent):
         raise UserError(f"the run to resume has the latent {notes['latent']}, not {module.latent}")
     if names(module) != notes["ema_names"]:
         raise UserError("the run to resume averages other weights than this one")
+    compare(notes.get("settings"), settings_of(module))
+    if "epoch" not in notes["run"]:
+        announce("the run to resume is of an earlier version: its data come in another order now")
+        run.epoch = int(checkpoint["epoch"])
     module.state = run
     if run.round:
         module.engine.round = run.round

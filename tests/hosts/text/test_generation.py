@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.programs.text.averages import averages
-from di4c_plugin.programs.text.module import Plan
 from di4c_plugin.programs.text.sampling import SamplerSettings
+from di4c_plugin.programs.text.student import Plan
 from tests.hosts.text import stand_in, stand_in_parts
 
 TOKEN = {"name": "token", "dim": 1, "features": 128}

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
 from di4c_plugin.errors import UserError
-from di4c_plugin.programs.text.module import Plan
 from di4c_plugin.programs.text.sampling import SamplerSettings
+from di4c_plugin.programs.text.student import Plan
 from di4c_plugin.training.rng import step_generator
 from tests.hosts.text import stand_in, stand_in_parts
 
@@ -156,8 +156,9 @@ def test_padded_texts_and_unknown_options_are_refused() -> None:
 
 
 def test_too_few_examples_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few: Any = DataLoader(stand_in.Texts(2), batch_size=3, drop_last=True)
     with pytest.raises(SystemExit) as stop:
-        stand_in.trainer(tmp_path).fit(stand_in.student(), stand_in.loader(2))
+        stand_in.trainer(tmp_path).fit(stand_in.student(), few)
     assert stop.value.code == 2
     assert "error: a process has fewer training examples" in capsys.readouterr().err
 

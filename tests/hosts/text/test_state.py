@@ -9,8 +9,8 @@ import torch
 from di4c_plugin.api import load_student
 from di4c_plugin.checkpoints.weights import read_weights
 from di4c_plugin.programs.text.averages import averages
-from di4c_plugin.programs.text.module import Plan
 from di4c_plugin.programs.text.state import RunState, count_batches
+from di4c_plugin.programs.text.student import Plan
 from tests.hosts.text import stand_in
 
 TOKEN = {"name": "token", "dim": 1, "features": 128}
