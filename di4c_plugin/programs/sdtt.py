@@ -50,7 +50,7 @@ def check(config: Mapping[str, Any]) -> None:
         raise UserError(f"parameterization={name}: only masked diffusion has a student")
     if not str(config["model"]["type"]).startswith("ddit"):
         raise UserError(f"model.type={config['model']['type']}: only DiT backbones take a latent")
-    if config["compile"] and config["mode"] != "train":
+    if config.get("compile") and config["mode"] != "train":
         raise UserError("compile=true: this program then refuses every checkpoint: leave it out")
     check_time(config)
 

@@ -158,8 +158,8 @@ class TextStudent(TextNetworks):
             device=self.device,
         )
         self.fault.note(losses.total, index)
-        whole = batch_idx + 1 >= self.trainer.num_training_batches
-        self.state.count(len(x_0) * self.trainer.world_size, batch_idx + 1, whole=whole)
+        per_epoch = self.trainer.num_training_batches
+        self.state.count(len(x_0) * self.trainer.world_size, per_epoch)
         loss = losses.total / self.positions
         self.log("trainer/loss", loss.detach(), on_step=True, on_epoch=False, sync_dist=True)
         # The first process's own: to reduce each term at every step would cost more than it says.

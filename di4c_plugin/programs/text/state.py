@@ -42,17 +42,19 @@ class RunState:
     examples: int = 0
     size: int = 0
 
-    def count(self, examples: int, batches: int, *, whole: bool) -> None:
+    def count(self, examples: int, per_epoch: float) -> None:
         """Count a batch.
+
+        By itself: Lightning's own counter slips where a run is resumed between two epochs.
 
         Args:
             examples: of it, on all processes.
-            batches: of this epoch, with it.
-            whole: whether it is the last one of the epoch.
+            per_epoch: batches of an epoch.
         """
-        self.micro_step, self.batches = self.micro_step + 1, batches
+        self.micro_step += 1
+        self.batches = 1 + (self.batches if self.batches < per_epoch else 0)
         self.examples += examples
-        if whole:
+        if self.batches >= per_epoch:
             self.epoch, self.examples = self.epoch + 1, 0
 
 

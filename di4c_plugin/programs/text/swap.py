@@ -4,6 +4,7 @@ from types import ModuleType
 from typing import Any
 
 KEPT = "_di4c_own_classes"
+CHANGED: list[ModuleType] = []
 
 
 def own_class(module: ModuleType, name: str) -> type[Any]:
@@ -11,5 +12,13 @@ def own_class(module: ModuleType, name: str) -> type[Any]:
 
     Such jobs run one after the other in one process. To be called before anything is replaced.
     """
+    if module not in CHANGED:
+        CHANGED.append(module)
     kept: dict[str, type[Any]] = vars(module).setdefault(KEPT, {})
     return kept.setdefault(name, getattr(module, name))
+
+
+def restore() -> None:
+    """Give the hosts their own classes back: the next job may not ask for ours."""
+    for module in CHANGED:
+        vars(module).update(vars(module)[KEPT])

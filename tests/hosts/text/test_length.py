@@ -24,7 +24,7 @@ def fit(folder: Path, *callbacks: Any, loader: Any = None, **options: Any) -> An
     module.training_step = watched  # type: ignore[method-assign]
     trainer = stand_in.trainer(folder, **{"limit_val_batches": 0} | options)
     trainer.callbacks.extend(callbacks)
-    trainer.fit(module, loader or stand_in.loader(10))
+    trainer.fit(module, stand_in.loader(10) if loader is None else loader)
     return rounds
 
 

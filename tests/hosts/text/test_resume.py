@@ -111,6 +111,22 @@ def test_a_resumed_run_is_the_unbroken_one(
         assert same(rest.teacher, whole.teacher)
 
 
+@pytest.mark.parametrize("ends", [(1, 2, 3, 4, 5), (4, 5), (4,), (3, 4)])
+def test_a_run_that_ends_again_and_again_is_the_unbroken_one(
+    tmp_path: Path, ends: tuple[int, ...]
+) -> None:
+    """Also between two epochs, after the fourth update."""
+    plan, whole = stand_in.distilling(), run(tmp_path / "whole", stand_in.distilling())
+    x_0, losses, resume = dict[int, Tensor](), dict[int, float](), None
+    for steps in (*ends, STEPS):
+        part = run(tmp_path / "parts", plan, resume=resume, max_steps=steps)
+        x_0, losses = x_0 | part.x_0, losses | part.losses
+        resume = tmp_path / "parts" / f"step={steps}.ckpt"
+    assert losses == whole.losses
+    assert same(x_0, whole.x_0)
+    assert same(part.weights, whole.weights)
+
+
 def test_the_second_rounds_teacher_is_the_students_average(tmp_path: Path) -> None:
     whole = run(tmp_path, stand_in.distilling(rounds=2))
     file = torch.load(tmp_path / "step=3.ckpt", weights_only=True)
