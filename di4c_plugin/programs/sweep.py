@@ -1,7 +1,7 @@
 """Sweeps of a host's program, `--multirun`: each job gets what it chooses of ours, and may fail.
 
-Hydra builds callbacks before it applies what is swept, so that a callback which a swept group brings
-along is never called; and its launcher ends all jobs when one calls `sys.exit`.
+Hydra builds callbacks before it applies what is swept, so that a callback which a swept group
+brings along is never called; and its launcher ends all jobs when one calls `sys.exit`.
 """
 
 import functools

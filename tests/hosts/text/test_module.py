@@ -148,6 +148,33 @@ def test_weights_of_another_kind_are_refused_whatever_they_are_for(role: str) ->
         stand_in.student(replace(stand_in.distilling(), **wrong))
 
 
+@pytest.mark.parametrize("fault", ["loss", "weights"])
+def test_numbers_that_are_not_finite_end_the_run_and_are_not_kept(
+    tmp_path: Path, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = stand_in.student()
+    algorithm = module.algorithm
+    assert algorithm is not None
+
+    def losses(batch: Batch, networks: Networks, update: Update) -> LossTerms:
+        terms = type(algorithm).losses(algorithm, batch, networks, update)
+        total = terms.total
+        if update.index == 2 and fault == "loss":
+            total = total * float("nan")
+        elif update.index == 2:
+            total.register_hook(lambda gradient: gradient * float("inf"))
+        return LossTerms({"student": total}, terms.terms)
+
+    algorithm.losses = losses  # type: ignore[method-assign]
+    with pytest.raises(SystemExit) as stop:
+        stand_in.trainer(tmp_path).fit(module, stand_in.loader())
+    assert stop.value.code == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("di4c: error")]
+    told = {"loss": "the loss is not finite at update 3;", "weights": "not finite at update 3;"}
+    assert told[fault] in line
+    assert {file.name for file in tmp_path.glob("*.ckpt")} == {"step=1.ckpt", "step=2.ckpt"}
+
+
 def test_padded_texts_and_unknown_options_are_refused() -> None:
     with pytest.raises(UserError, match="data.wrap=false pads sequences"):
         stand_in.student(data={"wrap": False})
