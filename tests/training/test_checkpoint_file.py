@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.training import checkpoint_file
 from di4c_plugin.training.checkpoint_file import read_checkpoint, write_checkpoint
 from tests.training import toy
 
@@ -60,7 +59,7 @@ def test_what_was_damaged_in_writing_takes_no_place(
         raise RuntimeError("unexpected pos 64 vs 0\n more")
 
     for broken, message in ((flip, "it was damaged in writing"), (full, "unexpected pos 64 vs 0")):
-        monkeypatch.setattr(checkpoint_file.torch, "save", broken)
+        monkeypatch.setattr(torch, "save", broken)
         with pytest.raises(UserError, match=f"^cannot write .*last.ckpt: {message}$"):
             write_checkpoint(CONTENT | {"global_step": 9}, path, previous=tmp_path / "previous")
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

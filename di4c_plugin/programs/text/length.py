@@ -1,8 +1,8 @@
 """How long a host's run is, whatever ends it."""
 
 import math
+from typing import Any
 
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from di4c_plugin.errors import UserError
@@ -10,8 +10,12 @@ from di4c_plugin.errors import UserError
 EARLIER = (EarlyStopping, Timer)
 
 
-def updates_of(trainer: Trainer, rounds: int) -> int:
+def updates_of(trainer: Any, rounds: int) -> int:
     """Return the updates of a run that has begun, 1 where nobody knows.
+
+    Args:
+        trainer: a `Trainer`.
+        rounds: of the method.
 
     Raises:
         UserError: where rounds need to know, and where something may end the run earlier.

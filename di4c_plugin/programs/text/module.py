@@ -172,11 +172,6 @@ class TextStudent(TextNetworks):
         update = self.engine.update(generator, self.trainer.global_step, self.updates)
         return self.engine.losses_by(Batch(x_0), update)
 
-    @property
-    def seed(self) -> int:
-        """The host's own seed."""
-        return int(self.config.get("seed", 0))
-
     def _log_terms(self, prefix: str, losses: LossTerms, **options: Any) -> None:
         values = {f"{prefix}/{k}": v / self.positions for k, v in losses.terms.items()}
         self.log_dict(values, **options)

@@ -75,6 +75,11 @@ class TextNetworks(LightningModule):
         return cls(options["config"], options["tokenizer"])
 
     @property
+    def seed(self) -> int:
+        """The host's own seed."""
+        return int(self.config.get("seed", 0))
+
+    @property
     def time_conditioned(self) -> bool:
         """Whether the host's backbone is told the time."""
         return bool(self.time_conditioning)

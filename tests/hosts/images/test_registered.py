@@ -174,7 +174,7 @@ def test_numbers_that_are_not_finite_end_the_run_before_the_step(
     cfg.training.clip_grad = clip
     model, loss, state = started(cfg, root("tauldr"))
     Di4CStep(cfg).step(state, BATCH, loss, Writer())
-    before, state["n_iter"] = copy.deepcopy(model.state_dict()), 1
+    before, state["n_iter"] = copy.deepcopy(dict(model.named_parameters())), 1
     calculate = loss.calc_loss
 
     def spoilt(*arguments: Any) -> Any:
@@ -185,7 +185,7 @@ def test_numbers_that_are_not_finite_end_the_run_before_the_step(
     loss.calc_loss = spoilt
     with pytest.raises(UserError, match="^the gradient is not finite at update 2; a smaller lr"):
         Di4CStep(cfg).step(state, BATCH, loss, Writer())
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(torch.equal(v, before[k]) for k, v in model.named_parameters())
     loss.calc_loss = calculate
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))

@@ -22,7 +22,7 @@ def fit(folder: Path, *callbacks: Any, loader: Any = None, **options: Any) -> An
         return loss
 
     module.training_step = watched  # type: ignore[method-assign]
-    trainer = stand_in.trainer(folder, **{"limit_val_batches": 0} | options)
+    trainer: Any = stand_in.trainer(folder, **{"limit_val_batches": 0} | options)
     trainer.callbacks.extend(callbacks)
     trainer.fit(module, stand_in.loader(10) if loader is None else loader)
     return rounds

@@ -145,7 +145,7 @@ def test_epochs_have_every_example_once_each_in_its_order(tmp_path: Path) -> Non
 
 def test_validation_comes_where_the_host_asks_for_it(tmp_path: Path) -> None:
     """After the last batch of the host's epoch, which is not full."""
-    options = {"val_check_interval": 4, "check_val_every_n_epoch": None}
+    options: dict[str, Any] = {"val_check_interval": 4, "check_val_every_n_epoch": None}
     whole = run(tmp_path, stand_in.distilling(), max_steps=9, **options)
     assert sorted(whole.validations) == [4, 8]
 

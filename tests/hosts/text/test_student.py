@@ -60,7 +60,7 @@ def test_a_run_that_started_elsewhere_is_another_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     starts = [stand_in.weights(seed=seed, latent=TOKEN) for seed in (4, 5)]
-    options = {"max_steps": 2, "limit_val_batches": 0}
+    options: dict[str, Any] = {"max_steps": 2, "limit_val_batches": 0}
     trainer = stand_in.trainer(tmp_path, **options)
     trainer.fit(stand_in.student(going_on(starts[0])), stand_in.loader())
     for plan in (going_on(starts[1]), stand_in.distilling()):
@@ -110,6 +110,6 @@ def test_another_wrapper_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
     module = stand_in.student()
     module.backbone = module.backbone
     with pytest.raises(SystemExit) as stop:
-        module.backbone = nn.Sequential(module.backbone)  # type: ignore[assignment]
+        module.backbone = nn.Sequential(module.backbone)
     assert stop.value.code == 2
     assert "the backbone is replaced by a Sequential: leave that out" in capsys.readouterr().err
