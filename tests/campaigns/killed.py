@@ -1,6 +1,6 @@
 """Runs to be killed: `python -m tests.campaigns.killed HULL FOLDER` says "go" and trains.
 
-In each hull a run of a second or so, with a checkpoint after every update; in the hosts, two rounds.
+In each hull a run of a second or so, with a checkpoint after every update; in hosts two rounds.
 """
 
 import sys
