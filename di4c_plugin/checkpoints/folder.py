@@ -2,21 +2,29 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from di4c_plugin.checkouts import HOSTS
 from di4c_plugin.checkpoints.model import STUDENT, Model, describe, role_of, save_model
 from di4c_plugin.checkpoints.model_file import described_in
+from di4c_plugin.checkpoints.vocabulary import ENTRY, vocabulary_in
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import atomic_write
 from di4c_plugin.networks.dit import DiTConfig
 
+# An absolute path: a whole text, or the folders of one within a text, such as a command.
+WHOLE = re.compile(r"(~|[A-Za-z]:)?[/\\](?![/\\])([^=]*[/\\])?(?P<name>[^=/\\]+)[/\\]?")
+PLACES = re.compile(r"(?:(?<=[\s=:'\",(\[])|^)(~|[A-Za-z]:)?[/\\](?![/\\])([^\s'\",]*[/\\])?")
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 TEMPLATE = """---
 library_name: di4c_plugin
-tags:
+license: unknown
+{tag}tags:
 - discrete-diffusion
 - di4c
 ---
@@ -53,6 +61,7 @@ def save_folder(model: Model, folder: str | Path, *, overwrite: bool = False) ->
         UserError: if one of them is there and not of ours, before anything is written; and when
             the system refuses.
     """
+    model = replace(model, info=without_places(model.info))
     folder, text = Path(folder), card(describe(model))
     if not overwrite:
         check_ours(folder, text)
@@ -134,10 +143,41 @@ def card(description: Mapping[str, Any]) -> str:
         title, what = "A discrete diffusion model", "A product model, as `di4c_plugin` keeps it."
     facts = {name: description[name] for name in ("latent", "process")}
     facts |= {"sampling": description["sampling"]} if description.get("sampling") else {}
-    facts |= description["info"]
+    facts |= {k: v for k, v in description["info"].items() if k != ENTRY}
+    if is_text(description):
+        known = vocabulary_in(description["info"], CONFIG)
+        facts |= {"tokenizer": "not known" if known is None else str(known)}
+    facts |= {"licence": "not known here; that of the teacher and of the data bind a student too"}
+    tag = "text-generation" if is_text(description) else "unconditional-image-generation"
     rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items())
     load = "load_student" if is_student else "load_teacher"
-    return TEMPLATE.format(title=title, what=what, load=load, rows=rows)
+    tagged = f"pipeline_tag: {tag}\n" if is_text(description) or is_pictures(description) else ""
+    return TEMPLATE.format(title=title, what=what, load=load, rows=rows, tag=tagged)
+
+
+def is_text(description: Mapping[str, Any]) -> bool:
+    """Whether a model's tokens are of text."""
+    return ENTRY in description["info"] or description.get("kind") == "dit"
+
+
+def is_pictures(description: Mapping[str, Any]) -> bool:
+    """Whether a model's tokens are of pictures: of an image host, or the built-in digits."""
+    host = description["info"].get("host")
+    name = host.get("name") if isinstance(host, Mapping) else None
+    kinds = [host.name for host in HOSTS if host.weight is not None]
+    return description.get("kind") in kinds or name == "builtin"
+
+
+def without_places(value: Any) -> Any:
+    """Return plain values with the last part alone of what are paths of this machine."""
+    if isinstance(value, Mapping):
+        return {key: without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(without_places(inner) for inner in value)
+    if isinstance(value, str):
+        whole = WHOLE.fullmatch(value)
+        return whole["name"] if whole else PLACES.sub("", value)
+    return value
 
 
 def _cell(value: Any) -> str:

@@ -53,6 +53,15 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return read_description(text, str(path)), weights
 
 
+def is_safetensors(path: Path) -> bool:
+    """Tell by its first bytes whether a file is one of safetensors, whatever its name."""
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError:  # who reads it as something else says what is wrong
+        return False
+
+
 def read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
     """Return the text of our description, None without one, and the tensors of a file.
 
@@ -69,6 +78,15 @@ def read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
     if text is not None and digest is not None and digest != _digest(text, weights):
         raise UserError(f"{path} is damaged: it holds other numbers than were written")
     return text, weights
+
+
+def names_in(path: Path) -> list[str]:
+    """Return the names of the tensors in a file of safetensors; [] for a damaged one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except Exception:  # as in `read_safetensors`; who reads them tells
+        return []
 
 
 def described_in(path: Path) -> str | None:

@@ -1,10 +1,11 @@
 """Where weights lie: a file, a snapshot folder, or the hub."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from di4c_plugin.checkpoints import hub
+from di4c_plugin.checkpoints import hub, vocabulary
 from di4c_plugin.errors import UserError, reason
 from di4c_plugin.plain_files import read_json, read_yaml
 
@@ -49,6 +50,8 @@ def locate(source: str | Path) -> Source:
 def _download(source: str) -> Source:
     file, commit = hub.fetch_any(source, WEIGHT_FILES)
     config = hub.fetch(source, CONFIG_FILE, commit)
+    with suppress(UserError):  # most have none: then it is not in the cache either
+        hub.fetch(source, vocabulary.FILE, commit)
     name, _, revision = source.partition("@")
     origin = f"{name}@{revision or 'main'} ({commit[:12]})"
     return Source(file, {} if config is None else read_config(config), origin)

@@ -5,7 +5,6 @@ out as the hosts' DIT has them.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,21 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.checkpoints.description import check_parts, read_description
-from di4c_plugin.checkpoints.model_file import read_safetensors
+from di4c_plugin.checkpoints.model_file import is_safetensors, read_safetensors
 from di4c_plugin.checkpoints.naming import backbone_tensors, with_averages
 from di4c_plugin.checkpoints.places import Source, locate
 from di4c_plugin.checkpoints.storages import check_total
-from di4c_plugin.checkpoints.stubs import Inert, plain
+from di4c_plugin.checkpoints.stubs import plain
 from di4c_plugin.checkpoints.torch_file import load_inert
+from di4c_plugin.checkpoints.vocabulary import (
+    Tokenizer,
+    Vocabulary,
+    configured_tokenizer,
+    mask_index,
+    pickled_tokenizer,
+    tokenizer_beside,
+    vocabulary_in,
+)
 from di4c_plugin.errors import refusing
 
 # The released students of Di4C say nothing of their latent but have its weights.
@@ -39,7 +47,8 @@ class Weights:
         process: the forward process, where the source says it in our words.
         origin: what the user named, with the commit for the hub.
         fingerprint: sha256 over names, shapes, types and values.
-        notes: what else our own checkpoints say: teacher, round, sizes of the network.
+        notes: what else our own checkpoints say: teacher, round, sizes of the network, vocabulary.
+        tokenizer: that of the training, where something beside our own notes says it.
     """
 
     tensors: dict[str, Tensor]
@@ -49,6 +58,18 @@ class Weights:
     origin: str
     fingerprint: str
     notes: dict[str, Any] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+
+    def vocabulary(self, process: Mapping[str, Any]) -> Vocabulary | None:
+        """Return the tokens of the model, which has this process; None where nothing says them.
+
+        Raises:
+            UserError: if the file's own note of it is damaged.
+        """
+        for notes in (self.notes, self.notes.get("info", {})):
+            if (said := vocabulary_in(notes, self.origin)) is not None:
+                return said
+        return None if self.tokenizer is None else self.tokenizer.vocabulary(process)
 
 
 @dataclass
@@ -58,6 +79,7 @@ class _Found:
     state: Mapping[str, Any]
     config: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
 
 
 def read_weights(source: str | Path, *, ema: bool = True) -> Weights:
@@ -79,17 +101,16 @@ def read_located(source: Source, *, ema: bool = True) -> Weights:
     """Read the weights of a file that was found; errors as for `read_weights`."""
     path = source.path
     with refusing(f"{source.origin} cannot be read"):
-        if _is_safetensors(path):
+        if is_safetensors(path):
             found = _read_safetensors(path)
         else:
             found = _read_torch(path, ema, source.origin)
         found.config = found.config or source.config
+        if found.tokenizer is None or not found.tokenizer.ids:
+            named = configured_tokenizer(found.config) or found.tokenizer
+            name = source.origin if named is None else named.name
+            found.tokenizer = tokenizer_beside(path, name) or named
         return _finish(found, source.origin, path.stat().st_size)
-
-
-def _is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
 
 
 def _read_safetensors(path: Path) -> _Found:
@@ -104,7 +125,9 @@ def _read_torch(path: Path, ema: bool, origin: str) -> _Found:
     averages = _averages(content) if ema else None
     if averages is not None:
         state = with_averages(state, averages, notes.get("ema_names"), origin)
-    return _Found(state, host_config(content.get("hyper_parameters")), notes)
+    parameters = content.get("hyper_parameters")
+    tokenizer = parameters.get("tokenizer") if isinstance(parameters, Mapping) else None
+    return _Found(state, host_config(parameters), notes, pickled_tokenizer(tokenizer))
 
 
 def _notes(content: dict[str, Any]) -> dict[str, Any]:
@@ -145,34 +168,6 @@ def host_config(parameters: Any) -> dict[str, Any]:
     return config if mask is None else config | {"mask_index": mask}
 
 
-def mask_index(tokenizer: Any) -> int | None:
-    """Return the id of the mask token that a stub of a transformers tokenizer recorded."""
-    if not isinstance(tokenizer, Inert):
-        return None
-    special = tokenizer.get("_special_tokens_map")
-    token = special.get("mask_token") if isinstance(special, Mapping) else None
-    token = tokenizer.get("_mask_token") if token is None else token
-    token = token.get("content") if isinstance(token, Inert) else token
-    index = _vocabulary(tokenizer).get(token) if isinstance(token, str) else None
-    return index if isinstance(index, int) else None
-
-
-def _vocabulary(tokenizer: Inert) -> dict[str, Any]:
-    """Return ids by token from the forms a tokenizer takes: fast ones, or MDLM's text8."""
-    simple = tokenizer.get("_vocab_str_to_int")
-    if isinstance(simple, dict):
-        return simple
-    fast = tokenizer.get("_tokenizer")
-    raw = fast.state if isinstance(fast, Inert) else None
-    try:
-        described = json.loads(raw) if isinstance(raw, bytes | str) else {}
-    except ValueError:
-        described = {}
-    added = {entry["content"]: entry["id"] for entry in described.get("added_tokens", [])}
-    vocabulary = described.get("model", {}).get("vocab")
-    return (vocabulary if isinstance(vocabulary, dict) else {}) | added
-
-
 def _finish(found: _Found, origin: str, size: int) -> Weights:
     tensors = backbone_tensors(found.state, origin)
     check_total(tensors, size, origin)
@@ -184,9 +179,8 @@ def _finish(found: _Found, origin: str, size: int) -> Weights:
     latent = notes.get("latent")
     if latent is None and any(name.startswith(OFFICIAL_LATENT) for name in tensors):
         latent = {"name": "token"}
-    return Weights(
-        tensors, latent, config, notes.get("process"), origin, fingerprint(tensors), notes
-    )
+    process, digest = notes.get("process"), fingerprint(tensors)
+    return Weights(tensors, latent, config, process, origin, digest, notes, found.tokenizer)
 
 
 def _inherited(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from di4c_plugin.data.arrays import (
     read_labels,
     small,
 )
-from di4c_plugin.data.pictures import Progress, all_pixels, read_pictures, split_of
+from di4c_plugin.data.picture_folders import TRAINING
+from di4c_plugin.data.pictures import Progress, all_pixels, read_pictures
 from di4c_plugin.errors import UserError
 
 CIFAR, CIFAR_SHAPE = "cifar-10-batches-py", (3, 32, 32)
@@ -47,7 +48,7 @@ def read_codes(
     """
     path = Path(path)
     if path.is_dir():
-        arrays = read_code_files(split_of(path), progress)
+        arrays = read_code_files(with_codes(path), progress)
     else:
         arrays = read_arrays(path, "codes")
     found = arrays["codes"]
@@ -63,7 +64,12 @@ def holds_codes(path: str | Path) -> bool:
     So is one that is missing: `read_codes` tells.
     """
     path = Path(path)
-    return not path.is_dir() or next(split_of(path).glob("*.pth"), None) is not None
+    return not path.is_dir() or next(with_codes(path).glob("*.pth"), None) is not None
+
+
+def with_codes(folder: Path) -> Path:
+    """Return the folder of the training codes in a folder: `Train/`, if there is one, or itself."""
+    return next((folder / name for name in TRAINING if (folder / name).is_dir()), folder)
 
 
 def read_code_files(folder: Path, progress: Progress | None = None) -> dict[str, Array]:

@@ -12,13 +12,14 @@ from filelock import FileLock
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Data
-from di4c_plugin.data.arrays import read_arrays, small
-from di4c_plugin.data.pictures import Pictures, Progress, batches
+from di4c_plugin.data.arrays import Array, read_arrays, small
+from di4c_plugin.data.partial_codes import MADE_FROM, Partial
+from di4c_plugin.data.pictures import Pictures, Progress, in_parts
 from di4c_plugin.data.vq import VQ
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import atomic_write
 
-MADE_FROM = "made_from"  # the array with the fingerprint
+VERSION = 2  # of how a picture is read
 
 
 def encode(
@@ -32,8 +33,9 @@ def encode(
     """Return the codes of pictures: x_0 (M, D), int16 or int32, and their labels, if any.
 
     What was encoded before is read from the cache, by names, sizes and times of the files and by
-    the weights of the VQ model. Of processes that start at once (torchrun's), one encodes and the
-    others wait for it; the file is whole at any time.
+    the weights of the VQ model; so are the codes of a run that was ended, or that met pictures
+    which cannot be read. Of processes that start at once (torchrun's), one encodes and the others
+    wait for it; the file is whole at any time.
 
     Args:
         pictures: as `read_pictures(folder, n)` finds them.
@@ -47,7 +49,9 @@ def encode(
         UserError: if a picture cannot be read, or `cache` holds something else, or cannot be
             written.
     """
-    made_from = fingerprint_of(pictures, vq)
+    keys = keys_of(pictures)
+    settings = settings_of(pictures, vq)
+    made_from = hashlib.sha256(settings.encode() + keys.tobytes()).hexdigest()
     file = cache_file(made_from) if cache is None else Path(cache)
     found = kept_codes(file, made_from, own=cache is None)
     if found is None:
@@ -55,20 +59,38 @@ def encode(
         with FileLock(file.with_name(f"{file.name}.lock")):
             found = kept_codes(file, made_from, own=cache is None)  # by who had the lock before
             if found is None:
-                found = codes_of(pictures, vq, batch_size, progress)
+                place = f"{settings} {pictures.folder.absolute()}".encode()
+                part = cache_file(hashlib.sha256(place).hexdigest()) if cache is None else file
+                work = Partial(part.with_name(f"{part.name}.part.npz"), settings, keys)
+                found = codes_of(pictures, vq, work, batch_size, progress)
                 keep(file, found, pictures.all_labels(), made_from)
+                work.file.unlink(missing_ok=True)
     return Data(found.flatten(1), pictures.all_labels())
 
 
-def fingerprint_of(pictures: Pictures, vq: VQ) -> str:
-    """Return a sha256 of all that the codes depend on; files by name, size and time of change."""
-    digest = hashlib.sha256(
-        f"{vq.fingerprint} {pictures.shape} {pictures.fit} {pictures.mirror}".encode()
-    )
-    for name in pictures.files:
-        state = (pictures.folder / name).stat()
-        digest.update(f"\n{name} {state.st_size} {state.st_mtime_ns}".encode())
-    return digest.hexdigest()
+def settings_of(pictures: Pictures, vq: VQ) -> str:
+    """Return a text of all that the codes of a picture depend on, beside the picture."""
+    return f"{VERSION} {vq.fingerprint} {pictures.shape} {pictures.fit}"
+
+
+def keys_of(pictures: Pictures) -> Array:
+    """Return a key for each picture, uint64 (M, 2): by name, size and time of the file, mirrored.
+
+    Raises:
+        UserError: for a file that is gone.
+    """
+    keys = bytearray()
+    for mirrored in range(1 + pictures.mirror):
+        for name in pictures.files:
+            try:
+                state = (pictures.folder / name).stat()
+            except OSError as error:
+                raise UserError(
+                    f"cannot read {pictures.folder / name}: {error.strerror}"
+                ) from error
+            text = f"{mirrored} {name} {state.st_size} {state.st_mtime_ns}"
+            keys += hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:16]
+    return np.frombuffer(bytes(keys), np.uint64).reshape(-1, 2)
 
 
 def cache_file(made_from: str) -> Path:
@@ -120,18 +142,48 @@ def check_writable(file: Path) -> None:
 
 
 def codes_of(
-    pictures: Pictures, vq: VQ, batch_size: int, progress: Progress | None = None
+    pictures: Pictures,
+    vq: VQ,
+    work: Partial,
+    batch_size: int,
+    progress: Progress | None = None,
 ) -> Tensor:
-    """Encode all pictures: codes (M, h, w), int16 or int32."""
-    found: list[Tensor] = []
-    done = 0
-    for batch in batches(pictures, batch_size):
-        codes = vq.encode(batch.to(vq.device) / 255 * 2 - 1)
-        found.append(small(codes.cpu().numpy(), vq.n_codes - 1))
-        done += len(batch)
-        if progress is not None:
-            progress(done, len(pictures))
-    return torch.cat(found)
+    """Encode all pictures but those that were before: codes (M, h, w), int16 or int32.
+
+    Raises:
+        UserError: if some cannot be read, once all others are encoded and kept.
+    """
+    work.read()
+    broken: list[str] = []
+
+    def read(index: int) -> tuple[int, Tensor | None]:
+        try:
+            return index, pictures[index]
+        except UserError as error:
+            broken.append(str(error))
+            return index, None
+
+    try:
+        for part in in_parts(read, work.left(), batch_size):
+            good = [(index, x) for index, x in part if x is not None]
+            if good:
+                batch = torch.stack([x for _, x in good]).to(vq.device) / 255 * 2 - 1
+                codes = small(vq.encode(batch).cpu().numpy(), vq.n_codes - 1)
+                work.add([index for index, _ in good], codes.numpy())
+            if progress is not None:
+                progress(work.done, len(pictures))
+    except BaseException:
+        work.write()
+        raise
+    if broken:
+        work.write()
+        names = list(dict.fromkeys(broken))
+        more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+        raise UserError(
+            f"{names[0]}{more}; the codes of all others are kept: mend or remove it, start again"
+        )
+    assert work.codes is not None, "read_pictures refuses folders without pictures"
+    return torch.from_numpy(work.codes)
 
 
 def keep(file: Path, codes: Tensor, labels: Tensor | None, made_from: str) -> None:

@@ -1,21 +1,24 @@
 """Folders of pictures, class by sub-folder, read when they are needed."""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from di4c_plugin.data.picture_files import MODES, SUFFIXES, is_picture, open_picture
+from di4c_plugin.announce import announce_once
+from di4c_plugin.data.picture_files import MODES, open_picture
+from di4c_plugin.data.picture_folders import find_pictures
 from di4c_plugin.errors import UserError
 
 Progress = Callable[[int, int], None]
-SPLITS = ("Train", "train")
+Read = TypeVar("Read")
+NARROW = 100  # times as long as wide: so many pixels are not made of one to cut the middle out
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Pictures:
         _, height, width = self.shape
         picture = open_picture(path, self.shape[0])
         if self.fit:
+            if max(picture.size) > NARROW * min(picture.size):
+                raise UserError(f"{path} is more than {NARROW} times as long as wide")
             picture = fitted(picture, height, width)
         if picture.size != (width, height):
             size = f"{picture.width} x {picture.height}"
@@ -99,82 +104,57 @@ def read_pictures(
 ) -> Pictures:
     """Find the pictures of a folder: a class for each sub-folder, by sorted names, or no classes.
 
+    What was found and left out is said on stderr.
+
     Args:
-        folder: with `train/` or `Train/` in it, that is taken.
+        folder: with a split `train/` or `Train/` in it, that is taken.
         size: n, to resize the shorter side to n and cut the middle n x n out of it, as the hosts
             do for evaluation; or (C, H, W), which pictures must have.
         classes: how many the network has; None for any number.
         mirror: see `Pictures`.
 
     Raises:
-        UserError: if there is no such folder, no picture in it, or too many classes.
+        UserError: as `find_pictures`, and for too many classes.
     """
-    place = split_of(Path(folder))
     fit = isinstance(size, int)
     shape = (3, size, size) if isinstance(size, int) else size
     if shape[0] not in MODES:
         raise UserError(f"pictures have 1 or 3 channels, not {shape[0]}")
-    files, labels = find_pictures(place)
-    count = 0 if labels is None else int(labels.max()) + 1
+    found = find_pictures(Path(folder))
+    announce_once(str(found))
+    count = len(found.classes)
     if classes is not None and count > classes:
-        raise UserError(f"{place} has {count} classes, and the network {classes}")
-    return Pictures(place, files, labels, shape, fit=fit, mirror=mirror)
+        raise UserError(f"{found.folder} has {count} classes, and the network {classes}")
+    labels = torch.arange(count).repeat_interleave(torch.tensor(found.counts)) if count else None
+    return Pictures(found.folder, found.files, labels, shape, fit=fit, mirror=mirror)
 
 
-def split_of(folder: Path) -> Path:
-    """Return the folder of the training pictures; raises UserError if there is no such folder."""
-    if not folder.is_dir():
-        raise UserError(f"no such folder: {folder}")
-    return next((folder / name for name in SPLITS if (folder / name).is_dir()), folder)
+def in_parts(
+    read: Callable[[int], Read], indices: Sequence[int], size: int, *, threads: int = 4
+) -> Iterator[list[Read]]:
+    """Yield what `read` returns for the indices, `size` at once; the next part is read meanwhile.
 
-
-def find_pictures(folder: Path) -> tuple[tuple[str, ...], Tensor | None]:
-    """Return names relative to the folder, and labels if pictures lie in sub-folders.
-
-    Raises:
-        UserError: if there are none, or some lie beside sub-folders, or a sub-folder has none.
+    Raises what `read` does.
     """
-    loose = sorted(p.name for p in folder.iterdir() if is_picture(p.name) and p.is_file())
-    kinds = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    found = [pictures_below(folder, kind) for kind in kinds]
-    if not loose and not any(found):
-        raise UserError(f"no pictures in {folder} (nor codes); known are {', '.join(SUFFIXES)}")
-    if not any(found):
-        return tuple(loose), None
-    if loose:
-        raise UserError(f"{folder} has pictures beside its folders of classes, such as {loose[0]}")
-    for kind, names in zip(kinds, found, strict=True):
-        if not names:  # leaving it out would move all labels behind it
-            raise UserError(f"no pictures in {folder / kind}, which counts as a class")
-    labels = [torch.full((len(names),), label) for label, names in enumerate(found)]
-    return tuple(name for names in found for name in names), torch.cat(labels)
+    pool = ThreadPoolExecutor(threads)  # Pillow decodes and resizes without Python's lock
+    try:
+        ahead = pool.map(read, indices[:size])
+        for start in range(size, len(indices) + size, size):
+            ready = ahead
+            ahead = pool.map(read, indices[start : start + size])
+            yield list(ready)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def pictures_below(folder: Path, kind: str) -> list[str]:
-    """Return the pictures of a class, wherever below its folder, sorted."""
-    names = [
-        os.path.relpath(Path(place) / name, folder)
-        for place, _, files in os.walk(folder / kind, followlinks=True)
-        for name in files
-    ]
-    return sorted(name for name in names if is_picture(name))
-
-
-def batches(pictures: Pictures, size: int, *, threads: int = 4) -> Iterator[Tensor]:
+def batches(pictures: Pictures, size: int) -> Iterator[Tensor]:
     """Read all pictures in order, uint8 (B, C, H, W); the next batch while one is worked on.
 
     Raises:
         UserError: see `Pictures.__getitem__`.
     """
-    pool = ThreadPoolExecutor(threads)  # Pillow decodes and resizes without Python's lock
-    try:
-        ahead = pool.map(pictures.__getitem__, range(min(size, len(pictures))))
-        for start in range(size, len(pictures) + size, size):
-            ready = ahead
-            ahead = pool.map(pictures.__getitem__, range(start, min(start + size, len(pictures))))
-            yield torch.stack(list(ready))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for part in in_parts(pictures.__getitem__, range(len(pictures)), size):
+        yield torch.stack(part)
 
 
 def all_pixels(pictures: Pictures) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.frechet import gaussian_distance
 from di4c_plugin.evaluation.inception import RESIZING, Inception
@@ -71,6 +72,7 @@ class FID(PictureMetric):
             logits.append(out)
         score = inception_score(torch.cat(logits))
         kept = self._reference
+        tell_if_few(moments.count, len(kept.mu))
         return {
             "fid": gaussian_distance(moments.result(), (kept.mu, kept.sigma)),
             "is": score,
@@ -84,6 +86,15 @@ class FID(PictureMetric):
             "resizing": record["resizing"],
             "inception": record["inception"],
         }
+
+
+def tell_if_few(pictures: int, features: int) -> None:
+    """Say on stderr that the FID of so few pictures is too large."""
+    if pictures <= features:
+        announce_once(
+            f"{pictures} pictures are few for {features} features: FID is too large; usual are "
+            "50000, and as many for all that are compared"
+        )
 
 
 def inception_score(logits: Tensor, splits: int = SPLITS) -> float:

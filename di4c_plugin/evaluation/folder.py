@@ -1,5 +1,6 @@
 """A folder of pictures as the reference of a metric: any depth, any size, cut to one size."""
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from di4c_plugin.data.picture_files import SUFFIXES, is_picture, open_picture
+from di4c_plugin.announce import announce_once
+from di4c_plugin.data.picture_files import SUFFIXES, open_picture
+from di4c_plugin.data.picture_folders import pictures_below, without
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.picture_metric import Reference
 
@@ -40,10 +43,12 @@ def _batches(folder: Path, size: tuple[int, int, int]) -> Iterator[Tensor]:
 def _pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"no such folder of pictures: {folder}")
-    paths = sorted(path for path in folder.rglob("*") if is_picture(path.name))
-    if not paths:
-        raise UserError(f"{folder} holds no pictures ({', '.join(SUFFIXES)})")
-    return paths
+    left: Counter[str] = Counter()
+    names = pictures_below(folder, "", left)
+    if not names:
+        raise UserError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}){without(left)}")
+    announce_once(f"{folder}: {len(names)} pictures{without(left)}")
+    return [folder / name for name in names]
 
 
 def read_picture(path: Path, size: tuple[int, int, int]) -> Tensor:

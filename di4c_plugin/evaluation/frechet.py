@@ -8,11 +8,14 @@ are the tokens' values: grey levels of the digits, so that the unit is grey leve
 import torch
 from torch import Tensor
 
+from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
 
 
 def frechet_distance(x: Tensor, reference: Tensor) -> float:
     """Return the distance of samples x (n, D) to reference samples (m, D), in squared token units.
+
+    Of few samples it is too large; where n <= D a line on stderr says by how much about.
 
     Raises:
         UserError: if either set has fewer than two samples, or their D differ.
@@ -22,6 +25,19 @@ def frechet_distance(x: Tensor, reference: Tensor) -> float:
             f"Frechet distance needs two sets of at least 2 samples of one shape, "
             f"not {tuple(x.shape)} and {tuple(reference.shape)}"
         )
+    distance = _distance(x, reference)
+    if (n := len(x)) <= x.shape[1]:
+        few = reference[
+            torch.randperm(len(reference), generator=torch.Generator().manual_seed(0))[:n]
+        ]
+        announce_once(
+            f"{n} samples are few for {x.shape[1]} positions: as many of the reference, drawn at "
+            f"random, are at a distance of {_distance(few, reference):.4g} from all of it"
+        )
+    return distance
+
+
+def _distance(x: Tensor, reference: Tensor) -> float:
     x, reference = x.double(), reference.double()
     return gaussian_distance(
         (x.mean(0), torch.cov(x.T)), (reference.mean(0), torch.cov(reference.T))

@@ -4,14 +4,14 @@ matplotlib's object interface is used, so that no display is needed and no globa
 pictures that are bytes already are written by Pillow, pixel by pixel.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -66,9 +66,10 @@ def image_grid(
     if images.ndim == 4:
         save_picture(sheet(images, columns), path)
         return
-    grid = tile(images, columns)
+    framed = pad(images, (1, 1, 1, 1))
+    grid = tile(framed, columns)
     figure = Figure(
-        figsize=(grid.shape[1] / images.shape[2] / 2, grid.shape[0] / images.shape[1] / 2)
+        figsize=(grid.shape[1] / framed.shape[2] / 2, grid.shape[0] / framed.shape[1] / 2)
     )
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(grid, cmap="gray_r", vmin=0, vmax=levels - 1)
@@ -82,14 +83,14 @@ def usual_columns(images: Tensor) -> int:
 
 
 def sheet(images: Tensor, columns: int) -> Image.Image:
-    """Return pictures (n, C, H, W), uint8, C = 1 or 3, as one, with white lines between them.
+    """Return pictures (n, C, H, W), uint8, C = 1 or 3, as one, in frames of a white pixel each.
 
-    Small ones are enlarged.
+    Small ones are enlarged, and their frames with them.
     """
     factor = max(1, SIDE // max(images.shape[-2:]))
-    big = images.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-    framed = pad(big, (1, 1, 1, 1), value=WHITE)
-    return _picture(tile(framed.movedim(1, -1), columns, blank=WHITE))
+    framed = pad(images, (1, 1, 1, 1), value=WHITE)
+    big = framed.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    return _picture(tile(big.movedim(1, -1), columns, blank=WHITE))
 
 
 def _picture(pixels: NDArray[Any]) -> Image.Image:
@@ -157,13 +158,33 @@ def quality_plot(cells: Sequence[Cell], path: Path, *, metric: str) -> None:
         lines[cell.sampler].append(cell)
     for name, line in lines.items():
         axes.loglog([c.steps for c in line], [c.value for c in line], marker="o", label=name)
-    steps = sorted({c.steps for c in cells})
-    axes.set_xticks(steps, [str(k) for k in steps], minor=False)
-    axes.set_xticks([], minor=True)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    label_axes(axes, {c.steps for c in cells}, [c.value for c in cells])
     axes.set(xlabel="steps (network calls a sample)", ylabel=metric)
-    axes.grid(True, which="major", alpha=0.3)
     axes.legend()
     save(figure, path)
+
+
+def label_axes(axes: Any, x: Collection[float], y: Collection[float]) -> None:
+    """Write numbers at a plot's two logarithmic axes: at each x, and at round values about the y.
+
+    Where some y is not above 0 its axis is made linear.
+    """
+    axes.set_xticks(sorted(x), [f"{value:g}" for value in sorted(x)], minor=False)
+    axes.set_xticks([], minor=True)
+    if y and min(y) <= 0:
+        axes.set_yscale("linear")
+    else:
+        axes.yaxis.set_major_locator(FixedLocator(round_values(*axes.get_ylim())))
+        axes.yaxis.set_minor_locator(FixedLocator([]))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(True, which="major", alpha=0.3)
+
+
+def round_values(low: float, high: float) -> list[float]:
+    """Return round values within a range, at least two, evenly on a logarithmic axis if it can."""
+    for locator in (LogLocator(subs=(1, 2, 5)), MaxNLocator(4, steps=[1, 2, 5, 10])):
+        found = [float(v) for v in locator.tick_values(low, high) if low <= v <= high]
+        if len(found) > 1:
+            break
+    return found

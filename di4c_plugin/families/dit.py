@@ -7,17 +7,23 @@ words.
 from collections.abc import Mapping
 from typing import Any
 
+from di4c_plugin.announce import announce_once
 from di4c_plugin.checkpoints.description import check_process, sizes_of
 from di4c_plugin.checkpoints.model import Model, fitting, network_config, role_of
-from di4c_plugin.checkpoints.weights import Weights
+from di4c_plugin.checkpoints.vocabulary import entry_of
+from di4c_plugin.checkpoints.weights import OFFICIAL_LATENT, Weights
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks import DiTConfig
 
 # Duo's names for uniform-state diffusion, and the model_type of its hub repositories.
-UNIFORM = ("duo", "duo_base", "distillation", "ot-finetune")
+UNIFORM = ("duo", "duo_base", "distillation", "ot-finetune", "rectification")  # the last: ReDi's
 # What predicts no clean tokens.
 NO_TEACHER = {"ar": "an autoregressive model", "sedd": "SEDD (a score)", "score": "SEDD (a score)"}
 EPS = 1e-3  # of the log-linear noise in all three hosts
+# Tokens, width and blocks of the students that Di4C's authors released, which say nothing; and what
+# their weights do not tell.
+RELEASED = (50258, 768, 12)
+OF_RELEASED = {"length": 1024, "n_heads": 12}
 
 
 def model_of(weights: Weights) -> Model:
@@ -28,10 +34,11 @@ def model_of(weights: Weights) -> Model:
     """
     info = {"origin": weights.origin, "fingerprint": weights.fingerprint}
     info |= {key: weights.notes[key] for key in ("teacher", "run") if key in weights.notes}
-    info |= weights.notes.get("info", {})
+    process = process_of(weights)
+    info |= weights.notes.get("info", {}) | entry_of(weights.vocabulary(process))
     return fitting(
         network_of(weights),
-        process_of(weights),
+        process,
         weights.latent,
         weights.tensors,
         weights.origin,
@@ -150,12 +157,22 @@ def _heads(weights: Weights, hidden: int) -> int:
 def _number(weights: Weights, *names: str) -> int:
     values = [said(weights.config, name) for name in names]
     found = next((value for value in values if isinstance(value, int)), None)
+    if found is None and is_released(weights):
+        announce_once(f"{weights.origin} is taken for a released student of Di4C: {OF_RELEASED}")
+        found = OF_RELEASED[names[0]]
     if found is None:
         raise UserError(
             f"{weights.origin} does not say its {names[0]}: put a config.json beside the weights "
             '(as on the hub: {"model_length": ..., "n_heads": ...})'
         )
     return found
+
+
+def is_released(weights: Weights) -> bool:
+    """Whether a file without a description has the layout of the released students."""
+    blocks = sum(name.endswith(".attn_qkv.weight") for name in weights.tensors)
+    student = any(name.startswith(OFFICIAL_LATENT) for name in weights.tensors)
+    return student and not weights.notes and (*_embedding(weights), blocks) == RELEASED
 
 
 def said(config: Mapping[str, Any], name: str, *, default: Any = None) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from di4c_plugin.checkouts import HOSTS
+from di4c_plugin.checkpoints.model_file import is_safetensors, names_in, read_safetensors
 from di4c_plugin.checkpoints.storages import check_total
 from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.checkpoints.weights import Weights, fingerprint
@@ -20,6 +21,8 @@ from di4c_plugin.errors import UserError
 KINDS = {host.name: (host.weight, host.network) for host in HOSTS if host.weight is not None}
 # What DistributedDataParallel and torch.compile put into names.
 WRAPPERS = ("module", "_orig_mod")
+# Where the state dict is in a checkpoint of the hosts and of those who build on them.
+STATES = ("model_state_dict", "state_dict", "model")
 
 
 def read_checkpoint(path: str | Path, host: str) -> Weights:
@@ -30,12 +33,22 @@ def read_checkpoint(path: str | Path, host: str) -> Weights:
     Raises:
         UserError: if there is no such file, it is no checkpoint, or one of another network.
     """
-    content = load_inert(path)
-    state = content.get("model_state_dict", content)
-    weights = weights_of(state, str(path), host, size=Path(path).stat().st_size)
+    weights = weights_of(state_in(path), str(path), host, size=Path(path).stat().st_size)
     if any(name.startswith("latent_projection.") for name in weights.tensors):
         return replace(weights, latent={"name": "token"})
     return weights
+
+
+def state_in(path: str | Path) -> Any:
+    """Return the state dict in a file of safetensors or of `torch.save`, which may be one itself.
+
+    Raises:
+        UserError: if there is no such file, or it cannot be read.
+    """
+    if is_safetensors(Path(path)):
+        return read_safetensors(Path(path))[1]
+    content = load_inert(path, mmap=True)
+    return next((content[k] for k in STATES if isinstance(content.get(k), Mapping)), content)
 
 
 def weights_of(state: Any, origin: str, host: str, *, size: int | None = None) -> Weights:
@@ -52,18 +65,19 @@ def weights_of(state: Any, origin: str, host: str, *, size: int | None = None) -
     check_kind(tensors, origin, host)
     if size is not None:
         check_total(tensors, size, origin)
+    # Clones: a memory-mapped file may be rewritten while the model is in use.
+    tensors = {name: value.clone() for name, value in tensors.items()}
     return Weights(tensors, None, {}, None, origin, fingerprint(tensors))
 
 
 def kind_of(path: str | Path) -> str | None:
     """Return the host whose network a checkpoint holds; None for none of these."""
     try:
-        content = load_inert(path)
+        safe = is_safetensors(Path(path))
+        state = names_in(Path(path)) if safe else state_in(path)
     except UserError:
         return None  # who reads it as something else says what is wrong
-    state = content.get("model_state_dict", content.get("model", content))
-    named = state if isinstance(state, Mapping) else {}
-    names = {bare(str(name)).removeprefix("net.") for name in named}
+    names = {bare(str(name)).removeprefix("net.") for name in state}
     return next((host for host, (mark, _) in KINDS.items() if mark in names), None)
 
 

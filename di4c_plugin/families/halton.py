@@ -6,14 +6,14 @@ normalised before the class does. It may enter late.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from di4c_plugin.checkpoints.weights import Weights
+from di4c_plugin.checkpoints.weights import Weights, fingerprint
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.files import read_checkpoint
 from di4c_plugin.families.grid import GridDenoiser, GridNetworks, GridSizes, given
@@ -25,6 +25,7 @@ from di4c_plugin.networks.latent import KnownSizes, new_injector
 
 # By width and depth, the heads of the host's --vit-size tiny ... xlarge: no weight tells them.
 HEADS = {(384, 6): 6, (512, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16}
+TIED = ("tok_emb.weight", "head.weight")
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,13 @@ class HaltonNetworks(GridNetworks[HaltonSizes]):
     host, made, made_of = "halton_maskgit", HaltonDenoiser, HaltonSizes
 
     def read(self, path: str | Path) -> Weights:
-        """See `ImageNetworks.read`."""
-        return read_checkpoint(path, self.host)
+        """See `ImageNetworks.read`; of the tied weights files of safetensors may have but one."""
+        weights = read_checkpoint(path, self.host)
+        tied = [weights.tensors[name] for name in TIED if name in weights.tensors]
+        if len(tied) != 1:
+            return weights
+        tensors = weights.tensors | dict.fromkeys(TIED, tied[0])
+        return replace(weights, tensors=tensors, fingerprint=fingerprint(tensors))
 
     def sizes(self, weights: Weights, **options: Any) -> HaltonSizes:
         """See `ImageNetworks.sizes`."""

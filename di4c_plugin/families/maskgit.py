@@ -6,7 +6,7 @@ about a thousand codes). A latent by `token` is the official Di4C's layout: behi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from di4c_plugin.checkpoints.weights import Weights
+from di4c_plugin.announce import announce_once
+from di4c_plugin.checkpoints.weights import Weights, fingerprint
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.files import read_checkpoint
@@ -28,6 +29,8 @@ from di4c_plugin.networks.latent import KnownSizes, new_injector
 # By width and depth, the heads of the host's --vit-size base, big, huge: no weight tells them.
 HEADS = {(768, 24): 16, (1024, 32): 16, (1024, 48): 16}
 CLASSES = 1000  # the host makes no other
+# What ReDi (Yoo et al. 2025) adds: weights of its loss, and of positions that start at random.
+REDI = ("reweight", "rand_token")
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,15 @@ class MaskGITNetworks(GridNetworks[MaskGITSizes]):
     host, made, made_of = "maskgit", MaskGITDenoiser, MaskGITSizes
 
     def read(self, path: str | Path) -> Weights:
-        """See `ImageNetworks.read`."""
-        return read_checkpoint(path, self.host)
+        """See `ImageNetworks.read`; parts that only ReDi's training and start use are left out."""
+        weights = read_checkpoint(path, self.host)
+        kept = {k: v for k, v in weights.tensors.items() if not k.startswith(REDI)}
+        if len(kept) == len(weights.tensors):
+            return weights
+        announce_once(
+            f"{path} is of ReDi: its {' and '.join(REDI)} are left out, all starts masked"
+        )
+        return replace(weights, tensors=kept, fingerprint=fingerprint(kept))
 
     def sizes(self, weights: Weights, **options: Any) -> MaskGITSizes:
         """See `ImageNetworks.sizes`."""

@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.files import bare, weights_of
+from di4c_plugin.families.files import bare, state_in, weights_of
 from di4c_plugin.plain_files import read_yaml
 
 AVERAGES = "ema_shadow_params"
@@ -27,9 +26,7 @@ def read_run(path: str | Path, *, ema: bool = True) -> Weights:
         UserError: if there is no such file, it is no checkpoint, or of another network, or its
             averages do not fit.
     """
-    content = load_inert(path)
-    model = content.get("model", content)
-    state = model if isinstance(model, Mapping) else {}
+    state = state_in(path)
     size = Path(path).stat().st_size
     weights = weights_of(unet_tensors(state, str(path), ema), str(path), "tauldr", size=size)
     latent = {"name": "unet"} if "tlam_mix.weight" in weights.tensors else None

@@ -14,6 +14,7 @@ from di4c_plugin.checkpoints.description import sizes_of
 from di4c_plugin.checkpoints.model import STUDENT, Model, bare_names, role_of
 from di4c_plugin.checkpoints.model_file import read_file
 from di4c_plugin.checkpoints.ours import our_kind
+from di4c_plugin.checkpoints.places import locate
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.errors import UserError, quoted, refusing
 from di4c_plugin.families.base import ImageNetworks
@@ -77,13 +78,15 @@ class ImageHost(Host):
         """Return the teacher, or student, in a checkpoint of the host or a model file of ours.
 
         Args:
-            source: path of the file.
+            source: path of the file, or of a folder with model.safetensors or pytorch_model.bin.
             ema: take the moving averages where the file has some.
 
         Raises:
             UserError: no such file, or one of another network, or sizes that are still missing.
         """
         path = Path(source)
+        if path.is_dir():
+            path = locate(path).path
         if not path.is_file():
             name = self.networks.host
             raise UserError(f"no checkpoint {source}: host={name} takes teacher=PATH of a file")

@@ -17,9 +17,6 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.families.dit import model_of
 from di4c_plugin.plugins import make
 
-# Of the files that image hosts write.
-SUFFIXES = (".pt", ".pth")
-
 
 def load_source(
     source: str | Path, *, ema: bool = True, options: Mapping[str, Any] | None = None
@@ -91,5 +88,5 @@ def image_kind(path: Path) -> str | None:
     """Return the name of the image host whose network a file holds, or None."""
     from di4c_plugin.families.files import KINDS, kind_of
 
-    kind = our_kind(path) or (kind_of(path) if path.suffix in SUFFIXES else None)
+    kind = our_kind(path) or kind_of(path)
     return kind if kind in KINDS else None

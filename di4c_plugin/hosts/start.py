@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from di4c_plugin.algorithms.base import Algorithm
-from di4c_plugin.checkpoints.model import Model
+from di4c_plugin.checkpoints.model import Model, with_info
+from di4c_plugin.checkpoints.vocabulary import check_models, entry_of, vocabulary_in
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.base import Host
 from di4c_plugin.training.start import check_latent
@@ -25,6 +26,7 @@ def start_networks(
     Torch's global generator stays as it was.
     """
     found: dict[str, Model] = {}
+    known = entry_of(vocabulary_in(teacher.info, "the teacher"))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         for name, role in method.roles.items():
@@ -35,6 +37,7 @@ def start_networks(
             else:
                 chosen = {"name": adapter.latent} | dict(latent or {})
                 found[name] = adapter.build_student(teacher, chosen)
+            found[name] = with_info(found[name], **known)
     return found
 
 
@@ -44,8 +47,8 @@ def check_start(
     """Refuse a start that is another model than the method's student of this teacher.
 
     Raises:
-        UserError: for another network or process, another latent than the one asked for, and one
-            where the method needs it and there is none, or takes none and there is one.
+        UserError: for another network, process or vocabulary, another latent than the one asked
+            for, none where the method needs one, and one where it takes none.
     """
     for what, one, other in (
         ("network", start.network, teacher.network),
@@ -53,4 +56,5 @@ def check_start(
     ):
         if one != other:
             raise UserError(f"the student to start from has another {what} than the teacher")
+    check_models(teacher.info, start.info, "the teacher", "the student to start from")
     check_latent(method.roles["student"], latent, start.latent)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from omegaconf import open_dict
 from torch import Tensor, nn
 
 from di4c_plugin.errors import UserError
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.masked import MaskedStudent, check_time
 from di4c_plugin.programs.text.plans import evaluation_plan, training_plan
+from di4c_plugin.programs.text.sampling import SamplerSettings
 from di4c_plugin.programs.text.student import Plan
 from di4c_plugin.programs.text.swap import own_class
 
@@ -43,6 +45,15 @@ def averaged(sampling: Mapping[str, Any]) -> bool:
     return any(sampling[kind]["run"] and sampling[kind]["from_ema"] for kind in sampling)
 
 
+def name_samples(config: Any, sampler: SamplerSettings) -> None:
+    """Have the host's files of samples be named by our sampler, and by its steps."""
+    sampling = config.parameterization.get("sampling") or {}
+    for kind in sampling.values():
+        with open_dict(kind):
+            kind.sampler = sampler.name
+            kind.num_steps = sampler.steps or kind.get("num_steps")
+
+
 def check(config: Mapping[str, Any]) -> None:
     """Refuse models that are no masked diffusion on a DiT."""
     if config["parameterization"]["name"] != "multi-round-sdtt":
@@ -66,6 +77,7 @@ def student_class(base: type[Any], plan: Plan) -> type[Any]:
         def __init__(self, config: Any, tokenizer: Any, verbose: bool = True) -> None:
             super().__init__(config, tokenizer, verbose)
             self.set_up()
+            name_samples(self.config, run.sampler)
 
         def prepare_teacher_and_student(self) -> None:
             """Nothing: the teacher is ours to load, and not by unpickling."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.checkpoints.model import Model
+from di4c_plugin.checkpoints.vocabulary import check_models
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 
@@ -36,11 +37,12 @@ def check_partners(model: Model, options: dict[str, Any]) -> None:
         UserError: naming the option.
     """
     for name, other in options.items():
-        if isinstance(other, Model) and (
-            other.process.forward != model.process.forward
-            or other.network.positions != model.network.positions
-        ):
+        if not isinstance(other, Model):
+            continue
+        same = other.process.forward == model.process.forward
+        if not same or other.network.positions != model.network.positions:
             raise UserError(f"{name} does not go with this model: other data or another process")
+        check_models(model.info, other.info, "this model", name)
 
 
 IMPROBABLE = "the predictions of this model are no probabilities"

@@ -77,10 +77,21 @@ def _tokens(given: Tokens) -> Tensor:
 
 
 def _tensor(given: Tokens) -> Tensor:
+    if _is_text(given):
+        raise UserError(
+            f"token ids are wanted, not text: {given!r:.60} goes through a tokenizer first"
+        )
     try:
         return torch.as_tensor(given)
     except (TypeError, ValueError) as error:
         raise UserError(f"given tokens must have rows of one length, not {given!r:.60}") from error
+
+
+def _is_text(given: Any) -> bool:
+    """Tell whether something is text, or begins with some."""
+    while isinstance(given, list | tuple) and given:
+        given = given[0]
+    return isinstance(given, str | bytes)
 
 
 def _check_tokens(tokens: Tensor, process: Process) -> None:

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save
 
 from di4c_plugin.api import LoadedModel, load_student, load_teacher, save_student
-from di4c_plugin.checkpoints.model import Model, new_model, with_info
+from di4c_plugin.checkpoints.model import Model, new_model, student_of, with_info
 from di4c_plugin.diffusion import Absorbing, LogLinear, Process, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks import DiTConfig
@@ -89,6 +90,55 @@ def test_the_card_says_how_to_load_it_and_what_made_it(tmp_path: Path) -> None:
     assert "| odd | `a\\|b c` |" in text
 
 
+VOCABULARY = {"name": "gpt2", "size": 6, "sha256": "ab" * 32}
+
+
+def front_matter(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+    return found
+
+
+def test_the_card_says_what_the_hub_sorts_by(tmp_path: Path) -> None:
+    save_student(with_info(make({"name": "token"}), vocabulary=VOCABULARY), tmp_path / "a")
+    assert front_matter(tmp_path / "a") == {
+        "library_name": "di4c_plugin",
+        "license": "unknown",
+        "pipeline_tag": "text-generation",
+        "tags": ["discrete-diffusion", "di4c"],
+    }
+    text = (tmp_path / "a/README.md").read_text()
+    assert "| tokenizer | `gpt2 (6 tokens, sha256 abababababab)` |" in text
+    assert "| licence | `not known here" in text
+    save_student(make({"name": "token"}), tmp_path / "b")
+    assert "| tokenizer | `not known` |" in (tmp_path / "b/README.md").read_text()
+    torch.manual_seed(0)
+    save_student(student_of(load_teacher(), {"name": "adaln"}), tmp_path / "c")  # no host is said
+    assert "pipeline_tag" not in front_matter(tmp_path / "c")
+    digits = with_info(student_of(load_teacher(), {"name": "adaln"}), host={"name": "builtin"})
+    save_student(digits, tmp_path / "d")
+    assert front_matter(tmp_path / "d")["pipeline_tag"] == "unconditional-image-generation"
+
+
+def test_nothing_in_the_folder_says_where_it_was_made(tmp_path: Path) -> None:
+    info = {
+        "origin": "/home/somebody/my runs/teacher.ckpt",
+        "teacher": {"source": "file:/home/somebody/x.ckpt", "hub": "some/mdlm@main (abc)"},
+        "host": {"data": "~/somebody/codes.npz", "vqgan": "C:\\somebody\\VQGAN\\"},
+        "files": ["/somebody/a", "b/c", "https://example.org/d/e", "1/2"],
+        "command": "di4c train teacher=/home/somebody/t.pth 'out=/somebody/x' k=a/b",
+    }
+    save_student(with_info(make({"name": "token"}), **info), tmp_path)
+    for content in contents(tmp_path).values():
+        assert b"somebody" not in content
+    again = load_student(tmp_path).info
+    assert again["origin"] == "teacher.ckpt"
+    assert again["teacher"] == {"source": "file:x.ckpt", "hub": "some/mdlm@main (abc)"}
+    assert again["host"] == {"data": "codes.npz", "vqgan": "VQGAN"}
+    assert again["files"] == ["a", "b/c", "https://example.org/d/e", "1/2"]
+    assert again["command"] == "di4c train teacher=t.pth 'out=x' k=a/b"
+    save_student(with_info(make({"name": "token"}), **info), tmp_path)  # its own card again
+
+
 def test_a_teacher_is_not_saved_as_a_student(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="^this model is a teacher, not a student"):
         save_student(make(None), tmp_path)
@@ -97,8 +147,6 @@ def test_a_teacher_is_not_saved_as_a_student(tmp_path: Path) -> None:
 
 
 def test_students_of_the_built_in_network_are_saved_too(tmp_path: Path) -> None:
-    from di4c_plugin.checkpoints.model import student_of
-
     torch.manual_seed(0)
     student = student_of(load_teacher(), {"name": "adaln"})
     save_student(student, tmp_path)

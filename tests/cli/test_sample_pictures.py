@@ -36,7 +36,7 @@ def test_a_grid_shows_the_colours_of_the_samples(capsys: pytest.CaptureFixture[s
     images, shown = Colour().images(x), pixels("samples.png")
     factor = 64 // 3
     for k, image in enumerate(images):
-        top, left = 1, 1 + k * (3 * factor + 2)
+        top, left = factor, factor + k * (3 + 2) * factor
         for row in range(2):
             for column in range(3):
                 centre = shown[top + row * factor + 5, left + column * factor + 5]

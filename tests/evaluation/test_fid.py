@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
-from di4c_plugin.evaluation.fid import FID, inception_score
+from di4c_plugin.evaluation import fid
+from di4c_plugin.evaluation.fid import FID, inception_score, tell_if_few
 from di4c_plugin.evaluation.frechet import frechet_distance
 from di4c_plugin.evaluation.inception import Inception
 from di4c_plugin.evaluation.picture_metric import MetricOptions, Reference
@@ -45,6 +47,21 @@ def test_it_is_the_frechet_distance_of_the_features(options: MetricOptions) -> N
     assert values["fid"] == pytest.approx(expected, rel=1e-9)
     assert values["is"] == pytest.approx(inception_score(network.features(x)[1]), rel=1e-6)
     assert expected > 1e-3
+
+
+def test_few_pictures_are_said_to_be_few(
+    options: MetricOptions, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announce_once.cache_clear()
+    tell_if_few(2049, 2048)
+    assert capsys.readouterr().err == ""
+    tell_if_few(2048, 2048)
+    line = "di4c: 2048 pictures are few for 2048 features: FID is too large; "
+    assert capsys.readouterr().err.startswith(line)
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(fid, "tell_if_few", lambda *numbers: asked.append(numbers))
+    FID(REFERENCE, options)(pictures(12, 2).split(11))
+    assert asked == [(12, 6)]
 
 
 def test_the_reference_is_at_no_distance_from_itself(options: MetricOptions) -> None:

@@ -60,18 +60,34 @@ def test_colours_become_those_of_the_samples(
 
 
 def test_grey_and_transparent_files_have_three_channels_too(tmp_path: Path) -> None:
-    Image.fromarray(np.full((4, 4, 4), 9, np.uint8)).save(tmp_path / "rgba.png")
+    rgba = np.full((4, 4, 4), 9, np.uint8)
+    rgba[..., 3] = 255
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
     write(tmp_path / "grey.png", torch.full((4, 4), 9))
     (pictures,) = folder_reference(tmp_path, (3, 4, 4)).batches()
     assert pictures.shape == (2, 3, 4, 4)
     assert (pictures == 9).all()
 
 
+def test_hidden_folders_and_loops_of_links_are_no_reference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", ".thumbs/b.png", "deep/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, torch.full((4, 4), 9))
+    (tmp_path / "deep" / "loop").symlink_to(tmp_path)
+    (tmp_path / "deep" / "d.heic").touch()
+    (pictures,) = folder_reference(tmp_path, (3, 4, 4)).batches()
+    assert len(pictures) == 2
+    line = f"{tmp_path}: 2 pictures; left out: 1 .heic, 1 hidden, 1 links back to folders"
+    assert line in capsys.readouterr().err
+
+
 def test_mistakes_come_when_the_pictures_are_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^no such folder of pictures: .*nowhere$"):
         next(folder_reference(tmp_path / "nowhere", (3, 4, 4)).batches())
     (tmp_path / "notes.txt").write_text("none")
-    with pytest.raises(UserError, match=r"holds no pictures \(\.bmp, \.jpeg, "):
+    with pytest.raises(UserError, match=r"holds no pictures \(\.bmp, .*; left out: 1 \.txt$"):
         next(folder_reference(tmp_path, (3, 4, 4)).batches())
     (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n, and no more")
     with pytest.raises(UserError, match=r"x\.png is not a readable picture: ") as caught:

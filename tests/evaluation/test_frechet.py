@@ -4,6 +4,7 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor
 
+from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.frechet import frechet_distance, symmetric_sqrt
 
@@ -66,3 +67,19 @@ def test_the_root_squares_to_the_matrix() -> None:
 def test_sets_that_cannot_be_compared_are_refused(n: int, width: int) -> None:
     with pytest.raises(UserError, match=rf"not \({n}, {width}\) and \(60, 6\)$"):
         frechet_distance(tokens(n, 0, width), tokens(60, 1))
+
+
+def test_of_few_samples_the_error_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    announce_once.cache_clear()
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randint(17, (400, 12), generator=generator)
+    many, few = (torch.randint(17, (n, 12), generator=generator) for n in (13, 2))
+    frechet_distance(many, reference)
+    assert capsys.readouterr().err == ""
+    value = frechet_distance(few, reference)
+    line = capsys.readouterr().err
+    assert line.startswith("di4c: 2 samples are few for 12 positions: as many of the reference")
+    said = float(line.split("distance of ")[1].split()[0])
+    # The same law: by its own error a distance of 2 samples is of this size, not near 0.
+    assert 0.3 < value / said < 3
+    assert said > 10 * frechet_distance(reference[:200], reference[200:])

@@ -1,15 +1,18 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.evaluation import pictures
 from di4c_plugin.evaluation.pictures import (
     image_grid,
     quality_plot,
@@ -133,15 +136,56 @@ def test_pictures_are_drawn_pixel_by_pixel(
     x = torch.arange(20 * channels * side**2).mul(7).remainder(251).to(torch.uint8)
     x = x.view(20, channels, side, side)
     image_grid(x, tmp_path / "grid.png")
-    grid, cell = bytes_of(tmp_path / "grid.png"), side * factor + 2
+    grid, cell = bytes_of(tmp_path / "grid.png"), (side + 2) * factor
     rows = -(-20 // columns)
     assert grid.shape[:2] == (rows * cell, columns * cell)
     for k in (0, 1, 19):
-        top, left = k // columns * cell + 1, k % columns * cell + 1
-        shown = grid[top : top + cell - 2 : factor, left : left + cell - 2 : factor]
+        top, left = k // columns * cell + factor, k % columns * cell + factor
+        inner = side * factor
+        shown = grid[top : top + inner : factor, left : left + inner : factor]
         assert np.array_equal(shown.reshape(side, side, -1), x[k].movedim(0, -1).numpy())
-    assert (grid[:, 0] == 255).all()
+    for start in range(0, cell * columns, cell):  # white to both sides of each
+        assert (grid[:, start : start + factor] == 255).all()
+        assert (grid[:, start + cell - factor : start + cell] == 255).all()
     assert (grid[-1, -1] == 255).all()
+
+
+@pytest.mark.parametrize("draw", ["grid", "colours"])
+def test_black_neighbours_do_not_run_into_each_other(draw: str, tmp_path: Path) -> None:
+    black = torch.full((4, 8, 8), LEVELS - 1)
+    if draw == "colours":
+        black = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    image_grid(black, tmp_path / "grid.png", levels=LEVELS)
+    pixels = read(tmp_path / "grid.png")
+    row = (pixels if pixels.ndim == 2 else pixels[..., 0])[len(pixels) // 2]
+    changes = np.flatnonzero(np.diff(row < 0.5))
+    assert len(changes) == 8  # four black parts, white between and around
+    assert np.diff(changes)[1::2].min() >= 8  # pixels between two
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[57.0, 61.0], [3.1, 4.9], [0.021, 0.0215], [426.8, 13.0], [7.0], [9.99, 10.02], [0.0, 3.0]],
+)
+def test_numbers_at_the_axes_are_where_the_data_are(
+    values: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(pictures, "save", lambda figure, path: figures.append(figure))
+    cells = [Cell("x", 2**k, value, 0.1, images(1)) for k, value in enumerate(values)]
+    quality_plot(cells, Path("x.png"), metric="distance")
+    FigureCanvasAgg(figures[0]).draw()  # type: ignore[no-untyped-call]
+    (axes,) = figures[0].axes
+    low, high = axes.get_ylim()
+    shown = [t for t in axes.yaxis.get_major_ticks() if low <= t.get_loc() <= high]
+    assert len(shown) >= 2
+    labels = [tick.label1.get_text() for tick in shown]
+    assert len(set(labels)) == len(labels)
+    assert all(
+        float(text) == pytest.approx(t.get_loc()) for text, t in zip(labels, shown, strict=True)
+    )
+    steps = [label.get_text() for label in axes.get_xticklabels()]
+    assert steps == [str(2**k) for k in range(len(values))]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -10,10 +10,11 @@ from di4c_plugin.api import load_student, load_teacher
 from di4c_plugin.checkpoints.weights import Weights, read_weights
 from di4c_plugin.diffusion import Absorbing, LogLinear, Uniform
 from di4c_plugin.errors import UserError
+from di4c_plugin.families import dit
 from di4c_plugin.families.dit import network_of, process_of
 from di4c_plugin.networks import DiTConfig
 from tests.hosts import dit_files
-from tests.hosts.dit_files import CONFIGS, HUB_CONFIG, lightning, state
+from tests.hosts.dit_files import CONFIGS, HUB_CONFIG, in_module, lightning, state
 from tests.networks import dit_reference
 
 SIZES = DiTConfig(vocab_size=7, length=6, hidden_size=24, cond_dim=5, n_blocks=2, n_heads=3)
@@ -171,3 +172,49 @@ def test_a_checkpoint_that_says_nothing_is_described_by_its_run(tmp_path: Path) 
     config.write_text("model: [")
     with pytest.raises(UserError, match="config.yaml is not readable"):
         load_teacher(path)
+
+
+def released(*, latent: bool = True) -> dict[str, torch.Tensor]:
+    """Weights of the released layout, without their values."""
+    tensors = {name: value.to("meta") for name, value in state(latent=latent).items()}
+    block = {k: v for k, v in tensors.items() if k.startswith("blocks.0.")}
+    for i in range(12):
+        tensors |= {k.replace("blocks.0.", f"blocks.{i}."): v for k, v in block.items()}
+    return tensors | {"vocab_embed.embedding": torch.empty(50258, 768, device="meta")}
+
+
+def test_a_released_student_by_itself_has_length_and_heads() -> None:
+    found = network_of(Weights(released(), {"name": "token"}, {}, None, "sdtt7-di4c2.ckpt", ""))
+    assert (found.length, found.n_heads, found.n_blocks, found.time_conditioning) == (
+        *(1024, 12, 12),
+        False,
+    )
+    said = Weights(released(), None, {"model_length": 512, "n_heads": 6}, None, "x", "")
+    assert (network_of(said).length, network_of(said).n_heads) == (512, 6)
+    own = Weights(released(), None, {}, None, "x", "", {"format": 1})
+    for other in (Weights(released(latent=False), None, {}, None, "x", ""), own):
+        with pytest.raises(UserError, match="x does not say its length"):
+            network_of(other)
+
+
+def test_a_lone_file_of_the_released_kind_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Di4C's authors write it: a Lightning file without `hyper_parameters`; small here."""
+    monkeypatch.setattr(dit, "RELEASED", (7, 24, 2))
+    monkeypatch.setattr(dit, "OF_RELEASED", {"length": 6, "n_heads": 3})
+    path, weights = tmp_path / "sdtt7-di4c2.ckpt", state(latent=True)
+    averages = [2 * value for value in weights.values()]
+    content = {"state_dict": in_module(weights), "ema": {"shadow_params": averages}}
+    torch.save(content | {"global_step": 1, "pytorch-lightning_version": "2.4.0"}, path)
+    student = load_student(path, ema=False)  # as the paper samples
+    assert student.network == SIZES
+    own = student.denoiser.network.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in weights.items())
+    assert student.sample(3, steps=2, latents="fresh").shape == (3, 6)
+    assert f"{path} is taken for a released student of Di4C" in capsys.readouterr().err
+
+
+def test_redis_text_models_are_uniform() -> None:
+    config = CONFIGS["duo"] | {"algo": {"name": "rectification", "parameterization": "mean"}}
+    assert process_of(weights(config))["name"] == "uniform"

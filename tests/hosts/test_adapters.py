@@ -161,6 +161,29 @@ def test_sdtt_keeps_what_a_projection_and_the_ends_say(start: Start) -> None:
     module.load_ema_from_checkpoint({})
 
 
+@pytest.mark.parametrize(("steps", "named"), [("null", 9), ("2", 2)])
+def test_sdtts_files_of_samples_are_named_by_our_sampler(
+    steps: str, named: int, start: Start
+) -> None:
+    own = "parameterization.sampling"
+    theirs = {
+        f"{own}.{kind}.{key}={value}"
+        for kind in ("uncond", "cond_prefix")
+        for key, value in {
+            "run": True,
+            "from_ema": True,
+            "num_steps": 9,
+            "sampler": "ancestral",
+        }.items()
+    }
+    ours = ["sampler.name=di4c", f"sampler.steps={steps}"]
+    module = start("sdtt", *EVALUATE["sdtt"], *sorted(theirs), *ours)
+    for kind in ("uncond", "cond_prefix"):
+        found = module.config.parameterization.sampling[kind]
+        assert (found.sampler, found.num_steps) == ("di4c", named)
+    assert module.sample(2, found.num_steps, sampler=found.sampler).shape == (2, D)
+
+
 @pytest.mark.parametrize(
     ("host", "overrides", "message"),
     [

@@ -131,6 +131,10 @@ def test_the_hosts_script_samples_students_and_teachers(
     assert (x == written(tmp_path / "1")["samples"]).all()
     assert mixed.reports[0][1:3] == ("hybrid", 3)
     assert len({tuple(row[:3]) for row in written(tmp_path / "2")["samples"]}) == 1
+    (file,) = (tmp_path / "2/samples").rglob("*.npz")
+    assert "ancestral" not in file.name
+    named = written(tmp_path / "2")["metadata"].item()
+    assert (named["sampler"], named["num_steps"]) == ("hybrid", 3)
     assert product.reports[0][1:3] == ("ancestral", 4)
     assert released.reports[0][1:3] == ("di4c", 1)
     continued = written(tmp_path / "5")

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from di4c_plugin.announce import announce_once
 from di4c_plugin.checkpoints.model import load_weights
+from di4c_plugin.checkpoints.vocabulary import Vocabulary
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
@@ -67,6 +69,26 @@ def check_weights(weights: Weights, process: Process, *, time_conditioned: bool)
             f"{weights.origin} was trained with time_conditioning={bool(said_time)}, this run has "
             f"time_conditioning={time_conditioned}"
         )
+
+
+def check_vocabulary(weights: Weights, process: Process, own: Vocabulary | None) -> None:
+    """Refuse weights of another vocabulary than this run's; say so where theirs is not known.
+
+    Raises:
+        UserError: naming both tokenizers.
+    """
+    theirs = weights.vocabulary(process.config)
+    if own is None:
+        return
+    if theirs is not None:
+        theirs.check(own, weights.origin, "this run")
+    elif weights.tokenizer is None or weights.tokenizer.name != own.name:
+        said = (
+            "which tokens it knows"
+            if weights.tokenizer is None
+            else (f"which tokens its tokenizer {weights.tokenizer.name} has")
+        )
+        announce_once(f"{weights.origin} does not say {said}: taken for those of {own}")
 
 
 def restore(backbone: nn.Module, weights: Weights, process: Process, positions: int) -> nn.Module:

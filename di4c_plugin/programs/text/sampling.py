@@ -68,20 +68,50 @@ def given_by(
     """
     prefix, known = None, None
     if settings.prefix is not None:
-        prefix = tokenizer(settings.prefix, add_special_tokens=False)["input_ids"]
+        prefix = prefix_ids(settings.prefix, tokenizer)
     if settings.known is not None:
         ids = read_ids(Path(settings.known))
         known = (ids.clamp(min=0), ids >= 0)
     return known_tokens(prefix, known, *shape, process)
 
 
+def prefix_ids(text: Any, tokenizer: Any) -> list[int]:
+    """Return the token ids of a text.
+
+    Raises:
+        UserError: if it is no text, or has characters that the tokenizer does not know: it would
+            put a token for unknown ones in their place, or nothing.
+    """
+    if not isinstance(text, str):
+        raise UserError(f"sampler.prefix is a text, in quotes where YAML reads {text!r:.60}")
+
+    def ids(part: str) -> list[int]:
+        found: list[int] = tokenizer(part, add_special_tokens=False)["input_ids"]
+        return found
+
+    unknown, plain = getattr(tokenizer, "unk_token_id", None), text
+    for special in getattr(tokenizer, "all_special_tokens", ()):
+        plain = plain.replace(special, "")
+    lost = [c for c in dict.fromkeys(plain) if not c.isspace() and not ids(c)]
+    if lost or unknown in ids(plain):
+        lost = lost or [c for c in dict.fromkeys(plain) if unknown in ids(c)]
+        raise UserError(
+            f"sampler.prefix={text!r:.60}: the tokenizer does not know "
+            + (", ".join(map(repr, lost[:5])) or "some of it")
+        )
+    return ids(text)
+
+
 def read_ids(path: Path) -> Tensor:
     """Read token ids (D,) or (n, D) from JSON or a tensor file; raises UserError."""
     try:
         if path.suffix == ".json":
-            return torch.tensor(json.loads(path.read_text()), dtype=torch.int64)
-        ids: Tensor = read_torch(path).long()
-        return ids
+            ids = torch.tensor(json.loads(path.read_text(encoding="utf-8")))
+        else:
+            ids = torch.as_tensor(read_torch(path))
+        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise ValueError(f"token ids are whole numbers, not {ids.dtype}")
+        return ids.long()
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot read the known tokens of {path}: {reason}") from error

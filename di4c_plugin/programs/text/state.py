@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from di4c_plugin.announce import announce
+from di4c_plugin.checkpoints.vocabulary import entry_of, vocabulary_in
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.latent import same_options
 from di4c_plugin.programs.text.averages import names
@@ -74,6 +75,7 @@ def save_state(module: Any, checkpoint: dict[str, Any]) -> None:
         "teacher": teacher,
         "run": asdict(module.state),
         "settings": settings_of(module),
+        **entry_of(module.vocabulary),
     }
     if module.state.round:
         weights = dict(module.engine.teacher.backbone.named_parameters())
@@ -110,7 +112,8 @@ def restore_state(module: Any, checkpoint: Mapping[str, Any]) -> None:
     """Go on from a checkpoint.
 
     Raises:
-        UserError: if it is of another kind of run, another teacher, start, latent or method.
+        UserError: if it is of another kind of run, another teacher, start, latent, vocabulary or
+            method.
     """
     notes = checkpoint.get("di4c")
     if notes is None:
@@ -129,6 +132,9 @@ def restore_state(module: Any, checkpoint: Mapping[str, Any]) -> None:
         raise UserError("the run to resume started from another student= than this one")
     if not same_options(notes["latent"], module.latent):
         raise UserError(f"the run to resume has the latent {notes['latent']}, not {module.latent}")
+    before, now = vocabulary_in(notes, "the checkpoint"), module.vocabulary
+    if before is not None and now is not None:
+        before.check(now, "the run to resume", "this one")
     if names(module) != notes["ema_names"]:
         raise UserError("the run to resume averages other weights than this one")
     compare(notes.get("settings"), settings_of(module))

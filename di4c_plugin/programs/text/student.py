@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from di4c_plugin.algorithms.base import Algorithm
+from di4c_plugin.checkpoints.vocabulary import Vocabulary, live_tokenizer
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
@@ -17,6 +18,7 @@ from di4c_plugin.programs.text.averages import averages, new_average
 from di4c_plugin.programs.text.denoiser import BackboneDenoiser
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.networks import (
+    check_vocabulary,
     check_weights,
     load_backbone,
     new_student,
@@ -64,6 +66,7 @@ class TextNetworks(LightningModule):
     time_conditioning: Any
     engine: Engine | None = None
     latent: dict[str, Any] | None
+    vocabulary: Vocabulary | None
 
     @abstractmethod
     def make_process(self) -> Process:
@@ -108,6 +111,11 @@ class TextNetworks(LightningModule):
             self._student = (self.as_denoiser(self.backbone),)
         else:
             self._set_up_training(plan.distillation)
+        live = live_tokenizer(self.tokenizer)
+        self.vocabulary = None if live is None else live.vocabulary(self.process.config)
+        for weights in (plan.weights, plan.hybrid, plan.start):
+            if weights is not None:
+                check_vocabulary(weights, self.process, self.vocabulary)
 
     def _set_up_evaluation(self) -> None:
         self.latent, self.ema = self.plan.weights.latent, None

@@ -170,14 +170,85 @@ def test_a_damaged_file_in_our_own_cache_is_made_anew(folder: Path, cache: Path)
     assert torch.equal(encode(pictures, vq(Broken())).x_0, first.x_0)
 
 
-def test_a_failure_leaves_no_file(folder: Path, cache: Path) -> None:
-    (folder / "b" / "9.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"9\.png is not a readable picture"):
-        encode(read_pictures(folder, 4), vq(), batch_size=1)
-    assert [file.suffix for file in cache.iterdir()] == [".lock"]
-    (folder / "b" / "9.png").unlink()
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_broken_pictures_cost_no_codes(
+    mirror: bool, named: bool, folder: Path, tmp_path: Path, cache: Path
+) -> None:
+    file = tmp_path / "named" / "x.npz" if named else None
+    wanted = encode(read_pictures(folder, 4, mirror=mirror), vq()).x_0
+    for old in cache.iterdir():
+        old.unlink()
+    whole = {name: (folder / name).read_bytes() for name in ("a/2.png", "b/4.png")}
+    (folder / "b" / "4.png").write_bytes(whole["b/4.png"][:60])
+    (folder / "a" / "2.png").write_text("no picture")
+    first = Cells()
+    said = r"^[^\n]*[24]\.png is not a readable picture: [^\n]* \(and 1 more\); the codes of all "
+    with pytest.raises(UserError, match=said):
+        encode(read_pictures(folder, 4, mirror=mirror), vq(first), cache=file, batch_size=1)
+    assert sum(first.rows) == 3 * (1 + mirror)
+    for name, content in whole.items():
+        (folder / name).write_bytes(content)
+    second, calls = Cells(), list[tuple[int, int]]()
+    found = encode(
+        read_pictures(folder, 4, mirror=mirror),
+        vq(second),
+        cache=file,
+        batch_size=1,
+        progress=lambda done, all_: calls.append((done, all_)),
+    )
+    assert torch.equal(found.x_0, wanted)
+    assert sum(second.rows) == 2 * (1 + mirror)
+    assert calls[-1] == (len(wanted), len(wanted))
+    place = cache if file is None else file.parent
+    assert not list(place.glob("*.part.npz"))
+
+
+class Ended(Cells):
+    """Ends in the third batch, as by Ctrl-C."""
+
+    def encode(self, x: Tensor) -> Any:
+        if len(self.rows) == 2:
+            raise KeyboardInterrupt
+        return super().encode(x)
+
+
+def test_an_ended_run_goes_on(folder: Path, cache: Path) -> None:
+    pictures = read_pictures(folder, 4)
+    with pytest.raises(KeyboardInterrupt):
+        encode(pictures, vq(Ended()), batch_size=1)
+    (part,) = cache.glob("*.part.npz")
+    before = part.read_bytes()
+    part.write_bytes(before[:50])  # damaged: all is done anew
+    with pytest.raises(KeyboardInterrupt):
+        encode(pictures, vq(Ended()), batch_size=1)
+    assert part.read_bytes()[:50] == before[:50]
+    other = Cells()
+    with pytest.raises(AssertionError, match="encoded again"):  # of another VQ model: nothing
+        encode(pictures, vq(Broken(), "b"), batch_size=1)
+    found = encode(pictures, vq(other), batch_size=1)
+    assert sum(other.rows) == 3
+    assert torch.equal(found.x_0, pixels(pictures).to(torch.int16))
+
+
+def test_what_is_done_is_written_from_time_to_time(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("di4c_plugin.data.partial_codes.EVERY", -1)
+    seen: list[int] = []
+
+    def look(done: int, all_: int) -> None:
+        (part,) = cache.glob("*.part.npz")
+        seen.append(len(np.load(part)["codes"]))
+
+    encode(read_pictures(folder, 4), vq(), batch_size=2, progress=look)
+    assert seen == [2, 4, 5]
+
+
+def test_a_model_that_fails_leaves_no_file(folder: Path, cache: Path) -> None:
     with pytest.raises(UserError, match="3 x 3 pixels are no grid of codes: the model"):
         encode(read_pictures(folder, 3), vq())
+    assert [file.suffix for file in cache.iterdir()] == [".lock"]
 
 
 def test_what_cannot_be_written_is_said_before_the_work(folder: Path, tmp_path: Path) -> None:

@@ -265,9 +265,9 @@ def test_one_line_for_each_mistake(
     changes = change.format(**files).split()
     arguments = place.arguments(f"out={tmp_path / 'out'}", *changes)
     assert main(arguments) == 2
-    error = capsys.readouterr().err.strip()
+    *before, error = capsys.readouterr().err.splitlines()
     assert error.startswith("di4c: error: ")
-    assert "\n" not in error
+    assert all(re.match(r"di4c: .*: \d+ pictures in ", line) for line in before)
     assert len(error) < 400
     assert re.search(message, error), error
 

@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer as Fast
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
@@ -11,6 +14,7 @@ from di4c_plugin.programs.text.sampling import (
     SamplerSettings,
     draw_samples,
     given_by,
+    prefix_ids,
     read_ids,
     sampler_settings,
 )
@@ -102,6 +106,45 @@ def test_a_missing_file_and_a_prefix_that_is_none_are_told(tmp_path: Path) -> No
         given(prefix="a", known=str(tmp_path / "known.json"))
     with pytest.raises(UserError):
         given(prefix="")
+
+
+def fast(model: Any) -> Any:
+    return PreTrainedTokenizerFast(tokenizer_object=Fast(model), unk_token="[UNK]")  # type: ignore[no-untyped-call]
+
+
+IDS = {"a": 0, "b": 1, "[UNK]": 2, "[": 3, "ä": 4}
+KNOWING: dict[str, Any] = {
+    "unknown": lambda: fast(BPE(IDS, [], unk_token="[UNK]")),
+    "dropped": lambda: fast(BPE(IDS, [])),
+}
+
+
+@pytest.mark.parametrize("kind", KNOWING)
+def test_characters_that_a_tokenizer_does_not_know_are_named(kind: str) -> None:
+    tokenizer = KNOWING[kind]()
+    assert prefix_ids("abä", tokenizer) == [0, 1, 4]
+    message = r"^sampler.prefix='aéb→é': the tokenizer does not know 'é', '→'$"
+    with pytest.raises(UserError, match=message):
+        prefix_ids("aéb→é", tokenizer)
+    assert prefix_ids("a[UNK]b", tokenizer) == [0, 2, 1]  # asked for
+
+
+@pytest.mark.parametrize("text", [3, 1.5, True, ["a"], {"a": 1}])
+def test_a_prefix_that_yaml_reads_as_something_else_is_told(text: Any) -> None:
+    with pytest.raises(UserError, match=r"^sampler.prefix is a text, in quotes where YAML reads "):
+        given(prefix=text)
+
+
+@pytest.mark.parametrize("ids", [[0.5, 1, -1], [True, False, True]])
+@pytest.mark.parametrize("suffix", [".json", ".pt"])
+def test_ids_are_not_rounded(ids: list[Any], suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"known{suffix}"
+    if suffix == ".json":
+        path.write_text(json.dumps(ids))
+    else:
+        torch.save(torch.tensor(ids), path)
+    with pytest.raises(UserError, match="token ids are whole numbers, not torch"):
+        read_ids(path)
 
 
 class Counted(TableDenoiser):

@@ -1,0 +1,72 @@
+"""Codes of pictures while some are missing: a run that ends early loses none of them."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from di4c_plugin.data.arrays import Array, read_arrays
+from di4c_plugin.errors import UserError
+from di4c_plugin.files import atomic_write
+
+MADE_FROM = "made_from"  # the array that says what codes were made from
+EVERY = 600  # seconds until what is done is written
+
+
+class Partial:
+    """Codes of some of the pictures, in a file while others are missing.
+
+    Args:
+        file: .npz, with the keys of those that it holds.
+        settings: that they were made with; others are not taken.
+        keys: of all pictures (M, 2).
+    """
+
+    def __init__(self, file: Path, settings: str, keys: Array) -> None:
+        self.file, self.settings, self.keys = file, settings, keys
+        self.known = np.zeros(len(keys), bool)
+        self.codes: Array | None = None  # (M, h, w)
+        self.saved = time.monotonic()
+
+    @property
+    def done(self) -> int:
+        """How many there are."""
+        return int(self.known.sum())
+
+    def left(self) -> list[int]:
+        """Return the indices of those that are missing."""
+        return np.flatnonzero(~self.known).tolist()
+
+    def add(self, indices: Sequence[int], codes: Array) -> None:
+        """Take the codes of some more pictures; from time to time the file is written."""
+        if self.codes is None:
+            self.codes = np.zeros((len(self.keys), *codes.shape[1:]), codes.dtype)
+        self.codes[indices], self.known[indices] = codes, True
+        if time.monotonic() - self.saved > EVERY:
+            self.write()
+
+    def read(self) -> None:
+        """Take what the file holds of these pictures; nothing where it is of others, or damaged."""
+        try:
+            arrays = read_arrays(self.file, "codes")
+            if str(arrays[MADE_FROM]) != self.settings:
+                return
+            rows = {key.tobytes(): row for row, key in enumerate(arrays["keys"])}
+            found = [(i, rows.get(key.tobytes())) for i, key in enumerate(self.keys)]
+            pairs = [(i, row) for i, row in found if row is not None]
+            if pairs:
+                self.add([i for i, _ in pairs], arrays["codes"][[row for _, row in pairs]])
+        except (UserError, LookupError, ValueError):
+            return
+
+    def write(self) -> None:
+        """Write the file, if there is anything; raises UserError."""
+        if self.codes is None:
+            return
+        arrays: dict[str, Any] = {MADE_FROM: np.array(self.settings)}
+        arrays |= {"codes": self.codes[self.known], "keys": self.keys[self.known]}
+        with atomic_write(self.file) as temporary, temporary.open("wb") as opened:
+            np.savez(opened, **arrays)
+        self.saved = time.monotonic()
