@@ -12,8 +12,14 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
 
 
-@functools.cache
-def announce_once(line: str) -> None:
-    """Write `di4c: line` to stderr, unless it has been or another process does."""
+def announce(line: str) -> None:
+    """Write `di4c: line` to stderr, unless another process does."""
     if is_first_process():
         sys.stderr.write(f"di4c: {printable(line)}\n")
+        sys.stderr.flush()
+
+
+@functools.cache
+def announce_once(line: str) -> None:
+    """Do as `announce`, unless the line has been written."""
+    announce(line)

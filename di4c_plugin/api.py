@@ -19,7 +19,13 @@ from di4c_plugin.hosts import Host, OpenHost, host_for, load_source
 from di4c_plugin.hosts.start import check_start, start_networks
 from di4c_plugin.plugins import make
 from di4c_plugin.samplers import Step, sampler_named, sampler_with
-from di4c_plugin.samplers.checks import check_labels, check_partners, usable
+from di4c_plugin.samplers.checks import (
+    check_drawn,
+    check_labels,
+    check_partners,
+    drawing,
+    usable,
+)
 from di4c_plugin.samplers.known import Tokens, conditioned, known_tokens
 
 if TYPE_CHECKING:
@@ -260,11 +266,9 @@ def sample(
         rows = slice(start, start + count)
         parts = {k: conditioned(v, given, rows, device) for k, v in denoisers.items()}
         denoiser, now = parts.pop(""), options | parts
-        try:
+        with drawing():
             x = draw(denoiser, x, times, process=process, generator=generator, cond=labels, **now)
-        except IndexError as error:  # of a table looked up with what was drawn by them
-            raise UserError("the predictions of this model are no probabilities") from error
-        done.append(x.cpu())
+        done.append(check_drawn(x.cpu(), process))
         if on_batch is not None:
             on_batch(start + count)
     return torch.cat(done)

@@ -78,8 +78,8 @@ def di4c_metrics() -> Mapping[str, object]:
 def di4c_programs() -> Mapping[str, object]:
     """Programs of image hosts that `di4c run` enters, by the name of their host.
 
-    Those are `di4c_plugin.programs.images.program.ScriptProgram`: how a checkout is told, and by module
-    what is done to it once it is imported. There a subclass of
+    Those are `di4c_plugin.programs.images.program.ScriptProgram`: how a checkout is told, and by
+    module what is done to it once it is imported. There a subclass of
     `di4c_plugin.programs.images.sampler.HostSampler` takes the place of the host's own sampler, so
     that `--sampler`, `--student` and `--sampler-option` work. The module that defines the program
     imports nothing but the standard library: the program decides how torch starts.

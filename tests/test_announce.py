@@ -1,6 +1,6 @@
 import pytest
 
-from di4c_plugin.announce import announce_once
+from di4c_plugin.announce import announce, announce_once
 
 
 @pytest.fixture(autouse=True)
@@ -14,6 +14,14 @@ def test_a_line_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     for line in ("one", "other", "one"):
         announce_once(line)
     assert capsys.readouterr() == ("", "di4c: one\ndi4c: other\n")
+
+
+def test_a_line_may_be_told_again_and_never_moves_the_cursor(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for _ in range(2):
+        announce("a\x1b[2J\nb")
+    assert capsys.readouterr().err == 2 * "di4c: a\\x1b[2J\\nb\n"
 
 
 @pytest.mark.parametrize("name", ["LOCAL_RANK", "RANK", "SLURM_PROCID"])

@@ -164,8 +164,8 @@ def is_pictures(description: Mapping[str, Any]) -> bool:
     """Whether a model's tokens are of pictures: of an image host, or the built-in digits."""
     host = description["info"].get("host")
     name = host.get("name") if isinstance(host, Mapping) else None
-    kinds = [host.name for host in HOSTS if host.weight is not None]
-    return description.get("kind") in kinds or name == "builtin"
+    # Networks that a program builds itself are called as it is; the text programs share the DiT.
+    return description.get("kind") in [program.name for program in HOSTS] or name == "builtin"
 
 
 def without_places(value: Any) -> Any:

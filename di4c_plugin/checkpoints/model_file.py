@@ -1,7 +1,7 @@
 """A model file: safetensors weights, and in their metadata the JSON that describes them.
 
-The one reader of safetensors. Nothing is unpickled, and a file replaces an older one only when
-complete.
+The one reader of safetensors. Nothing is unpickled, a file replaces an older one only when
+complete, and a digest of both tells of damage.
 """
 
 import json
@@ -14,10 +14,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from di4c_plugin.checkpoints.description import FORMAT as FORMAT
+from di4c_plugin.checkpoints.digest import digest_of
 from di4c_plugin.errors import UserError, reason
 from di4c_plugin.files import atomic_write
 
-ENTRY = "di4c"  # of the metadata
+ENTRY, DIGEST = "di4c", "di4c_digest"  # of the metadata
 
 
 def write_file(
@@ -33,7 +34,8 @@ def write_file(
         places.add(tensor.data_ptr())
     with atomic_write(path) as temporary:
         # `save_file` would make a file that only its owner can read.
-        temporary.write_bytes(save(whole, metadata={ENTRY: json.dumps(description)}))
+        text = json.dumps(description)
+        temporary.write_bytes(save(whole, metadata={ENTRY: text, DIGEST: _digest(text, whole)}))
 
 
 def is_safetensors(path: Path) -> bool:
@@ -54,9 +56,13 @@ def read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return (file.metadata() or {}).get(ENTRY), weights
+            notes = file.metadata() or {}
     except Exception as error:  # of another language's reader, for any kind of damage
         raise UserError(f"{path} is not a readable safetensors file: {reason(error)}") from error
+    text, digest = notes.get(ENTRY), notes.get(DIGEST)  # earlier versions wrote no digest
+    if text is not None and digest is not None and digest != _digest(text, weights):
+        raise UserError(f"{path} is damaged: it holds other numbers than were written")
+    return text, weights
 
 
 def names_in(path: Path) -> list[str]:
@@ -76,3 +82,7 @@ def described_in(path: Path) -> str | None:
             return found
     except Exception:  # as in `read_safetensors`; who reads it as something else tells
         return None
+
+
+def _digest(text: str, weights: Mapping[str, Tensor]) -> str:
+    return digest_of([text, dict(sorted(weights.items()))])

@@ -13,6 +13,7 @@ from torch import nn
 
 from di4c_plugin.checkpoints.content import Content
 from di4c_plugin.checkpoints.weights import Weights, fingerprint
+from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.grid import GridNetworks, GridSizes, given
 from di4c_plugin.families.importing import host_module

@@ -10,7 +10,7 @@ from di4c_plugin.checkpoints.model import Model, with_info
 from di4c_plugin.checkpoints.vocabulary import check_models, entry_of, vocabulary_in
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.base import OpenHost
-from di4c_plugin.networks.latent import same_options
+from di4c_plugin.training.start import check_latent
 
 
 def start_networks(
@@ -57,10 +57,4 @@ def check_start(
         if one != other:
             raise UserError(f"the student to start from has another {what} than the teacher")
     check_models(teacher.info, start.info, "the teacher", "the student to start from")
-    if latent is not None and not same_options(start.latent, dict(latent)):
-        raise UserError(f"the student to start from has the latent {start.latent}, not {latent}")
-    kind = method.roles["student"].latent
-    if kind == "required" and start.latent is None:
-        raise UserError("the student to start from has no latent, and this method needs one")
-    if kind == "none" and start.latent is not None:
-        raise UserError("the student to start from has a latent, and this method's has none")
+    check_latent(method.roles["student"], latent, start.latent)

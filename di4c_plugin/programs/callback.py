@@ -6,6 +6,7 @@ up at call time.
 """
 
 import importlib
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from di4c_plugin.programs.text.errors import one_line
 METHOD, FILE = "algorithm", "file:"
 PATHS = (
     ("teacher",),
+    ("student",),
     ("sampler", "teacher"),
     ("sampler", "known"),
     ("eval", "checkpoint_path"),
@@ -40,21 +42,31 @@ class Install(Callback):
     def on_job_start(
         self, config: DictConfig, *, task_function: TaskFunction, **others: Any
     ) -> None:
-        """Install.
+        """Install, or end the program: Hydra would warn of other exceptions and run the host's own.
 
-        A `UserError` (a program of no known host, or as the adapter says) ends the program with one
-        line.
+        A `UserError` (a program of no known host, or as the adapter says) ends it with one line.
         """
-        sources = {source.provider: source.path for source in config.hydra.runtime.config_sources}
-        host = host_of_configs(sources.get("main", ""))
-        if host is None:
-            names = ", ".join(host.name for host in HYDRA_HOSTS)
-            raise UserError(f"this is not the program of a host that we know ({names})")
-        warn_of_commit(host, sources["main"])
-        remedies.install(host.name)
-        adapter = importlib.import_module(f"di4c_plugin.programs.{host.name}")
-        values = as_typed(plain(config), Path(config.hydra.runtime.cwd))
-        adapter.install(as_chosen(values, config.hydra))
+        try:
+            install(config)
+        except UserError:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            raise SystemExit(1) from error
+
+
+def install(config: DictConfig) -> None:
+    """Install the adapter of the host whose program is running; raises UserError."""
+    sources = {source.provider: source.path for source in config.hydra.runtime.config_sources}
+    host = host_of_configs(sources.get("main", ""))
+    if host is None:
+        names = ", ".join(host.name for host in HYDRA_HOSTS)
+        raise UserError(f"this is not the program of a host that we know ({names})")
+    warn_of_commit(host, sources["main"])
+    remedies.install(host.name)
+    adapter = importlib.import_module(f"di4c_plugin.programs.{host.name}")
+    values = as_typed(plain(config), Path(config.hydra.runtime.cwd))
+    adapter.install(as_chosen(values, config.hydra))
 
 
 def warn_of_commit(host: Program, configs: str) -> None:
@@ -100,7 +112,7 @@ def as_chosen(config: dict[str, Any], hydra: DictConfig) -> dict[str, Any]:
     if not named & {"latent", "experiment"}:
         options = {name.removeprefix("latent.") for name in named if name.startswith("latent.")}
         recipe = (config.get("recipe") or {}).get("latent")
-        if recipe:
+        if recipe and not config.get("student"):  # which has its own
             config["latent"] = recipe | {key: config["latent"][key] for key in options}
         elif not options:
             config.pop("latent", None)

@@ -18,9 +18,9 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.families import dit as rebuild
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.generation import TextSampler
-from di4c_plugin.programs.text.module import Plan
 from di4c_plugin.programs.text.plans import plan_of
 from di4c_plugin.programs.text.settings import ONLY_SAMPLER
+from di4c_plugin.programs.text.student import Plan
 from di4c_plugin.programs.text.swap import own_class
 
 # The host's class for each of our processes, and what that class reads of `config.algo`.

@@ -12,8 +12,8 @@ from torch import Tensor
 from di4c_plugin.errors import UserError
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.masked import MaskedStudent, check_time
-from di4c_plugin.programs.text.module import Plan
 from di4c_plugin.programs.text.plans import plan_of
+from di4c_plugin.programs.text.student import Plan
 from di4c_plugin.programs.text.swap import swap
 
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from di4c_plugin.errors import UserError
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.masked import MaskedStudent, check_time
-from di4c_plugin.programs.text.module import Plan
 from di4c_plugin.programs.text.plans import plan_of
 from di4c_plugin.programs.text.sampling import SamplerSettings
+from di4c_plugin.programs.text.student import Plan
 from di4c_plugin.programs.text.swap import swap
 
 
@@ -62,6 +62,8 @@ def check(config: Mapping[str, Any]) -> None:
         raise UserError(f"parameterization={name}: only masked diffusion has a student")
     if not str(config["model"]["type"]).startswith("ddit"):
         raise UserError(f"model.type={config['model']['type']}: only DiT backbones take a latent")
+    if config.get("compile") and config["mode"] != "train":
+        raise UserError("compile=true: this program then refuses every checkpoint: leave it out")
     check_time(config)
 
 

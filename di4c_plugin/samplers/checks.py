@@ -1,5 +1,7 @@
 """What a caller asks for, against what model and machine can give."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.checkpoints.vocabulary import check_models
+from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 
 
@@ -40,6 +43,40 @@ def check_partners(model: Model, options: dict[str, Any]) -> None:
         if not same or other.network.positions != model.network.positions:
             raise UserError(f"{name} does not go with this model: other data or another process")
         check_models(model.info, other.info, "this model", name)
+
+
+IMPROBABLE = "the predictions of this model are no probabilities"
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Tell what it means when a table is looked up with what was drawn by no probabilities.
+
+    Raises:
+        UserError: in place of torch's complaint of an index.
+    """
+    try:
+        yield
+    except (IndexError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "out of bounds" not in str(error):
+            raise
+        raise UserError(IMPROBABLE) from error
+
+
+def check_drawn(x: Tensor, process: Process) -> Tensor:
+    """Return x (n, D), unless it holds something else than tokens of the data.
+
+    Raises:
+        UserError: for masks that are left, and numbers that are no tokens: what comes of a network
+            whose numbers are not finite.
+    """
+    wrong = (x < 0) | (x >= process.num_tokens)
+    mask = getattr(process, "mask", None)
+    if mask is not None:
+        wrong |= x == mask
+    if wrong.any():
+        raise UserError(f"{int(wrong.sum())} of {x.numel()} tokens were not drawn: {IMPROBABLE}")
+    return x
 
 
 def usable(device: str | torch.device) -> torch.device:

@@ -1,17 +1,13 @@
-"""Keeps the last checkpoint of a run, also when it is interrupted.
+"""Keeps the last checkpoint of a run, and the one before, also when it is interrupted.
 
-Lightning's own `ModelCheckpoint` writes to the system's folder for temporary files and moves the
-result, which is not atomic when that is another disk; and it cannot finish an update before it
-saves on a signal.
+Lightning's own `ModelCheckpoint` cannot finish an update before it saves on a signal.
 """
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from di4c_plugin.files import atomic_write
 from di4c_plugin.training.data import MicroBatch
 from di4c_plugin.training.interrupt import SignalFlag
 
@@ -50,11 +46,5 @@ class LastCheckpoint(Callback):
         )
         last = self.stopped or trainer.global_step == trainer.max_steps
         if self.path is not None and (last or trainer.global_step % self.every == 0):
-            self._save(trainer, self.path)
+            trainer.save_checkpoint(self.path)
         trainer.should_stop |= self.stopped
-
-    def _save(self, trainer: Trainer, path: Path) -> None:
-        # Every process takes part in saving; the first one writes.
-        target = atomic_write(path) if trainer.is_global_zero else contextlib.nullcontext(path)
-        with target as temporary:
-            trainer.save_checkpoint(temporary)

@@ -15,6 +15,7 @@ from di4c_plugin.algorithms.base import AVERAGE, Algorithm, Batch, LossTerms, Up
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.training.ema import EMA
+from di4c_plugin.training.finite import check_finite
 from di4c_plugin.training.rng import seeded_dropout, step_generator
 
 
@@ -133,8 +134,16 @@ class Engine:
             return self.losses_by(batch, self.update(generator, index, total))
 
     def losses_by(self, batch: Batch, update: Update) -> LossTerms:
-        """Return the losses for draws from a given generator."""
-        found = self.algorithm.losses(batch, self.networks(), update)
+        """Return the losses for draws from a given generator.
+
+        Raises:
+            UserError: where a network's weights are not finite, and nothing can be drawn from it.
+        """
+        try:
+            found = self.algorithm.losses(batch, self.networks(), update)
+        except (IndexError, RuntimeError):  # of a table looked up with what was drawn
+            check_finite(self.trained_networks, update.index)
+            raise
         trained = set(self.algorithm.trained(update))
         assert found.totals.keys() == trained, f"losses of {set(found.totals)}, trained {trained}"
         return found

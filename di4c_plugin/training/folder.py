@@ -1,8 +1,8 @@
 """The folder of a run: one run to a folder, resumed only as what it was.
 
-It holds run.json, config.yaml, last.ckpt, logs/ and, in the end, the model. run.json is the record
-of what a run writes beside its logs: nothing else is ever replaced or removed. Folders of versions
-that kept no record are known by their config.yaml.
+It holds run.json, config.yaml, last.ckpt, logs/ and, in the end, the model; until then also
+previous.ckpt. run.json is the record of what a run writes beside its logs: nothing else is ever
+replaced or removed. Folders of versions that kept no record are known by their config.yaml.
 """
 
 import json
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 
-from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import atomic_write, is_plain, named_file, unfinished
 from di4c_plugin.plain_files import read_yaml
+from di4c_plugin.training.checkpoint_file import first_whole
 
-RECORD, CONFIG, CHECKPOINT = "run.json", "config.yaml", "last.ckpt"
+RECORD, CONFIG = "run.json", "config.yaml"
+CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
 STUDENT, TEACHER = "student.safetensors", "teacher.safetensors"
 REPORTS = ("report.json", "quality.png", "samples.png")  # of the demo
 # All that runs write: a record, which anybody can write, opens no way to other files.
-NAMES = frozenset({RECORD, CONFIG, CHECKPOINT, STUDENT, TEACHER, *REPORTS})
+NAMES = frozenset({RECORD, CONFIG, CHECKPOINT, PREVIOUS, STUDENT, TEACHER, *REPORTS})
 FORMAT = 1
 LARGEST = 65536  # bytes of a record
 
@@ -59,9 +59,30 @@ class RunFolder:
         return self.path / CHECKPOINT
 
     @property
+    def previous(self) -> Path:
+        """The state before, from which it resumes if the other is damaged; gone in the end."""
+        return self.path / PREVIOUS
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of the files that the run writes."""
-        return RECORD, CONFIG, CHECKPOINT, self.model
+        return RECORD, CONFIG, CHECKPOINT, PREVIOUS, self.model
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to resume from, whole or not."""
+        return is_plain(self.checkpoint) or is_plain(self.previous)
+
+    def start(self) -> Path | None:
+        """Return the newest checkpoint that is whole, None where the run left none.
+
+        Raises:
+            UserError: if all are damaged.
+        """
+        if not self.begun:
+            return None
+        advice = "start again with overwrite"
+        return first_whole(self.checkpoint, [self.previous], advice)[0]
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Look whether the run may have the folder, and change nothing.
@@ -86,10 +107,14 @@ class RunFolder:
     def claim(self, *, resume: bool) -> None:
         """Remove what an earlier run left here, unless it is resumed; write record and description.
 
+        Where the newest checkpoint is damaged, the one before takes its place.
+
         Raises:
-            UserError: when the system refuses.
+            UserError: when the system refuses, or no checkpoint is whole.
         """
         ours = recorded(self.path)
+        if resume and self.start() == self.previous:
+            self.previous.replace(self.checkpoint)
         for name in ours.union(self.names):
             _remove(*unfinished(self.path / name))
         if not resume:
@@ -100,12 +125,16 @@ class RunFolder:
 
     def release(self) -> None:
         """Give the folder up after a failure, unless there is something to resume from."""
-        if is_plain(self.checkpoint):
+        if self.begun:
             return
         _remove(self.config)
         # A resumed run may have left more.
         if not any(is_plain(self.path / name) for name in recorded(self.path) - {RECORD}):
             _remove(self.path / RECORD)
+
+    def finish(self) -> None:
+        """Remove what only a run that is not finished needs."""
+        _remove(self.previous)
 
     def _check_inputs(self, ours: Iterable[str]) -> None:
         given = (named_file(value) for value in _leaves((self.inputs, self.description)))
@@ -120,22 +149,11 @@ class RunFolder:
 
     def _check_same(self) -> None:
         """Refuse to go on with another run; a run that left no checkpoint begins anew."""
-        begun = is_plain(self.checkpoint)
         if is_plain(self.config):
             self._compare()
-        elif begun:
+        elif self.begun:
             raise UserError(f"nothing to resume: there is no {self.config}")
-        if begun:
-            try:
-                # Of the two forms that torch.load reads without trusting paths; then, by itself,
-                # plain tensors and values only: loading runs no code.
-                load_inert(self.checkpoint, mmap=True)
-                torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-            except Exception as error:
-                raise UserError(
-                    f"{self.checkpoint} is damaged; start again with overwrite"
-                ) from error
-        elif is_plain(self.path / self.model):
+        if self.start() is None and is_plain(self.path / self.model):
             raise UserError(
                 f"nothing to resume: {self.path} holds a finished run without its {CHECKPOINT}"
             )

@@ -2,13 +2,12 @@
 
 import contextlib
 import errno
-import functools
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError, reason
 
 LOCK = ".di4c-run.lock"
@@ -57,12 +56,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
         if error.errno not in CANNOT_LOCK:
             raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
         _remove(folder / LOCK)
-        _warn(folder)
-
-
-@functools.cache
-def _warn(folder: Path) -> None:
-    sys.stderr.write(f"di4c: {folder} cannot be locked: start no other run in it meanwhile\n")
+        announce_once(f"{folder} cannot be locked: start no other run in it meanwhile")
 
 
 def _remove(file: Path) -> None:

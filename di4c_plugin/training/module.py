@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,12 +11,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from di4c_plugin.algorithms.base import Algorithm, Data
-from di4c_plugin.errors import UserError
 from di4c_plugin.networks import NetworkDenoiser
 from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.data import BatchStream, MicroBatch
 from di4c_plugin.training.ema import EMA
 from di4c_plugin.training.engine import Engine
+from di4c_plugin.training.finite import EVERY, FirstFault, check_finite
 from di4c_plugin.training.schedule import lr_factor
 from di4c_plugin.training.terms import RunningMeans
 
@@ -95,7 +94,7 @@ class TrainingModule(LightningModule):
             seed=config.seed,
             view=self._as_denoiser,
         )
-        self.means = RunningMeans()
+        self.means, self.fault = RunningMeans(), FirstFault()
         self.latest: dict[str, float] = {}
 
     def student(self) -> NetworkDenoiser:
@@ -170,6 +169,7 @@ class TrainingModule(LightningModule):
             device=self.device,
         )
         self.means.add({"loss": losses.total, **losses.terms})
+        self.fault.note(losses.total, self._index(batch))
         return losses.total
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -181,7 +181,10 @@ class TrainingModule(LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.engine.finish(index, self.config.steps)
         done = index + 1
-        if done % self.config.log_every == 0 or done == self.config.steps:
+        last = done == self.config.steps
+        if done % EVERY == 0 or last:
+            self._check_finite(done)
+        if done % self.config.log_every == 0 or last:
             self._log_terms(done)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -189,6 +192,7 @@ class TrainingModule(LightningModule):
 
         After the first round the teacher is of the run's own making, and is kept too.
         """
+        self._check_finite(self.trainer.global_step)
         self.means.average(self._over_processes)
         checkpoint["means"] = {"sums": self.means.sums, "counts": self.means.counts}
         checkpoint["round"] = self.engine.round
@@ -220,11 +224,14 @@ class TrainingModule(LightningModule):
     def _log_terms(self, done: int) -> None:
         self.means.average(self._over_processes)
         self.latest = self.means.read()
-        if not all(map(math.isfinite, self.latest.values())):
-            raise UserError(f"the loss is not finite after {done} updates; a smaller lr may help")
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         for logger in self.loggers:
             logger.log_metrics({**self.latest, "lr": rate}, step=done)
+
+    def _check_finite(self, done: int) -> None:
+        """Refuse to go on, or to keep what is not finite; raises UserError."""
+        self.fault.check(lambda first: self.trainer.strategy.reduce(first, reduce_op="min"))
+        check_finite(self.engine.trained_networks, done)
 
     def _over_processes(self, value: Tensor) -> Tensor:
         mean: Tensor = self.trainer.strategy.reduce(value, reduce_op="mean")

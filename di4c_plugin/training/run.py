@@ -14,12 +14,14 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from di4c_plugin.algorithms.base import Algorithm, Data
+from di4c_plugin.announce import announce
 from di4c_plugin.checkpoints.model import STUDENT as STUDENT_ROLE
 from di4c_plugin.checkpoints.model import TEACHER as TEACHER_ROLE
 from di4c_plugin.checkpoints.model import Model, with_info
 from di4c_plugin.errors import STRANGE, UserError
 from di4c_plugin.plugins import lookup
 from di4c_plugin.training.checkpoint import LastCheckpoint
+from di4c_plugin.training.checkpoint_file import CheckpointFiles
 from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.folder import STUDENT, TEACHER, RunFolder
 from di4c_plugin.training.interrupt import Interrupted, SignalFlag
@@ -54,9 +56,9 @@ def train(
         teacher: None for methods that need none.
         data: at least one example.
         config: by default `TrainingConfig()`.
-        out: the folder for run.json, config.yaml, last.ckpt, logs/ and the finished model
-            (`model_file`), which no other run may have meanwhile. Without it nothing is written
-            and nothing can be resumed.
+        out: the folder for run.json, config.yaml, last.ckpt (meanwhile previous.ckpt too), logs/
+            and the finished model (`model_file`), which no other run may have meanwhile. Without
+            it nothing is written and nothing can be resumed.
         others: where the method's further networks start, by role.
         info: plain values that define the run beside `config`; saved, and compared on resuming.
         inputs: paths of files that the run reads, beside those named in `info`: none of them is
@@ -97,6 +99,7 @@ def train(
         )
         if folder and is_first_process():
             model.save(model_file(folder.path, algorithm))
+            folder.finish()
     return model
 
 
@@ -114,12 +117,13 @@ def _fit(
     callbacks: list[Callback] = [keeper, ShowProgress()] if progress else [keeper]
     alternates = len(module.engine.algorithm.roles) > 1
     with quiet(), flag:
+        files = CheckpointFiles(previous=folder.previous if folder else None)
         trainer = make_trainer(
-            config, folder.path if folder else None, callbacks, alternates=alternates
+            config, folder.path if folder else None, callbacks, files, alternates=alternates
         )
-        start = folder.checkpoint if folder and resume and folder.checkpoint.exists() else None
         if folder and is_first_process():
             folder.claim(resume=resume)
+        start = folder.checkpoint if folder and resume and folder.begun else None
         try:
             # Plain tensors and values only: loading runs no code.
             trainer.fit(module, ckpt_path=start, weights_only=True)
@@ -219,6 +223,6 @@ def _opened(
         return
     with held(out):
         folder.check(resume=resume, overwrite=overwrite)
-        if resume and not folder.checkpoint.exists():
-            sys.stderr.write(f"di4c: nothing to resume in {out}: starting at update 0\n")
+        if resume and not folder.begun:
+            announce(f"nothing to resume in {out}: starting at update 0")
         yield folder

@@ -13,13 +13,19 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.utilities import rank_zero_only
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.training.checkpoint_file import CheckpointFiles
 from di4c_plugin.training.config import TrainingConfig
 
 LOGS = "logs"
 
 
 def make_trainer(
-    config: TrainingConfig, out: Path | None, callbacks: list[Callback], *, alternates: bool
+    config: TrainingConfig,
+    out: Path | None,
+    callbacks: list[Callback],
+    files: CheckpointFiles,
+    *,
+    alternates: bool,
 ) -> Trainer:
     """Return the trainer of a run.
 
@@ -27,6 +33,7 @@ def make_trainer(
         config: see `TrainingConfig`.
         out: the run's folder; None for a run that leaves no files.
         callbacks: all of them; Lightning's own are off.
+        files: how checkpoints are written and read.
         alternates: whether an update leaves one of the trained networks out.
 
     Raises:
@@ -48,6 +55,7 @@ def make_trainer(
             gradient_clip_val=config.clip or None,
             logger=make_logger(config.logger, out) or False,
             callbacks=callbacks,
+            plugins=[files],
             default_root_dir=out,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -90,6 +90,26 @@ def test_another_program_is_one_line(
     assert not installed
 
 
+def test_what_fails_in_installing_ends_the_program(
+    make_host: MakeHost,
+    installed: list[tuple[str, dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Hydra would only warn, and the host would go on without us."""
+
+    def fail(host: str) -> None:
+        raise FileNotFoundError("what is not foreseen")
+
+    monkeypatch.setattr(callback, "remedies", SimpleNamespace(install=fail))
+    config = job(make_host("mdlm") / "configs", "sampler=ancestral")
+    with pytest.raises(SystemExit) as stop:
+        Install().on_job_start(config, task_function=lambda _: None)
+    assert stop.value.code == 1
+    assert "what is not foreseen" in capsys.readouterr().err
+    assert not installed
+
+
 def test_a_config_is_read_as_plain_values_and_stays_as_it_was() -> None:
     config = OmegaConf.create({"a": {"b": [1, "${c}"]}, "c": 2, "hydra": {"x": "${nowhere}"}})
     OmegaConf.set_struct(config, True)

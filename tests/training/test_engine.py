@@ -156,3 +156,20 @@ def test_a_round_renews_what_the_method_asks_for() -> None:
 def test_less_than_a_round_is_refused() -> None:
     with pytest.raises(UserError, match="rounds must be at least 1, not 0"):
         engine(rounds=0)
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_what_cannot_be_drawn_from_weights_that_are_not_finite_is_one_line(finite: bool) -> None:
+    class Draws(Seen):
+        def losses(self, batch: Batch, networks: Networks, update: Update) -> LossTerms:
+            raise RuntimeError("index 17 is out of bounds for dimension 2 with size 17")
+
+    made = engine(Draws())
+    if finite:
+        with pytest.raises(RuntimeError, match="out of bounds"):
+            losses(made, 2)
+        return
+    with torch.no_grad():
+        next(made.trained_networks["peer"].parameters()).fill_(float("inf"))
+    with pytest.raises(UserError, match="of the peer is not finite at update 2; a smaller lr may"):
+        losses(made, 2)

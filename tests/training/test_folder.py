@@ -7,12 +7,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
 from di4c_plugin.training.folder import NAMES, RunFolder, add_names, check_free, recorded
 
 DESCRIPTION = {"algo": {"name": "a", "n": 4}, "training": {"lr": 0.1, "log_every": 10}}
 STUDENT = "student.safetensors"
-WRITTEN = {"run.json", "config.yaml", "last.ckpt", STUDENT}
+WRITTEN = {"run.json", "config.yaml", "last.ckpt", "previous.ckpt", STUDENT}
 HEX = "0123456789abcdef" * 2
 
 
@@ -360,6 +361,31 @@ def test_a_checkpoint_without_a_config_is_not_resumed(run: RunFolder) -> None:
 def test_a_damaged_checkpoint_is_named(run: RunFolder, content: bytes) -> None:
     run.checkpoint.write_bytes(content)
     with pytest.raises(UserError, match="last.ckpt is damaged"):
+        run.check(resume=True, overwrite=False)
+
+
+def test_the_checkpoint_before_serves_where_the_last_is_damaged_or_gone(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    announce_once.cache_clear()
+    torch.save({"global_step": 7}, run.previous)
+    whole = run.previous.read_bytes()
+    assert run.start() == run.checkpoint
+    for fault in ("damaged", "missing"):
+        run.previous.write_bytes(whole)
+        if fault == "damaged":
+            run.checkpoint.write_bytes(b"junk")
+        else:
+            run.checkpoint.unlink()
+        run.check(resume=True, overwrite=False)
+        run.claim(resume=True)
+        line = f"di4c: {run.checkpoint} is {fault}: going on from previous.ckpt, update 7\n"
+        assert capsys.readouterr().err == line
+        assert run.checkpoint.read_bytes() == whole
+        assert not run.previous.exists()
+    run.previous.write_bytes(b"junk")
+    run.checkpoint.write_bytes(b"junk")
+    with pytest.raises(UserError, match="last.ckpt is damaged, and no other in .* is whole; start"):
         run.check(resume=True, overwrite=False)
 
 

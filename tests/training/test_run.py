@@ -232,15 +232,48 @@ def test_other_loggers(tmp_path: Path, logger: str) -> None:
     assert not list(tmp_path.glob("logs/*/metrics.csv"))
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["loss", "weights"])
+def test_numbers_that_are_not_finite_end_the_run_and_are_not_kept(
+    tmp_path: Path, fault: str
+) -> None:
+    """In update 8: after the checkpoint of update 5, before the one of update 10."""
+
     class Diverges(toy.Distil):
         def losses(self, batch: Batch, networks: Networks, update: Update) -> LossTerms:
             losses = super().losses(batch, networks, update)
-            return LossTerms({"student": losses.total * float("nan")}, losses.terms)
+            if update.index != 7:
+                return losses
+            if fault == "loss":
+                return LossTerms({"student": losses.total * float("nan")}, losses.terms)
+            total = losses.total
+            total.register_hook(lambda gradient: gradient * float("inf"))
+            return LossTerms({"student": total}, losses.terms)
 
-    with pytest.raises(UserError, match="the loss is not finite after 2 updates"):
+    number = {"loss": 8, "weights": 9}[fault]  # the next loss tells of weights
+    message = f"^the loss is not finite at update {number}; a smaller lr may help$"
+    with pytest.raises(UserError, match=message):
+        run(tmp_path / "broken", Diverges)
+    kept = torch.load(tmp_path / "broken" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 5
+    resumed, _ = run(tmp_path / "broken", resume=True)
+    whole, _ = run(tmp_path / "whole")
+    assert toy.same(toy.weights(resumed), toy.weights(whole))
+
+
+def test_weights_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
+    """Of the very update after which a checkpoint is due."""
+
+    class Diverges(toy.Distil):
+        def losses(self, batch: Batch, networks: Networks, update: Update) -> LossTerms:
+            losses = super().losses(batch, networks, update)
+            total = losses.total
+            if update.index == 9:
+                total.register_hook(lambda gradient: gradient * float("inf"))
+            return LossTerms({"student": total}, losses.terms)
+
+    with pytest.raises(UserError, match="of the student is not finite at update 10; a smaller"):
         run(tmp_path, Diverges)
-    run(tmp_path)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 5
 
 
 def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.plugins import lookup
 from di4c_plugin.programs.images.trace import Autocast, Trace, Traced
 from di4c_plugin.samplers import Step, sampler_named, sampler_with
+from di4c_plugin.samplers.checks import check_drawn
 
 # Options that are models: "host" is the host's own, anything else is loaded.
 MODELS = ("teacher", "guidance_teacher")
@@ -178,7 +179,7 @@ class HostSampler(ABC):
                 trace.on_step(step)
                 bar.advance(task)
 
-            trace.x = self.draw(
+            x = self.draw(
                 traced(denoiser),
                 request.x,
                 time_grid(request.steps, device=device),
@@ -188,6 +189,7 @@ class HostSampler(ABC):
                 callback=on_step,
                 **options,
             )
+        trace.x = check_drawn(x, request.process)
         return trace
 
     def _check_student(self, student: Model) -> None:

@@ -1,5 +1,6 @@
 """A training step for tauLDR's train.py, see `training`: one update of the networks of a method."""
 
+import math
 from typing import Any
 
 import torch
@@ -26,21 +27,22 @@ class Di4CStep:
         """Update the networks and their averages, and return the loss.
 
         Raises:
-            UserError: if the loss is not finite; the model then is as it was.
+            UserError: if the loss or its gradient is not finite; the model then is as it was.
         """
         model, optimizer, update = state["model"], state["optimizer"], state["n_iter"]
         optimizer.di4c_step = True
         value: Tensor = loss.calc_loss(minibatch, state, writer)
         if not value.isfinite():
-            raise UserError(f"the loss is not finite at update {update}; a smaller lr may help")
+            raise UserError(f"the loss is not finite at update {update + 1}; a smaller lr may help")
         optimizer.zero_grad()
         value.backward()
         rate = self.lr * min(1.0, (update + 1) / max(1, self.warmup))
         engine: Engine | None = getattr(loss, "engine", None)
         if engine is None or engine.plain:
-            if self.clip:
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                writer.add_scalar("di4c/gradient_norm", norm, update)
+            limit = 1.0 if self.clip else math.inf
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+            check_norm(norm, update)
+            writer.add_scalar("di4c/gradient_norm", norm, update)
             stepped(optimizer, rate)
         else:
             self._by_role(engine, optimizer, rate, writer, update)
@@ -56,9 +58,9 @@ class Di4CStep:
         self, engine: Engine, optimizer: Any, rate: float, writer: Any, update: int
     ) -> None:
         """Step role by role: the host's optimiser has one group, and roles have their own rates."""
-        if self.clip:
-            for name, norm in engine.clip(1.0).items():
-                writer.add_scalar(f"di4c/gradient_norm/{name}", norm, update)
+        for name, norm in engine.clip(1.0 if self.clip else math.inf).items():
+            check_norm(norm, update)
+            writer.add_scalar(f"di4c/gradient_norm/{name}", norm, update)
         gradients = {
             name: [(p, p.grad) for p in network.parameters()]
             for name, network in engine.trained_networks.items()
@@ -72,6 +74,12 @@ class Di4CStep:
             stepped(optimizer, rate * role.lr, **own)
             for p, _ in gradients[name]:
                 p.grad = None
+
+
+def check_norm(norm: Tensor, update: int) -> None:
+    """Refuse a gradient that is not finite; raises UserError."""
+    if not norm.isfinite():
+        raise UserError(f"the gradient is not finite at update {update + 1}; a smaller lr may help")
 
 
 def stepped(optimizer: Any, lr: float, **options: Any) -> None:

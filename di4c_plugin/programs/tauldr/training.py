@@ -6,6 +6,7 @@
     cfg.loss.options = {"latents": 16, "delta": 0.02}  # optional: of the method; its "name": di4c.
                                                        # What is not said: configs/recipe/tauldr
     cfg.loss.rounds = 2                                # optional: in place of the method's
+    cfg.loss.student = "student/checkpoints/ckpt.pt"   # optional: start from it, not the teacher
     cfg.loss.seed = 0                                  # optional
 
 The host's model is the student: its U-Net gets the latent when it is made, before the optimiser and
@@ -147,6 +148,7 @@ class Di4CLoss:
         self.cfg = cfg
         self.teacher = teacher_of(source, cfg, self.root)
         self.method = method_of(cfg, self.teacher.network)  # type: ignore[arg-type]
+        self.start = start_of(cfg, self.method, self.teacher, self.root)
         announce_once(f"loss Di4C: teacher {source}, {type(self.method).__name__}")
         self.engine: Engine | None = None
 
@@ -154,7 +156,8 @@ class Di4CLoss:
         """Return the loss of a batch of levels (B, C, H, W) or (B, D), and log its terms.
 
         Raises:
-            UserError: for levels that there are not, and another teacher than the model.
+            UserError: for levels that there are not, another teacher than the model, a loss that is
+                not finite, and a run that goes on with another method.
         """
         model, update = state["model"], state["n_iter"]
         engine = self.engine_for(model)
@@ -168,6 +171,8 @@ class Di4CLoss:
         losses = engine.losses(
             Batch(x_0), update, self.cfg.training.n_iters, rank=0, step=update, device=device
         )
+        if not losses.total.isfinite():
+            raise UserError(f"the loss is not finite at update {update + 1}; a smaller lr may help")
         for name, value in losses.terms.items():
             writer.add_scalar(f"di4c/{name}", value, update)
         return losses.total
@@ -186,6 +191,8 @@ class Di4CLoss:
         averages = dict(getattr(model, "di4c_averages", {}).items())
         if not model.num_updates:  # of the averages: a run that goes on has some
             start_from(model, teacher.network)
+            if self.start is not None:
+                start_from(model, self.start.denoiser.network, student=True)
         return Engine(
             self.method,
             {role: wrapped(model, role) for role in self.method.roles},
@@ -203,6 +210,25 @@ class Di4CLoss:
         return frozen
 
 
+def start_of(cfg: Any, method: Algorithm, teacher: Model, root: Path | None) -> Model | None:
+    """Return the student that `cfg.loss.student` names to start from; None where it names none.
+
+    Raises:
+        UserError: if there is none, or it is no student of the method by this teacher.
+    """
+    source = getattr(cfg.loss, "student", None)
+    if not source:
+        return None
+    from di4c_plugin.training.start import check_latent
+
+    model = teacher_of(source, cfg, root)
+    said = getattr(cfg.loss, "latent", None)
+    asked = {"name": "unet"} | plain(said) if said else None
+    check_latent(method.roles[STUDENT], asked, model.latent)
+    check_same(model.network, teacher.network)
+    return model
+
+
 def teacher_of(source: str, cfg: Any, root: Path | None) -> Model:
     """Return the teacher at a path; what its weights do not tell is as in its config, or in `cfg`.
 
@@ -215,7 +241,7 @@ def teacher_of(source: str, cfg: Any, root: Path | None) -> Model:
     return networks.load(weights, config=config)
 
 
-def check_same(student: TauLDRSizes, teacher: Any) -> None:
+def check_same(student: Any, teacher: Any) -> None:
     """Refuse a teacher that is another network or for another process; raises UserError."""
     ours, theirs = asdict(student), asdict(teacher)
     for name in ours.keys() - {"dropout"}:
@@ -225,13 +251,14 @@ def check_same(student: TauLDRSizes, teacher: Any) -> None:
             )
 
 
-def start_from(model: Any, network: nn.Module) -> None:
+def start_from(model: Any, network: nn.Module, *, student: bool = False) -> None:
     """Give the networks of a host's model the weights of a network where they have them.
 
-    The averages start anew.
+    The averages start anew. With `student` it is the student alone.
     """
     given = network.state_dict()
-    for own in (model.net, *getattr(model, "di4c_networks", {}).values()):
+    others = () if student else getattr(model, "di4c_networks", {}).values()
+    for own in (model.net, *others):
         kept = own.state_dict()
         own.load_state_dict(kept | {k: v for k, v in given.items() if k in kept})
     for role, average in getattr(model, "di4c_averages", {}).items():

@@ -1,74 +1,99 @@
-"""The order of training examples as a function of seed and position.
+"""The host's own order of training examples, which a resumed run finds again.
 
-The hosts' own samplers start anew, or from another seed, when a run of one process is resumed; this
-one goes on at the next example.
+The hosts' samplers start anew, or from another seed, when a run of one process is resumed. Here the
+sampler that the host's loader has is asked once an epoch, with torch's generator as seed and epoch
+say, and what the run has seen of the epoch is left out.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from di4c_plugin.errors import UserError
+from di4c_plugin.announce import announce
 from di4c_plugin.training.rng import epoch_generator
 
 
-class ResumableSampler(Sampler[int]):
-    """The examples of one of `world_size` processes, in an order that a resumed run repeats.
+class Place(Protocol):
+    """Where a run stands: the pass over the data, and examples of it that all processes saw."""
 
-    It counts epochs by itself: Lightning's counter slips where a run is resumed between two.
+    epoch: int
+    examples: int
+
+
+class ResumedSampler(Sampler[int]):
+    """The order of another sampler, as a function of seed and epoch, from where a run stands.
 
     Args:
-        size: examples in the data set. What does not fill a batch in each process is left out,
-            other examples in every epoch.
-        batch: examples of a batch.
+        own: the host's sampler, of this process.
+        batch: examples of a batch of this process.
+        drop_last: whether a batch that is not full is left out.
         seed: of the order.
-        rank: this process.
-        world_size: how many there are.
-        position: called when an iterator is made, returns the batches that have been trained on.
-
-    Raises:
-        UserError: if there is not a batch for each process.
+        world_size: how many processes there are.
+        place: read when an iterator is made; moved on where nothing is left of an epoch.
     """
 
     def __init__(
         self,
-        size: int,
+        own: Any,
         batch: int,
         *,
+        drop_last: bool,
         seed: int,
-        rank: int,
         world_size: int,
-        position: Callable[[], int],
+        place: Place,
     ) -> None:
-        self.size, self.batch, self.seed = size, batch, seed
-        self.rank, self.world_size, self.position = rank, world_size, position
-        self.batches = size // world_size // batch
-        if not self.batches:
-            raise UserError("a process has fewer training examples than one batch needs")
+        self.own, self.place, self.seed, self.world_size = own, place, seed, world_size
+        self.least = batch if drop_last else 1
 
     def __len__(self) -> int:
-        """The examples of a whole epoch."""
-        return self.batches * self.batch
+        """The examples of a whole epoch, as the host's sampler counts them."""
+        return len(self.own)
 
     def __iter__(self) -> Iterator[int]:
-        """As many examples, from the present position, be it in the middle of an epoch."""
-        epoch, batch = divmod(self.position(), self.batches)
-        begin = batch * self.batch
-        order = torch.cat([self._epoch(epoch), self._epoch(epoch + 1)])
-        return iter(order[begin : begin + len(self)].tolist())
+        """The rest of the epoch."""
+        place = self.place
+        if len(self.own) - place.examples // self.world_size < self.least:
+            place.epoch, place.examples = place.epoch + 1, 0
+        return iter(self._order(place.epoch)[place.examples // self.world_size :])
 
-    def _epoch(self, epoch: int) -> Tensor:
-        order = torch.randperm(self.size, generator=epoch_generator(self.seed, epoch))
-        return order[self.rank :: self.world_size][: len(self)]
+    def _order(self, epoch: int) -> list[int]:
+        seed = epoch_generator(self.seed, epoch).initial_seed()
+        if hasattr(self.own, "set_epoch"):
+            self.own.set_epoch(epoch)
+        if getattr(self.own, "generator", None) is not None:
+            self.own.generator.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return list(self.own)
 
 
-def reordered(loader: DataLoader[object], sampler: ResumableSampler) -> DataLoader[object]:
-    """Return the host's loader with another order; its workers, collation and pinning stay."""
+def resume_order(trainer: Trainer, place: Place, seed: int) -> None:
+    """Let a run that has begun go through its data from `place`; call it in `on_train_start`.
+
+    The loader keeps its workers, collation, pinning and number of batches.
+    """
+    loop: Any = trainer.fit_loop
+    loader = training_loader(trainer)
+    sampler = ResumedSampler(
+        own_sampler(loader),
+        batch_size(loader),
+        drop_last=drops_last(loader),
+        seed=seed,
+        world_size=trainer.world_size,
+        place=place,
+    )
+    loop._combined_loader.flattened = [reordered(loader, sampler)]
+    iter(loop._data_fetcher)  # Lightning has made its iterator by then
+    # It can be resumed in the middle of an epoch, without Lightning's help.
+    warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before")
+
+
+def reordered(loader: DataLoader[object], sampler: Sampler[int]) -> DataLoader[object]:
+    """Return the host's loader with another order."""
     return DataLoader(
         loader.dataset,
         batch_size=batch_size(loader),
@@ -76,7 +101,7 @@ def reordered(loader: DataLoader[object], sampler: ResumableSampler) -> DataLoad
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
-        drop_last=True,
+        drop_last=drops_last(loader),
         timeout=loader.timeout,
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context,
@@ -90,25 +115,39 @@ def training_loader(trainer: Trainer) -> DataLoader[object]:
     return loop._combined_loader.flattened[0]
 
 
-def replace_training_loader(trainer: Trainer, loader: DataLoader[object]) -> None:
-    """Give a run that has begun another loader, from `on_train_start`.
-
-    By then Lightning has counted the batches of an epoch and made its iterator: both again.
-    """
-    loop: Any = trainer.fit_loop
-    loop._combined_loader.flattened = [loader]
-    loop.max_batches = min(loop.max_batches, len(loader))
-    if isinstance(trainer.val_check_interval, float):
-        share = trainer.val_check_interval
-        trainer.val_check_batch = max(1, int(loop.max_batches * share))
-    iter(loop._data_fetcher)
-    # It can be resumed in the middle of an epoch, without Lightning's help.
-    warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before")
-
-
 def batch_size(loader: DataLoader[object]) -> int:
     """Return how many examples a batch of this process has.
 
     Where Lightning has put its own sampler into the loader only the batch sampler knows.
     """
     return int(loader.batch_size or loader.batch_sampler.batch_size)  # type: ignore[union-attr]
+
+
+def drops_last(loader: DataLoader[object]) -> bool:
+    """Return whether a batch that is not full is left out."""
+    return bool(getattr(loader.batch_sampler, "drop_last", loader.drop_last))
+
+
+def own_sampler(loader: DataLoader[object]) -> Any:
+    """Return the sampler of a loader, whichever of its parts knows it."""
+    return getattr(loader.batch_sampler, "sampler", loader.sampler)
+
+
+def count_anew(trainer: Trainer, state: Any) -> None:
+    """Count the batches of this epoch in the size that they have now; all else goes by examples.
+
+    Args:
+        trainer: of a run that has begun; its counters, which a checkpoint set, are set anew.
+        state: a `RunState`.
+    """
+    size = batch_size(training_loader(trainer)) * trainer.world_size
+    before, state.size = state.size, size
+    if before in (0, size):
+        if not before:  # a new run, or one of an earlier version
+            state.examples = state.batches * size
+        return
+    announce(f"warning: a batch had {before} examples, and has {size} now")
+    ended = state.batches > 0 and state.examples == 0
+    state.batches = int(trainer.num_training_batches) if ended else state.examples // size
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    progress.ready = progress.started = progress.processed = progress.completed = state.batches

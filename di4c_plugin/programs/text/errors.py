@@ -1,22 +1,14 @@
 """A user's mistake inside a host's program ends it with one line, not with Hydra's traceback."""
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from di4c_plugin.announce import is_first_process
+from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def tell(message: str) -> None:
-    """Write one line to stderr, from the first process of a run only."""
-    if is_first_process():
-        sys.stderr.write(f"di4c: {message}\n")
-        sys.stderr.flush()
 
 
 def one_line(method: Callable[P, R]) -> Callable[P, R]:
@@ -30,7 +22,7 @@ def one_line(method: Callable[P, R]) -> Callable[P, R]:
         try:
             return method(*args, **kwargs)
         except UserError as error:
-            tell(f"error: {error}")
+            announce(f"error: {error}")
             raise SystemExit(2) from error
 
     return wrapper

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from di4c_plugin.announce import announce
+from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.ngram import sample_entropy
-from di4c_plugin.programs.text.errors import one_line, tell
+from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.module import TextStudent
 from di4c_plugin.programs.text.sampling import draw_samples, given_by
 from di4c_plugin.training.rng import keyed_generator
@@ -53,12 +55,13 @@ class TextSampler(TextStudent):
         entropy = sample_entropy(x)
         self.entropies.append(entropy)
         dtype = "bfloat16 autocast" if self.device.type == "cuda" else "float32"
-        tell(
+        announce(
             f"{len(x)} samples of {self.positions} tokens: sampler {self.plan.sampler.name}, "
             f"{steps} steps, network {dtype}, draws float64, entropy {entropy:.3f} nat, "
             f"{seconds:.2f} s"
         )
 
+    @one_line
     def draw_strides(
         self, count: int, stride: int, strides: int, steps: int
     ) -> tuple[int, list[list[str]], Any]:
@@ -67,7 +70,15 @@ class TextSampler(TextStudent):
         Returns:
             As the hosts do: network calls, the texts after each stride, and for each text the
             number of tokens before the first end of sequence, as an array.
+
+        Raises:
+            UserError: for strides of which the windows have no tokens in common, or that go back.
         """
+        if not 1 <= stride < self.positions:
+            raise UserError(
+                f"a stride of {stride} tokens leaves windows of {self.positions} without a common "
+                f"token: 1 ... {self.positions - 1}"
+            )
         parts: list[Tensor] = []
         known = None
         for _ in range(strides + 1):

@@ -4,202 +4,46 @@ The host keeps its data, optimiser, schedule, EMA, metrics, callbacks and checkp
 class swaps the backbone for a student, the loss for an `Algorithm`'s and the sampler for ours.
 """
 
-import copy
-import math
-from abc import abstractmethod
 from collections.abc import Sized
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from torch import Tensor, nn
 
-from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms
-from di4c_plugin.checkpoints.vocabulary import Vocabulary, live_tokenizer
-from di4c_plugin.checkpoints.weights import Weights
-from di4c_plugin.diffusion import Process
+from di4c_plugin.algorithms.base import Batch, LossTerms
+from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError
-from di4c_plugin.programs.text.averages import Still, averages, new_average
-from di4c_plugin.programs.text.data import (
-    ResumableSampler,
-    batch_size,
-    reordered,
-    replace_training_loader,
-    training_loader,
-)
-from di4c_plugin.programs.text.denoiser import BackboneDenoiser
-from di4c_plugin.programs.text.errors import one_line, tell
-from di4c_plugin.programs.text.networks import (
-    check_vocabulary,
-    check_weights,
-    load_backbone,
-    new_student,
-    restore,
-    with_latent,
-)
+from di4c_plugin.programs.text.averages import Still
+from di4c_plugin.programs.text.data import count_anew, resume_order, training_loader
+from di4c_plugin.programs.text.errors import one_line
+from di4c_plugin.programs.text.files import HostFiles, savers, settle, use_files
+from di4c_plugin.programs.text.length import updates_of
 from di4c_plugin.programs.text.optimiser import groups_by_role, set_rates
 from di4c_plugin.programs.text.peers import LostPeer
-from di4c_plugin.programs.text.sampling import SamplerSettings
-from di4c_plugin.programs.text.settings import Distillation
-from di4c_plugin.programs.text.state import RunState, restore_state, save_state
-from di4c_plugin.training.ema import EMA
-from di4c_plugin.training.engine import Engine
+from di4c_plugin.programs.text.state import restore_state, save_state
+from di4c_plugin.programs.text.student import TextNetworks
+from di4c_plugin.training.finite import EVERY, FirstFault, check_finite
 from di4c_plugin.training.rng import keyed_generator, seed_globals
 
 VALIDATION, HOST = 2, 3
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a run inside a host is for.
-
-    Attributes:
-        sampler: how samples are drawn.
-        distillation: what is distilled, and its teacher's weights; None for evaluation.
-        weights: the teacher's weights, or in evaluation those of the model itself.
-        hybrid: weights of the teacher of the hybrid sampler.
-    """
-
-    sampler: SamplerSettings
-    distillation: Distillation | None
-    weights: Weights
-    hybrid: Weights | None = None
-
-
-class TextStudent(LightningModule):
+class TextStudent(TextNetworks):
     """See the module. Host adapters say what the process is, and where the host samples."""
 
-    plan: ClassVar[Plan]
-    config: Any
-    backbone: nn.Module
-    tokenizer: Any
-    ema: Any
-    noise: Any
-    vocab_size: Any
-    mask_index: Any
-    time_conditioning: Any
-    engine: Engine | None = None
-    latent: dict[str, Any] | None
-    vocabulary: Vocabulary | None
-
-    @abstractmethod
-    def make_process(self) -> Process:
-        """Return the forward process of the host's model; raises UserError if we have none such."""
-
-    @classmethod
-    def load_from_checkpoint(cls, *arguments: Any, **options: Any) -> Any:
-        """What the hosts' evaluation calls; the weights were read when the plan was made."""
-        return cls(options["config"], options["tokenizer"])
-
-    @property
-    def time_conditioned(self) -> bool:
-        """Whether the host's backbone is told the time."""
-        return bool(self.time_conditioning)
-
-    @property
-    def positions(self) -> int:
-        """D, the length of a sequence."""
-        return int(self.config.model.length)
-
-    def tokens(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return x_0, shape (B, D), of a batch of the host's loader."""
-        return batch["input_ids"]
-
-    def set_up(self) -> None:
-        """Turn the host's untrained backbone into the student, or into the model to evaluate."""
-        self.process, plan = self.make_process(), self.plan
-        check_weights(plan.weights, self.process, time_conditioned=self.time_conditioned)
-        # In tuples other networks are no submodules: neither in checkpoints nor under DDP.
-        self._hybrid = () if plan.hybrid is None else (self._frozen(plan.hybrid),)
-        self.state = RunState(teacher=plan.weights.fingerprint)
-        self.entropies: list[float] = []
-        self.updates = 1  # of the whole run; the trainer knows them when it starts
-        if plan.distillation is None:
-            self._set_up_evaluation()
-            self._student = (self.as_denoiser(self.backbone),)
-        else:
-            self._set_up_training(plan.distillation)
-        live = live_tokenizer(self.tokenizer)
-        self.vocabulary = None if live is None else live.vocabulary(self.process.config)
-        for weights in (plan.weights, plan.hybrid):
-            if weights is not None:
-                check_vocabulary(weights, self.process, self.vocabulary)
-
-    def _set_up_evaluation(self) -> None:
-        self.latent, self.ema = self.plan.weights.latent, None
-        if self.latent is not None:
-            with_latent(self.backbone, self.latent, self.process, self.positions)
-        load_backbone(self.backbone, self.plan.weights)
-
-    def _set_up_training(self, distillation: Distillation) -> None:
-        if not self.config.data.get("wrap", True):
-            raise UserError("data.wrap=false pads sequences, which cannot be distilled")
-        algorithm, weights = distillation.make(self.process), self.plan.weights
-        roles = algorithm.roles
-        self.latent = distillation.latent_of(roles["student"])
-        teacher = self._frozen(weights)
-        others = {name: copy.deepcopy(self.backbone) for name in roles if name != "student"}
-        # The same start on every process: each makes its own average before DDP equals them.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed)
-            new_student(self.backbone, self.latent, weights, self.process, self.positions)
-            for name, network in others.items():
-                latent = distillation.latent_of(roles[name])
-                new_student(network, latent, weights, self.process, self.positions)
-        self.ema = new_average(self.ema, self)
-        self._student = (self.as_denoiser(self.backbone),)
-        self.di4c_networks = nn.ModuleDict({k: self.as_denoiser(v) for k, v in others.items()})
-        networks: dict[str, Any] = {"student": self.student, **self.di4c_networks}
-        decay = self.ema.decay if self.ema else 0.0
-        self.di4c_averages = nn.ModuleDict(
-            {name: EMA(networks[name], decay) for name, role in roles.items() if role.averaged}
-        )
-        self.engine = Engine(
-            algorithm,
-            {name: networks[name] for name in roles},
-            teacher,
-            averages=dict(self.di4c_averages.items()),  # type: ignore[arg-type]
-            next_teacher=self.next_teacher,
-            rounds=distillation.rounds,
-            seed=self.seed,
-        )
-
-    def as_denoiser(self, backbone: nn.Module) -> BackboneDenoiser:
-        """Return a backbone of this host as a denoiser."""
-        return BackboneDenoiser(backbone, self.process, time_conditioned=self.time_conditioned)
-
-    def _frozen(self, weights: Weights) -> BackboneDenoiser:
-        check_weights(weights, self.process, time_conditioned=self.time_conditioned)
-        network = restore(self.backbone, weights, self.process, self.positions)
-        return self.as_denoiser(network).eval().requires_grad_(False)
-
-    @property
-    def student(self) -> BackboneDenoiser:
-        """The backbone as a denoiser."""
-        return self._student[0]
-
-    @property
-    def algorithm(self) -> Algorithm | None:
-        """The method; None in evaluation."""
-        return None if self.engine is None else self.engine.algorithm
-
-    def next_teacher(self, weights: dict[str, Tensor] | None = None) -> BackboneDenoiser:
-        """Return a frozen copy of the student, with these weights or else its averages."""
-        network = copy.deepcopy(self.backbone)
-        own = dict(network.named_parameters())
-        for name, value in (averages(self) if weights is None else weights).items():
-            own[name].data.copy_(value)
-        frozen = self.as_denoiser(network).eval().requires_grad_(False)
-        return frozen.to(self.device)
+    files: HostFiles | None = None
 
     # Training
 
+    @one_line
     def setup(self, stage: str) -> None:
-        """Let DDP know that an update may leave a network out."""
+        """Let DDP know that an update may leave a network out, and see to the run's files."""
         super().setup(stage)
         strategy = self.trainer.strategy
+        if stage == "fit" and self.engine is not None:
+            self.files = use_files(self.trainer)
         several = self.engine is not None and len(self.engine.algorithm.roles) > 1
         if several and isinstance(strategy, FSDPStrategy):
             raise UserError("a method that trains several networks needs strategy=ddp")
@@ -236,6 +80,8 @@ class TextStudent(LightningModule):
         super().optimizer_step(*arguments, **options)
         self.ema = ema
         self.engine.finish(index, self.updates)
+        if (index + 1) % EVERY == 0:
+            self._check_finite()
 
     def configure_callbacks(self) -> list[Callback]:
         """Add ours to the host's."""
@@ -253,35 +99,43 @@ class TextStudent(LightningModule):
 
     @one_line
     def on_train_start(self) -> None:
-        """Order the training data by seed and position, from where the run stands.
+        """Go through the training data from where the run stands, in the host's own order.
 
         In place of the hosts' own hook, which does this for several processes only.
         """
+        assert self.engine is not None
+        self.fault = FirstFault()
         if self.ema:
             self.ema.move_shadow_params_to_device(self.device)
-        loader = training_loader(self.trainer)
-        if not isinstance(loader.dataset, Sized):
-            tell("the data are streamed: a resumed run begins the stream anew")
-            self._count_updates()
-            return
-        sampler = ResumableSampler(
-            len(loader.dataset),
-            batch_size(loader),
-            seed=self.seed,
-            rank=self.global_rank,
-            world_size=self.trainer.world_size,
-            position=lambda: self.state.micro_step,
-        )
-        replace_training_loader(self.trainer, reordered(loader, sampler))
-        self._count_updates()
+        if not isinstance(training_loader(self.trainer).dataset, Sized):
+            announce("the data are streamed: a resumed run begins the stream anew")
+        else:
+            count_anew(self.trainer, self.state)
+            resume_order(self.trainer, self.state, self.seed)
+        self.updates = updates_of(self.trainer, self.engine.rounds)
 
-    def _count_updates(self) -> None:
-        """Learn how long the run is, whatever ends it; raises UserError where rounds need to."""
+    @one_line
+    def on_train_end(self) -> None:
+        """Say so where not all rounds were; refuse what is not finite."""
+        super().on_train_end()
         assert self.engine is not None
-        total = self.trainer.estimated_stepping_batches
-        if not math.isfinite(total) and self.engine.rounds > 1:
-            raise UserError("rounds above 1 need the length of the run: trainer.max_steps=NUMBER")
-        self.updates = int(total) if math.isfinite(total) else 1
+        self._check_finite()
+        done, rounds = self.engine.round + 1, self.engine.rounds
+        if self.trainer.global_step >= self.updates and done < rounds:
+            announce(f"warning: the run ended in round {done} of {rounds}")
+
+    @one_line
+    def on_fit_end(self) -> None:
+        """Refuse to have done nothing for want of data."""
+        super().on_fit_end()
+        if self.trainer.num_training_batches == 0:
+            raise UserError("a process has fewer training examples than one batch needs")
+
+    def _check_finite(self) -> None:
+        """Refuse to go on, or to keep what is not finite; raises UserError."""
+        assert self.engine is not None
+        self.fault.check(lambda first: self.trainer.strategy.reduce(first, reduce_op="min"))
+        check_finite(self.engine.trained_networks, self.trainer.global_step)
 
     @one_line
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -290,19 +144,22 @@ class TextStudent(LightningModule):
         engine, step, index = self.engine, self.state.micro_step, self.trainer.global_step
         if engine.begin(index, self.updates, self.trainer.optimizers[0]):
             number = f"round {engine.round + 1} of {engine.rounds}"
-            tell(f"{number}: the student (its EMA) is now the teacher")
+            announce(f"{number}: the student (its EMA) is now the teacher")
         self.state.round = engine.round
         # What the host draws from the global generators, crops of the data: by the step as well.
         seed_globals(self.seed, HOST, self.global_rank, step)
+        x_0 = self.tokens(batch)
         losses = engine.losses(
-            Batch(self.tokens(batch)),
+            Batch(x_0),
             index,
             self.updates,
             rank=self.global_rank,
             step=step,
             device=self.device,
         )
-        self.state.micro_step, self.state.batches = step + 1, batch_idx + 1
+        self.fault.note(losses.total, index)
+        per_epoch = self.trainer.num_training_batches
+        self.state.count(len(x_0) * self.trainer.world_size, per_epoch)
         loss = losses.total / self.positions
         self.log("trainer/loss", loss.detach(), on_step=True, on_epoch=False, sync_dist=True)
         # The first process's own: to reduce each term at every step would cost more than it says.
@@ -314,11 +171,6 @@ class TextStudent(LightningModule):
         assert self.engine is not None
         update = self.engine.update(generator, self.trainer.global_step, self.updates)
         return self.engine.losses_by(Batch(x_0), update)
-
-    @property
-    def seed(self) -> int:
-        """The host's own seed."""
-        return int(self.config.get("seed", 0))
 
     def _log_terms(self, prefix: str, losses: LossTerms, **options: Any) -> None:
         values = {f"{prefix}/{k}": v / self.positions for k, v in losses.terms.items()}
@@ -355,6 +207,7 @@ class TextStudent(LightningModule):
     @one_line
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what resumes the run and describes the student; leave out the host's pickles."""
+        self._check_finite()
         super().on_save_checkpoint(checkpoint)
         save_state(self, checkpoint)
 
@@ -362,4 +215,6 @@ class TextStudent(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the run is the same, and go on where it was."""
         restore_state(self, checkpoint)
+        if self.files is not None and self.files.loaded is not None:
+            settle(checkpoint, savers(self.trainer), self.files.loaded)
         super().on_load_checkpoint(checkpoint)

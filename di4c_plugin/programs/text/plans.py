@@ -8,9 +8,9 @@ from di4c_plugin.checkpoints.schemes import has_scheme, load_scheme
 from di4c_plugin.checkpoints.weights import Weights, fingerprint, read_weights
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.dit import DiTConfig
-from di4c_plugin.programs.text.module import Plan
 from di4c_plugin.programs.text.sampling import SamplerSettings, sampler_settings
 from di4c_plugin.programs.text.settings import distillation
+from di4c_plugin.programs.text.student import Plan
 
 
 def plan_of(
@@ -43,7 +43,8 @@ def training_plan(config: Mapping[str, Any], fallback: str | None) -> Plan:
     sampler = sampler_settings(config.get("sampler"))
     distilled = distillation(config, fallback=fallback)
     weights = teacher_weights(distilled.teacher, ema=distilled.teacher_ema)
-    return Plan(sampler, distilled, weights, hybrid_weights(sampler))
+    start = None if distilled.student is None else teacher_weights(distilled.student)
+    return Plan(sampler, distilled, weights, hybrid_weights(sampler), start)
 
 
 def evaluation_plan(config: Mapping[str, Any], checkpoint: str | None, *, ema: bool) -> Plan:

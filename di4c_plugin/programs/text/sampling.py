@@ -14,6 +14,7 @@ from di4c_plugin.diffusion import Process, time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.samplers import sampler_named, sampler_with
+from di4c_plugin.samplers.checks import check_drawn, drawing
 from di4c_plugin.samplers.known import conditioned, known_tokens
 
 
@@ -136,11 +137,14 @@ def draw_samples(
     rows = slice(shape[0])
     if teacher is not None:
         options["teacher"] = conditioned(teacher, known, rows, device)
-    return sampler_named(settings.name)(
-        conditioned(denoiser, known, rows, device),
-        process.prior(shape, generator=generator, device=device),
-        time_grid(settings.steps or steps, device=device),
-        process=process,
-        generator=generator,
-        **options,
-    )
+    draw = sampler_named(settings.name)
+    with drawing():
+        x = draw(
+            conditioned(denoiser, known, rows, device),
+            process.prior(shape, generator=generator, device=device),
+            time_grid(settings.steps or steps, device=device),
+            process=process,
+            generator=generator,
+            **options,
+        )
+    return check_drawn(x, process)

@@ -22,6 +22,7 @@ class Distillation:
         teacher: what `di4c_plugin.checkpoints.weights.read_weights` takes.
         teacher_ema: the moving average of the teacher's weights, where its file holds one.
         rounds: how many times the student becomes the teacher, plus one; None: as the method says.
+        student: what training goes on from, as for `teacher`; None: it starts from the teacher.
     """
 
     algo: dict[str, Any]
@@ -29,6 +30,7 @@ class Distillation:
     teacher: str
     teacher_ema: bool = True
     rounds: int | None = None
+    student: str | None = None
 
     def make(self, process: Process) -> Algorithm:
         """Return the algorithm; raises UserError for options that it does not take."""
@@ -77,6 +79,7 @@ def distillation(config: Mapping[str, Any], *, fallback: str | None = None) -> D
         str(teacher),
         bool(config.get("teacher_ema", True)),
         rounds,
+        str(config["student"]) if config.get("student") else None,
     )
 
 

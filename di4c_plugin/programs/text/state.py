@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from di4c_plugin.announce import announce
 from di4c_plugin.checkpoints.vocabulary import entry_of, vocabulary_in
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.latent import same_options
 from di4c_plugin.programs.text.averages import names
+from di4c_plugin.programs.text.recorded import compare, settings_of
 
 FORMAT = 1
 PICKLED = ("hyper_parameters", "hparams_name", "hparams_type", "datamodule_hyper_parameters")
@@ -23,15 +25,38 @@ class RunState:
 
     Attributes:
         teacher: fingerprint of the weights of the first teacher.
+        start: of the student that training went on from; "" where it started from the teacher.
         round: of iterated Di4C, from 0.
         micro_step: batches this process has trained on; all random draws are functions of it.
         batches: of which in this epoch.
+        epoch: the pass over the data, from 0.
+        examples: of it that all processes together have trained on.
+        size: examples of a batch, on all processes together; 0: nobody knows yet.
     """
 
     teacher: str
+    start: str = ""
     round: int = 0
     micro_step: int = 0
     batches: int = 0
+    epoch: int = 0
+    examples: int = 0
+    size: int = 0
+
+    def count(self, examples: int, per_epoch: float) -> None:
+        """Count a batch.
+
+        By itself: Lightning's own counter slips where a run is resumed between two epochs.
+
+        Args:
+            examples: of it, on all processes.
+            per_epoch: batches of an epoch.
+        """
+        self.micro_step += 1
+        self.batches = 1 + (self.batches if self.batches < per_epoch else 0)
+        self.examples += examples
+        if self.batches >= per_epoch:
+            self.epoch, self.examples = self.epoch + 1, 0
 
 
 def save_state(module: Any, checkpoint: dict[str, Any]) -> None:
@@ -49,6 +74,7 @@ def save_state(module: Any, checkpoint: dict[str, Any]) -> None:
         "ema_names": names(module),
         "teacher": teacher,
         "run": asdict(module.state),
+        "settings": settings_of(module),
         **entry_of(module.vocabulary),
     }
     if module.state.round:
@@ -86,7 +112,8 @@ def restore_state(module: Any, checkpoint: Mapping[str, Any]) -> None:
     """Go on from a checkpoint.
 
     Raises:
-        UserError: if it is of another kind of run, another teacher, latent or vocabulary.
+        UserError: if it is of another kind of run, another teacher, start, latent, vocabulary or
+            method.
     """
     notes = checkpoint.get("di4c")
     if notes is None:
@@ -94,12 +121,15 @@ def restore_state(module: Any, checkpoint: Mapping[str, Any]) -> None:
             "the checkpoint to resume from was not written by this algo: the folder of this run "
             "holds another run; name a new one, and give that checkpoint as teacher=PATH"
         )
-    run = RunState(**{f.name: notes["run"][f.name] for f in fields(RunState)})
+    known = {f.name for f in fields(RunState)} & notes["run"].keys()  # earlier versions: fewer
+    run = RunState(**{name: notes["run"][name] for name in known})
     if run.teacher != module.state.teacher:
         raise UserError(
             f"the run to resume distils another teacher ({notes['teacher']['source']}) than "
             f"{module.plan.weights.origin}"
         )
+    if run.start != module.state.start:
+        raise UserError("the run to resume started from another student= than this one")
     if not same_options(notes["latent"], module.latent):
         raise UserError(f"the run to resume has the latent {notes['latent']}, not {module.latent}")
     before, now = vocabulary_in(notes, "the checkpoint"), module.vocabulary
@@ -107,6 +137,10 @@ def restore_state(module: Any, checkpoint: Mapping[str, Any]) -> None:
         before.check(now, "the run to resume", "this one")
     if names(module) != notes["ema_names"]:
         raise UserError("the run to resume averages other weights than this one")
+    compare(notes.get("settings"), settings_of(module))
+    if "epoch" not in notes["run"]:
+        announce("the run to resume is of an earlier version: its data come in another order now")
+        run.epoch = int(checkpoint["epoch"])
     module.state = run
     if run.round:
         module.engine.round = run.round

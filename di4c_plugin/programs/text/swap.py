@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 KEPT = "_di4c_own_classes"
+CHANGED: list[ModuleType] = []
 
 
 def own_class(module: ModuleType, name: str) -> type[Any]:
@@ -13,6 +14,8 @@ def own_class(module: ModuleType, name: str) -> type[Any]:
 
     Such jobs run one after the other in one process. To be called before anything is replaced.
     """
+    if module not in CHANGED:
+        CHANGED.append(module)
     kept: dict[str, type[Any]] = vars(module).setdefault(KEPT, {})
     return kept.setdefault(name, getattr(module, name))
 
@@ -21,3 +24,9 @@ def swap(module: str, name: str, make: Callable[[type[Any]], type[Any]]) -> None
     """Put what `make` makes of a host's class in its place."""
     host = importlib.import_module(module)
     setattr(host, name, make(own_class(host, name)))
+
+
+def restore() -> None:
+    """Give the hosts their own classes back: the next job may not ask for ours."""
+    for module in CHANGED:
+        vars(module).update(vars(module)[KEPT])

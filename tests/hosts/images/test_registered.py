@@ -148,6 +148,52 @@ def test_a_student_may_be_the_teacher(cfg: Any, root: Root, tmp_path: Path) -> N
     assert torch.equal(second.net.state_dict()[name], expected)
 
 
+def test_training_goes_on_from_a_student(cfg: Any, root: Root, tmp_path: Path) -> None:
+    place = root("tauldr")
+    model, loss, state = started(cfg, place)
+    Di4CStep(cfg).step(state, BATCH, loss, Writer())
+    torch.save({"model": model.state_dict()}, tmp_path / "first.pt")
+    cfg.loss.student = str(tmp_path / "first.pt")
+    second, loss, state = started(cfg, place)
+    loss.calc_loss(BATCH, state, Writer())
+    expected = NETS.read(cfg.loss.student).tensors
+    assert all(torch.equal(second.net.state_dict()[name], v) for name, v in expected.items())
+    assert loss.engine.teacher.latent_shape is None
+    assert len(second.shadow_params) == len(list(second.parameters()))
+    cfg.loss.latent = {"std": 0.7}
+    with pytest.raises(UserError, match="the student to start from has the latent .*'std': 0.7"):
+        type(loss)(cfg)
+    cfg.loss.student, cfg.loss.latent = cfg.loss.teacher, None
+    with pytest.raises(UserError, match="the student to start from has no latent"):
+        type(loss)(cfg)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_numbers_that_are_not_finite_end_the_run_before_the_step(
+    cfg: Any, root: Root, clip: bool
+) -> None:
+    cfg.training.clip_grad = clip
+    model, loss, state = started(cfg, root("tauldr"))
+    Di4CStep(cfg).step(state, BATCH, loss, Writer())
+    before, state["n_iter"] = copy.deepcopy(dict(model.named_parameters())), 1
+    calculate = loss.calc_loss
+
+    def spoilt(*arguments: Any) -> Any:
+        value = calculate(*arguments)
+        value.register_hook(lambda gradient: gradient * float("inf"))
+        return value
+
+    loss.calc_loss = spoilt
+    with pytest.raises(UserError, match="^the gradient is not finite at update 2; a smaller lr"):
+        Di4CStep(cfg).step(state, BATCH, loss, Writer())
+    assert all(torch.equal(v, before[k]) for k, v in model.named_parameters())
+    loss.calc_loss = calculate
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match=" is not finite at update [12]; a smaller lr"):
+        loss.calc_loss(BATCH, state, Writer())
+
+
 def test_models_are_made_with_a_latent_where_the_config_asks(cfg: Any, root: Root) -> None:
     place = root("tauldr")
     module: Any = ModuleType("lib.models.model_utils")
@@ -188,7 +234,7 @@ def test_mistakes(cfg: Any, root: Root) -> None:
     with pytest.raises(UserError, match="has a latent already"):
         make_student(model, cfg)
     bad = SimpleNamespace(calc_loss=lambda *args: torch.tensor(float("nan")))
-    with pytest.raises(UserError, match="the loss is not finite at update 0"):
+    with pytest.raises(UserError, match="the loss is not finite at update 1;"):
         Di4CStep(cfg).step(state, BATCH, bad, Writer())
 
 

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from di4c_plugin.checkpoints.weights import Weights, fingerprint
 from di4c_plugin.diffusion import Absorbing, LogLinear, Process
 from di4c_plugin.programs.text.generation import TextSampler
-from di4c_plugin.programs.text.module import Plan
 from di4c_plugin.programs.text.sampling import SamplerSettings
 from di4c_plugin.programs.text.settings import Distillation
+from di4c_plugin.programs.text.student import Plan
 from tests.hosts.text.stand_in_parts import EPS, Average, Noise, Tokenizer
 from tests.networks.backbone import CONFIG, Backbone, state
 

@@ -1,91 +1,115 @@
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+)
 
-from di4c_plugin.errors import UserError
-from di4c_plugin.programs.text.data import ResumableSampler, batch_size, reordered
+from di4c_plugin.programs.text.data import (
+    ResumedSampler,
+    batch_size,
+    drops_last,
+    own_sampler,
+    reordered,
+)
 
 Loader = DataLoader[Any]
+NUMBERS: Any = range(23)
 
 
 def order(
-    position: int = 0, size: int = 23, rank: int = 0, world_size: int = 1, seed: int = 5
+    epoch: int = 0, examples: int = 0, *, own: Any = None, seed: int = 5, **options: Any
 ) -> list[int]:
-    return list(
-        ResumableSampler(
-            size, 3, seed=seed, rank=rank, world_size=world_size, position=lambda: position
-        )
-    )
+    place = SimpleNamespace(epoch=epoch, examples=examples)
+    own = RandomSampler(NUMBERS) if own is None else own
+    settings: dict[str, Any] = {"drop_last": False, "world_size": 1} | options
+    return list(ResumedSampler(own, 3, seed=seed, place=place, **settings))
 
 
-def test_an_epoch_has_every_example_once_but_for_a_part_of_a_batch() -> None:
-    epoch = order()
-    assert len(epoch) == len(set(epoch)) == 21
-    assert set(epoch) <= set(range(23))
+def shares(world_size: int) -> list[Any]:
+    return [DistributedSampler(NUMBERS, world_size, rank, seed=1) for rank in range(world_size)]
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_processes_share_the_examples(world_size: int) -> None:
-    parts = [order(rank=rank, world_size=world_size) for rank in range(world_size)]
-    together = [i for part in parts for i in part]
-    assert len(together) == len(set(together))
-    assert {len(part) for part in parts} == {23 // world_size // 3 * 3}
-
-
-def test_every_epoch_has_its_own_order_and_leaves_out_others() -> None:
-    epochs = [order(7 * epoch) for epoch in range(4)]
+def test_an_epoch_is_what_the_hosts_sampler_makes_of_it() -> None:
+    epochs = [order(epoch) for epoch in range(4)]
+    assert all(sorted(epoch) == list(NUMBERS) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert set.union(*map(set, epochs)) == set(range(23))
+    assert order(own=SequentialSampler(NUMBERS)) == list(NUMBERS)
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_what_follows_a_position_does_not_depend_on_the_start(world_size: int) -> None:
-    """As batches: an unbroken run, which begins anew every epoch, and one begun anywhere."""
-    for rank in range(world_size):
-        per_epoch = len(order(rank=rank, world_size=world_size)) // 3
-        run = [i for e in range(4) for i in order(e * per_epoch, rank=rank, world_size=world_size)]
-        for position in range(2 * per_epoch):
-            rest = order(position, rank=rank, world_size=world_size)
-            assert rest == run[3 * position : 3 * position + len(rest)]
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_what_follows_a_place_does_not_depend_on_the_start(world_size: int) -> None:
+    for own in shares(world_size):
+        whole = order(1, own=own, world_size=world_size)
+        assert whole != order(0, own=own, world_size=world_size)
+        for seen in range(len(whole)):
+            rest = order(1, seen * world_size, own=own, world_size=world_size)
+            assert rest == whole[seen:]
 
 
-def test_the_seed_decides() -> None:
-    assert order() == order()
-    assert order() != order(seed=6)
+def test_processes_share_the_examples() -> None:
+    parts = [order(own=own, world_size=2) for own in shares(2)]
+    assert set(parts[0]) | set(parts[1]) == set(NUMBERS)
+    assert [len(part) for part in parts] == [12, 12]
 
 
-def test_the_position_is_asked_for_when_an_epoch_begins() -> None:
-    trained = 0
-    sampler = ResumableSampler(7, 2, seed=0, rank=0, world_size=1, position=lambda: trained)
-    numbers: Any = torch.arange(7)
-    loader: Loader = DataLoader(numbers, batch_size=2, sampler=sampler, drop_last=True)
-    first = torch.cat(list(loader))
-    assert torch.equal(torch.cat(list(loader)), first)
-    trained = 3
-    assert not torch.equal(torch.cat(list(loader)), first)
+def test_the_seed_decides_and_nobody_else() -> None:
+    state = torch.get_rng_state()
+    first = order()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(3)
+    assert order() == first
+    assert order(seed=6) != first
+    generator = torch.Generator()
+    own = RandomSampler(NUMBERS, generator=generator)
+    first = order(own=own)
+    torch.rand(3, generator=generator)
+    assert order(own=own) == first != order(seed=6, own=own)
 
 
-def test_too_few_examples_are_refused() -> None:
-    with pytest.raises(UserError, match="fewer training examples than one batch needs"):
-        order(size=5, world_size=2)
+@pytest.mark.parametrize(
+    ("examples", "drop_last", "epoch"),
+    [(22, False, 0), (23, False, 1), (20, True, 0), (21, True, 1), (23, True, 1)],
+)
+def test_where_nothing_is_left_the_next_epoch_begins(
+    examples: int, drop_last: bool, epoch: int
+) -> None:
+    place = SimpleNamespace(epoch=0, examples=examples)
+    own, options = RandomSampler(NUMBERS), {"drop_last": drop_last, "seed": 5, "world_size": 1}
+    sampler = ResumedSampler(own, 3, place=place, **options)  # type: ignore[arg-type]
+    want = order(epoch, 0 if epoch else examples)
+    assert list(sampler) == want
+    assert (place.epoch, place.examples) == (epoch, 0 if epoch else examples)
+    assert len(sampler) == 23
 
 
-def test_the_hosts_loader_keeps_all_but_its_order() -> None:
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_the_hosts_loader_keeps_all_but_its_order(drop_last: bool) -> None:
     def collate(rows: list[int]) -> list[int]:
         return [-row for row in rows]
 
-    numbers: Any = range(7)
-    loader: Loader = DataLoader(numbers, batch_size=2, collate_fn=collate)
-    sampler = ResumableSampler(7, 2, seed=0, rank=0, world_size=1, position=lambda: 0)
-    batches = list(reordered(loader, sampler))
-    assert len(batches) == 3
-    assert batches == [[-i, -j] for i, j in zip(*[iter(sampler)] * 2, strict=True)]
-    assert batch_size(loader) == 2
+    loader: Loader = DataLoader(NUMBERS, batch_size=3, collate_fn=collate, drop_last=drop_last)
+    place = SimpleNamespace(epoch=0, examples=0)
+    own = RandomSampler(NUMBERS)
+    sampler = ResumedSampler(own, 3, drop_last=drop_last, seed=5, world_size=1, place=place)
+    made = reordered(loader, sampler)
+    batches = list(made)
+    assert len(made) == len(loader) == len(batches) == (7 if drop_last else 8)
+    assert [-i for batch in batches for i in batch] == order()[: 21 if drop_last else 23]
 
 
-def test_the_batch_size_is_found_where_lightning_has_put_its_sampler() -> None:
-    numbers: Any = range(7)
-    inner = BatchSampler(SequentialSampler(numbers), 4, drop_last=False)
-    assert batch_size(DataLoader(numbers, batch_sampler=inner)) == 4
+def test_what_lightning_has_put_into_a_loader_is_found() -> None:
+    inner = BatchSampler(SequentialSampler(NUMBERS), 4, drop_last=True)
+    loader: Loader = DataLoader(NUMBERS, batch_sampler=inner)
+    assert batch_size(loader) == 4
+    assert drops_last(loader)
+    assert own_sampler(loader) is inner.sampler
+    plain: Loader = DataLoader(NUMBERS, batch_size=2, shuffle=True)
+    assert (batch_size(plain), drops_last(plain)) == (2, False)
+    assert isinstance(own_sampler(plain), RandomSampler)

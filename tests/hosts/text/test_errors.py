@@ -1,7 +1,7 @@
 import pytest
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.programs.text.errors import one_line, tell
+from di4c_plugin.programs.text.errors import one_line
 
 
 @one_line
@@ -24,14 +24,3 @@ def test_everything_else_passes() -> None:
     assert (work.__name__, work.__doc__) == ("work", "Does.")
     with pytest.raises(ValueError, match="bug"):
         work("bug")
-
-
-def test_one_process_speaks(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    tell("hello")
-    assert capsys.readouterr().err == ""
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    tell("hello")
-    assert capsys.readouterr().err == "di4c: hello\n"

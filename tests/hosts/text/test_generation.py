@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.programs.text.averages import averages
-from di4c_plugin.programs.text.module import Plan
 from di4c_plugin.programs.text.sampling import SamplerSettings
+from di4c_plugin.programs.text.student import Plan
 from tests.hosts.text import stand_in, stand_in_parts
 
 TOKEN = {"name": "token", "dim": 1, "features": 128}
@@ -139,7 +139,12 @@ def test_strides_keep_the_context(prefix: str | None) -> None:
     assert lengths.tolist() == ends
 
 
-def test_a_stride_of_a_whole_window_keeps_no_context() -> None:
-    module = sampler()
-    _, texts, _ = module.draw_strides(2, stand_in.D, 1, 3)
-    assert [len(text) for text in texts[-1]] == [2 * stand_in.D] * 2
+@pytest.mark.parametrize("stride", [-1, 0, stand_in.D, stand_in.D + 1])
+def test_windows_without_a_common_token_are_one_line(
+    stride: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        sampler().draw_strides(2, stride, 1, 3)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"di4c: error: a stride of {stride} tokens leaves windows of 6 without")

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
 from di4c_plugin.errors import UserError
-from di4c_plugin.programs.text.module import Plan
 from di4c_plugin.programs.text.sampling import SamplerSettings
+from di4c_plugin.programs.text.student import Plan
 from di4c_plugin.training.rng import step_generator
 from tests.hosts.text import stand_in, stand_in_parts
 
@@ -148,6 +148,33 @@ def test_weights_of_another_kind_are_refused_whatever_they_are_for(role: str) ->
         stand_in.student(replace(stand_in.distilling(), **wrong))
 
 
+@pytest.mark.parametrize("fault", ["loss", "weights"])
+def test_numbers_that_are_not_finite_end_the_run_and_are_not_kept(
+    tmp_path: Path, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = stand_in.student()
+    algorithm = module.algorithm
+    assert algorithm is not None
+
+    def losses(batch: Batch, networks: Networks, update: Update) -> LossTerms:
+        terms = type(algorithm).losses(algorithm, batch, networks, update)
+        total = terms.total
+        if update.index == 2 and fault == "loss":
+            total = total * float("nan")
+        elif update.index == 2:
+            total.register_hook(lambda gradient: gradient * float("inf"))
+        return LossTerms({"student": total}, terms.terms)
+
+    algorithm.losses = losses  # type: ignore[method-assign]
+    with pytest.raises(SystemExit) as stop:
+        stand_in.trainer(tmp_path).fit(module, stand_in.loader())
+    assert stop.value.code == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("di4c: error")]
+    told = {"loss": "the loss is not finite at update 3;", "weights": "not finite at update 3;"}
+    assert told[fault] in line
+    assert {file.name for file in tmp_path.glob("*.ckpt")} == {"step=1.ckpt", "step=2.ckpt"}
+
+
 def test_padded_texts_and_unknown_options_are_refused() -> None:
     with pytest.raises(UserError, match="data.wrap=false pads sequences"):
         stand_in.student(data={"wrap": False})
@@ -156,8 +183,9 @@ def test_padded_texts_and_unknown_options_are_refused() -> None:
 
 
 def test_too_few_examples_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few: Any = DataLoader(stand_in.Texts(2), batch_size=3, drop_last=True)
     with pytest.raises(SystemExit) as stop:
-        stand_in.trainer(tmp_path).fit(stand_in.student(), stand_in.loader(2))
+        stand_in.trainer(tmp_path).fit(stand_in.student(), few)
     assert stop.value.code == 2
     assert "error: a process has fewer training examples" in capsys.readouterr().err
 

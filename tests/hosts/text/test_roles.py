@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from di4c_plugin.programs.text.module import Plan
 from di4c_plugin.programs.text.sampling import SamplerSettings
 from di4c_plugin.programs.text.settings import Distillation
+from di4c_plugin.programs.text.student import Plan
 from tests.hosts.text import stand_in, stand_in_parts
 
 Snapshot = dict[str, Tensor]

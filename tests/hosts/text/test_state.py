@@ -9,8 +9,9 @@ import torch
 from di4c_plugin.api import load_student
 from di4c_plugin.checkpoints.weights import read_weights
 from di4c_plugin.programs.text.averages import averages
-from di4c_plugin.programs.text.module import Plan
 from di4c_plugin.programs.text.state import RunState, count_batches
+from di4c_plugin.programs.text.student import Plan
+from di4c_plugin.training.checkpoint_file import read_checkpoint
 from tests.hosts.text import stand_in
 
 TOKEN = {"name": "token", "dim": 1, "features": 128}
@@ -46,9 +47,13 @@ def test_it_says_what_the_student_is(trained: tuple[stand_in.Student, Path]) -> 
     assert notes["teacher"] == {"source": "teacher.ckpt"}
     assert notes["run"] == {
         "teacher": stand_in.weights().fingerprint,
+        "start": "",
         "round": 0,
         "micro_step": 2,
         "batches": 2,
+        "epoch": 0,
+        "examples": 6,
+        "size": 3,
     }
 
 
@@ -114,7 +119,7 @@ def test_another_latent_is_told(
 def test_a_checkpoint_of_the_host_itself_is_told(
     trained: tuple[stand_in.Student, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = torch.load(trained[1], weights_only=True)
+    content = read_checkpoint(trained[1])
     del content["di4c"]
     torch.save(content, tmp_path / "foreign.ckpt")
     line = failing(capsys, tmp_path, None, tmp_path / "foreign.ckpt")
@@ -124,10 +129,31 @@ def test_a_checkpoint_of_the_host_itself_is_told(
 def test_other_averages_are_told(
     trained: tuple[stand_in.Student, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = torch.load(trained[1], weights_only=True)
+    content = read_checkpoint(trained[1])
     content["di4c"]["ema_names"].pop()
     torch.save(content, tmp_path / "short.ckpt")
     assert "averages other weights" in failing(capsys, tmp_path, None, tmp_path / "short.ckpt")
+
+
+def test_another_method_is_told(
+    trained: tuple[stand_in.Student, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = failing(capsys, tmp_path, stand_in.distilling(delta=0.1), trained[1])
+    assert "is of another method: algo.delta was 0.2, and is 0.1 now; a new folder and" in line
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on(
+    trained: tuple[stand_in.Student, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = read_checkpoint(trained[1])
+    notes, run = content["di4c"], content["di4c"]["run"]
+    del notes["settings"], run["epoch"], run["examples"], run["size"], run["start"]
+    torch.save(content, tmp_path / "old.ckpt")
+    module = stand_in.student()
+    trainer = stand_in.trainer(tmp_path, max_steps=3, limit_val_batches=0)
+    trainer.fit(module, stand_in.loader(), ckpt_path=tmp_path / "old.ckpt")
+    assert "of an earlier version: its data come in another order" in capsys.readouterr().err
+    assert (module.state.epoch, module.state.examples, module.state.micro_step) == (0, 9, 3)
 
 
 def test_counters_are_what_was_trained_on_whatever_the_host_wrote() -> None:

@@ -10,8 +10,8 @@ from di4c_plugin.announce import announce_once
 from di4c_plugin.api import load_student
 from di4c_plugin.checkpoints.vocabulary import Tokenizer, vocabulary_in
 from di4c_plugin.errors import UserError
-from di4c_plugin.programs.text.module import Plan
 from di4c_plugin.programs.text.sampling import SamplerSettings
+from di4c_plugin.programs.text.student import Plan
 from tests.hosts.text import stand_in, stand_in_parts
 
 IDS = {letter: i for i, letter in enumerate("abcdef")}

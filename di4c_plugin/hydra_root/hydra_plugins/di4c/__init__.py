@@ -29,8 +29,16 @@ class Di4CSearchPath(SearchPathPlugin):
                 search_path.prepend(provider="di4c_plugin", path=str(folder))
         search_path.append(provider="di4c_plugin", path=str(configs_dir()))
         if known:
+            prepare_sweeps()
             for path in config_paths():
                 search_path.append(provider="di4c_plugin", path=path)
+
+
+def prepare_sweeps() -> None:
+    """Let the jobs of a sweep have what they choose of ours; see `di4c_plugin.programs.sweep`."""
+    from di4c_plugin.programs.sweep import prepare
+
+    prepare()
 
 
 def config_paths() -> list[str]:

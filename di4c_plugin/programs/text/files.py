@@ -1,0 +1,142 @@
+"""Which checkpoint of a host's run folder a run goes on from, and where its next ones go."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from di4c_plugin.announce import announce_once
+from di4c_plugin.errors import UserError
+from di4c_plugin.files import is_plain
+from di4c_plugin.programs.text.errors import one_line
+from di4c_plugin.training.checkpoint_file import (
+    CheckpointFiles,
+    first_whole,
+    read_checkpoint,
+    write_checkpoint,
+)
+
+VERSIONS = re.compile(r"last(-v\d+)?\.ckpt")
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}\.ckpt")
+PATHS = ("best_model_path", "last_model_path", "kth_best_model_path")
+ADVICE = "name another one, or a new folder for the run"
+
+
+class HostFiles(CheckpointFiles):
+    """Writes a host's checkpoints with a digest, and reads the newest that is whole.
+
+    A folder may hold a last.ckpt that is older than its last-v1.ckpt: Lightning wrote there when
+    the folder had been moved.
+    """
+
+    loaded: Path | None = None
+
+    @one_line
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint."""
+        write_checkpoint(checkpoint, Path(path))
+
+    @one_line
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint."""
+        path = newest_version(Path(path))
+        others = (file for file in path.parent.glob("*.ckpt") if file != path)
+        by_age = sorted(others, key=lambda file: file.stat().st_mtime, reverse=True)
+        self.loaded, content = first_whole(path, by_age, ADVICE)
+        return content
+
+
+def newest_version(path: Path) -> Path:
+    """Return the newest of the files that Lightning may have written in place of a last.ckpt."""
+    if not VERSIONS.fullmatch(path.name):
+        return path
+    files = [file for file in path.parent.glob("last*.ckpt") if VERSIONS.fullmatch(file.name)]
+    updates = {file: updates_of(file) for file in files} if len(files) > 1 else {}
+    newest = max(updates, key=updates.__getitem__, default=path)
+    if updates and updates[newest] > updates.get(path, -1) >= 0:
+        announce_once(
+            f"{path} is of update {updates[path]}, {newest.name} of update {updates[newest]}: "
+            "going on from that"
+        )
+        return newest
+    return path
+
+
+def updates_of(file: Path) -> int:
+    """Return how many updates a checkpoint is of, -1 for one that is damaged."""
+    try:
+        return int(read_checkpoint(file, mmap=True)["global_step"])
+    except (UserError, KeyError):
+        return -1
+
+
+def use_files(trainer: Trainer) -> HostFiles | None:
+    """Have a trainer write and read by `HostFiles`, where its folders are local; clean them.
+
+    Returns:
+        None where files are not ours to write: in a store on the net, or by a plugin of the user.
+    """
+    folders = [str(each.dirpath) for each in savers(trainer) if each.dirpath]
+    plugin = type(trainer.strategy.checkpoint_io)
+    own = plugin.__name__ != "TorchCheckpointIO" and not issubclass(plugin, HostFiles)
+    if own or any("://" in folder for folder in folders):
+        return None
+    if trainer.is_global_zero:
+        for folder in map(Path, folders):
+            remove_unfinished(folder)
+    files = HostFiles()
+    trainer.strategy.checkpoint_io = files
+    return files
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files of killed runs."""
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if UNFINISHED.fullmatch(file.name) and is_plain(file):
+            file.unlink(missing_ok=True)
+
+
+def savers(trainer: Trainer) -> list[ModelCheckpoint]:
+    """Return the callbacks that write checkpoints."""
+    return [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+
+
+def settle(checkpoint: Mapping[str, Any], callbacks: Iterable[ModelCheckpoint], file: Path) -> None:
+    """Have callbacks go on in the folder of the checkpoint that is resumed, wherever it was before.
+
+    By itself Lightning forgets its files when the folder has another name, and then writes
+    last-v1.ckpt beside a last.ckpt that stays as it is.
+
+    Args:
+        checkpoint: its entry "callbacks" is changed.
+        callbacks: of the trainer.
+        file: that was read.
+    """
+    for callback in callbacks:
+        state, folder = checkpoint["callbacks"].get(callback.state_key), callback.dirpath
+        if state is None or not folder or Path(folder).resolve() != file.resolve().parent:
+            continue
+        before = str(state.get("dirpath") or folder)
+        for key in PATHS:
+            state[key] = moved(state.get(key), before, str(folder))
+        best = {moved(k, before, str(folder)): v for k, v in state["best_k_models"].items()}
+        state["best_k_models"] = {path: score for path, score in best.items() if path}
+        state["dirpath"] = folder
+        last = Path(folder) / f"{callback.CHECKPOINT_NAME_LAST}{callback.FILE_EXTENSION}"
+        if callback.save_last and is_plain(last):
+            state["last_model_path"] = str(last)
+
+
+def moved(path: str | None, before: str, now: str) -> str:
+    """Return where a file is now that was in the folder `before`, "" if it is not there."""
+    if not path:
+        return ""
+    found = Path(now) / Path(path).relative_to(before) if path.startswith(before) else Path(path)
+    return str(found) if found.exists() else ""

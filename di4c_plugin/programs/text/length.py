@@ -1,0 +1,32 @@
+"""How long a host's run is, whatever ends it."""
+
+import math
+from typing import Any
+
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+
+from di4c_plugin.errors import UserError
+
+EARLIER = (EarlyStopping, Timer)
+
+
+def updates_of(trainer: Any, rounds: int) -> int:
+    """Return the updates of a run that has begun, 1 where nobody knows.
+
+    Args:
+        trainer: a `Trainer`.
+        rounds: of the method.
+
+    Raises:
+        UserError: where rounds need to know, and where something may end the run earlier.
+    """
+    total = trainer.estimated_stepping_batches
+    known = math.isfinite(total) and total >= 0  # of a stream in epochs Lightning says -1
+    if rounds > 1:
+        if not known:
+            raise UserError("rounds above 1 need the length of the run: trainer.max_steps=NUMBER")
+        for callback in trainer.callbacks:
+            if isinstance(callback, EARLIER):
+                name = type(callback).__name__
+                raise UserError(f"rounds above 1 need the length of the run, not {name}: leave it")
+    return max(int(total), 1) if known else 1

@@ -1,0 +1,206 @@
+"""What a run inside a host is made of: its backbone as student, teacher, or model to evaluate."""
+
+import copy
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from di4c_plugin.algorithms.base import Algorithm
+from di4c_plugin.checkpoints.vocabulary import Vocabulary, live_tokenizer
+from di4c_plugin.checkpoints.weights import Weights
+from di4c_plugin.diffusion import Process
+from di4c_plugin.errors import UserError
+from di4c_plugin.programs.text.averages import averages, new_average
+from di4c_plugin.programs.text.denoiser import BackboneDenoiser
+from di4c_plugin.programs.text.errors import one_line
+from di4c_plugin.programs.text.networks import (
+    check_vocabulary,
+    check_weights,
+    load_backbone,
+    new_student,
+    restore,
+    with_latent,
+)
+from di4c_plugin.programs.text.sampling import SamplerSettings
+from di4c_plugin.programs.text.settings import Distillation
+from di4c_plugin.programs.text.state import RunState
+from di4c_plugin.training.ema import EMA
+from di4c_plugin.training.engine import Engine
+from di4c_plugin.training.start import check_latent
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run inside a host is for.
+
+    Attributes:
+        sampler: how samples are drawn.
+        distillation: what is distilled, and its teacher's weights; None for evaluation.
+        weights: the teacher's weights, or in evaluation those of the model itself.
+        hybrid: weights of the teacher of the hybrid sampler.
+        start: weights of the student that training goes on from; None: it starts from the teacher.
+    """
+
+    sampler: SamplerSettings
+    distillation: Distillation | None
+    weights: Weights
+    hybrid: Weights | None = None
+    start: Weights | None = None
+
+
+class TextNetworks(LightningModule):
+    """The networks of a run. Host adapters say what the process is."""
+
+    plan: ClassVar[Plan]
+    config: Any
+    backbone: nn.Module
+    tokenizer: Any
+    ema: Any
+    noise: Any
+    vocab_size: Any
+    mask_index: Any
+    time_conditioning: Any
+    engine: Engine | None = None
+    latent: dict[str, Any] | None
+    vocabulary: Vocabulary | None
+
+    @abstractmethod
+    def make_process(self) -> Process:
+        """Return the forward process of the host's model; raises UserError if we have none such."""
+
+    @classmethod
+    def load_from_checkpoint(cls, *arguments: Any, **options: Any) -> Any:
+        """What the hosts' evaluation calls; the weights were read when the plan was made."""
+        return cls(options["config"], options["tokenizer"])
+
+    @property
+    def seed(self) -> int:
+        """The host's own seed."""
+        return int(self.config.get("seed", 0))
+
+    @property
+    def time_conditioned(self) -> bool:
+        """Whether the host's backbone is told the time."""
+        return bool(self.time_conditioning)
+
+    @property
+    def positions(self) -> int:
+        """D, the length of a sequence."""
+        return int(self.config.model.length)
+
+    def tokens(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return x_0, shape (B, D), of a batch of the host's loader."""
+        return batch["input_ids"]
+
+    def set_up(self) -> None:
+        """Turn the host's untrained backbone into the student, or into the model to evaluate."""
+        self.process, plan = self.make_process(), self.plan
+        check_weights(plan.weights, self.process, time_conditioned=self.time_conditioned)
+        # In tuples other networks are no submodules: neither in checkpoints nor under DDP.
+        self._hybrid = () if plan.hybrid is None else (self._frozen(plan.hybrid),)
+        start = "" if plan.start is None else plan.start.fingerprint
+        self.state = RunState(teacher=plan.weights.fingerprint, start=start)
+        self.entropies: list[float] = []
+        self.updates = 1  # of the whole run; the trainer knows them when it starts
+        if plan.distillation is None:
+            self._set_up_evaluation()
+            self._student = (self.as_denoiser(self.backbone),)
+        else:
+            self._set_up_training(plan.distillation)
+        live = live_tokenizer(self.tokenizer)
+        self.vocabulary = None if live is None else live.vocabulary(self.process.config)
+        for weights in (plan.weights, plan.hybrid, plan.start):
+            if weights is not None:
+                check_vocabulary(weights, self.process, self.vocabulary)
+
+    def _set_up_evaluation(self) -> None:
+        self.latent, self.ema = self.plan.weights.latent, None
+        if self.latent is not None:
+            with_latent(self.backbone, self.latent, self.process, self.positions)
+        load_backbone(self.backbone, self.plan.weights)
+
+    def _set_up_training(self, distillation: Distillation) -> None:
+        if not self.config.data.get("wrap", True):
+            raise UserError("data.wrap=false pads sequences, which cannot be distilled")
+        algorithm, weights = distillation.make(self.process), self.plan.weights
+        roles = algorithm.roles
+        self.latent = distillation.latent_of(roles["student"])
+        teacher, start = self._frozen(weights), self.plan.start
+        if start is not None:
+            check_weights(start, self.process, time_conditioned=self.time_conditioned)
+            check_latent(roles["student"], distillation.latent, start.latent)
+            self.latent = start.latent
+        others = {name: copy.deepcopy(self.backbone) for name in roles if name != "student"}
+        # The same start on every process: each makes its own average before DDP equals them.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
+            own = start or weights
+            new_student(self.backbone, self.latent, own, self.process, self.positions)
+            for name, network in others.items():
+                latent = distillation.latent_of(roles[name])
+                new_student(network, latent, weights, self.process, self.positions)
+        self.ema = new_average(self.ema, self)
+        self._student = (self.as_denoiser(self.backbone),)
+        self.di4c_networks = nn.ModuleDict({k: self.as_denoiser(v) for k, v in others.items()})
+        networks: dict[str, Any] = {"student": self.student, **self.di4c_networks}
+        decay = self.ema.decay if self.ema else 0.0
+        self.di4c_averages = nn.ModuleDict(
+            {name: EMA(networks[name], decay) for name, role in roles.items() if role.averaged}
+        )
+        self.engine = Engine(
+            algorithm,
+            {name: networks[name] for name in roles},
+            teacher,
+            averages=dict(self.di4c_averages.items()),  # type: ignore[arg-type]
+            next_teacher=self.next_teacher,
+            rounds=distillation.rounds,
+            seed=self.seed,
+        )
+
+    def as_denoiser(self, backbone: nn.Module) -> BackboneDenoiser:
+        """Return a backbone of this host as a denoiser."""
+        return BackboneDenoiser(backbone, self.process, time_conditioned=self.time_conditioned)
+
+    def _frozen(self, weights: Weights) -> BackboneDenoiser:
+        check_weights(weights, self.process, time_conditioned=self.time_conditioned)
+        network = restore(self.backbone, weights, self.process, self.positions)
+        return self.as_denoiser(network).eval().requires_grad_(False)
+
+    @property
+    def student(self) -> BackboneDenoiser:
+        """The backbone as a denoiser."""
+        return self._student[0]
+
+    @property
+    def algorithm(self) -> Algorithm | None:
+        """The method; None in evaluation."""
+        return None if self.engine is None else self.engine.algorithm
+
+    def next_teacher(self, weights: dict[str, Tensor] | None = None) -> BackboneDenoiser:
+        """Return a frozen copy of the student, with these weights or else its averages."""
+        network = copy.deepcopy(self.backbone)
+        own = dict(network.named_parameters())
+        for name, value in (averages(self) if weights is None else weights).items():
+            own[name].data.copy_(value)
+        frozen = self.as_denoiser(network).eval().requires_grad_(False)
+        return frozen.to(self.device)
+
+    @one_line
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; of a backbone that the host wraps once all is made, see to the wrapper.
+
+        Raises:
+            UserError: for another wrapper than that of `torch.compile`, in place of which the
+                trained networks are compiled themselves, under the names that they have.
+        """
+        if name != "backbone" or "_student" not in vars(self):
+            super().__setattr__(name, value)
+        elif getattr(value, "_orig_mod", None) is self.backbone:
+            for each in (self.student, *getattr(self, "di4c_networks", {}).values()):
+                each.backbone.compile()
+        elif value is not self.backbone:
+            raise UserError(f"the backbone is replaced by a {type(value).__name__}: leave that out")

@@ -1,0 +1,63 @@
+"""Runs to be killed: `python -m tests.campaigns.killed HULL FOLDER` says "go" and trains.
+
+In each hull a run of a second or so, with a checkpoint after every update; in hosts two rounds.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule
+from torch import Tensor
+
+from di4c_plugin.training import TrainingConfig, train
+from tests.hosts.text import stand_in
+from tests.training import toy
+
+UPDATES = 24
+CONFIG = TrainingConfig(
+    steps=UPDATES, batch_size=2, accumulate=2, checkpoint_every=1, logger="none"
+)
+
+
+class Says(toy.Distil):
+    def losses(self, *arguments: Any) -> Any:
+        go()
+        return super().losses(*arguments)
+
+
+def go() -> None:
+    sys.stdout.write("go\n")
+    sys.stdout.flush()
+
+
+def ours(out: Path, *, resume: bool) -> dict[str, Tensor]:
+    """Our own loop."""
+    student = toy.student()
+    options: dict[str, Any] = {"resume": resume, "progress": False}
+    method = Says(student.process)
+    return toy.weights(train(method, student, toy.teacher(), toy.data(), CONFIG, out, **options))
+
+
+class Go(Callback):
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        go()
+
+
+def text(out: Path, *, resume: bool) -> dict[str, Tensor]:
+    """The hull of MDLM, SDTT and Duo."""
+    module: LightningModule = stand_in.student(stand_in.distilling(rounds=2))
+    saving = {"every_n_train_steps": 1, "save_last": True}
+    trainer: Any = stand_in.trainer(out, saving, max_steps=UPDATES, limit_val_batches=0)
+    trainer.callbacks.append(Go())
+    last = out / "last.ckpt"
+    start = last if resume and last.is_file() else None
+    trainer.fit(module, stand_in.loader(), ckpt_path=start)
+    return module.state_dict()
+
+
+HULLS: dict[str, Callable[..., dict[str, Tensor]]] = {"ours": ours, "text": text}
+
+if __name__ == "__main__":
+    HULLS[sys.argv[1]](Path(sys.argv[2]), resume=Path(sys.argv[2]).exists())
