@@ -25,15 +25,17 @@ Gradient = list[Tensor]
 
 
 class GradientMoment(TextMetric):
-    """Needs a scorer, a reference, and two sequences of two tokens in each half of both."""
+    """Needs a scorer, a reference, and two sequences of two tokens in each half of both.
+
+    Of the reference as many sequences are taken as there are samples, evenly spaced.
+    """
 
     columns = ("gradient_moment",)
 
     def __init__(self, reference: Texts | None, options: TextOptions) -> None:
         self._scorer = options.needed_scorer("gradient_moment")
-        kept = needed_reference(reference, "gradient_moment")
-        self._data = halves(self._scorer, kept, "the reference")
-        self._means = [mean_gradient(self._scorer, half) for half in self._data]
+        self._reference = needed_reference(reference, "gradient_moment")
+        self._count = 0  # of samples that the reference was cut to last
 
     def __call__(self, samples: Texts) -> dict[str, Figure]:
         """See `TextMetric`.
@@ -42,6 +44,10 @@ class GradientMoment(TextMetric):
             UserError: for fewer than four sequences of two tokens, and as `Scorer.encode`.
         """
         scorer, (first, second) = self._scorer, halves(self._scorer, samples, "the samples")
+        if self._count != len(samples):
+            self._data = halves(scorer, self._reference.spread(len(samples)), "the reference")
+            self._means = [mean_gradient(scorer, half) for half in self._data]
+            self._count = len(samples)
         d_1 = minus(mean_gradient(scorer, first), self._means[0])
         along_1 = [self._along(second, d_1), self._along(self._data[1], d_1)]
         d_2 = minus(mean_gradient(scorer, second), self._means[1])
@@ -57,8 +63,9 @@ class GradientMoment(TextMetric):
 
     def notes(self) -> dict[str, str]:
         """See `TextMetric`."""
-        count = sum(map(len, self._data))
-        return self._scorer.notes() | {"gradient moment": f"against {count} real sequences"}
+        return self._scorer.notes() | {
+            "gradient moment": "against as many real sequences as there are samples"
+        }
 
 
 def halves(scorer: Scorer, texts: Texts, whose: str) -> tuple[list[Tensor], list[Tensor]]:
@@ -68,8 +75,7 @@ def halves(scorer: Scorer, texts: Texts, whose: str) -> tuple[list[Tensor], list
         raise UserError(
             f"gradient_moment takes at least 4 sequences of two tokens, not {len(rows)} of {whose}"
         )
-    middle = len(rows) // 2
-    return rows[:middle], rows[middle:]
+    return rows[::2], rows[1::2]
 
 
 def gradients(scorer: Scorer, rows: Sequence[Tensor]) -> Iterator[Gradient]:

@@ -17,7 +17,7 @@ FEWEST = 20  # two buckets, the fewest, of ten samples
 
 
 class Mauve(TextMetric):
-    """Compares as many samples as there are, and as much of the reference."""
+    """Compares the samples with as many texts of the reference, evenly spaced."""
 
     columns = ("mauve",)
 
@@ -39,10 +39,10 @@ class Mauve(TextMetric):
         count = min(len(samples), len(self._reference))
         if self._buckets is not None and not 2 <= self._buckets <= count:
             raise UserError(f"--mauve-buckets is from 2 to the {count} samples")
-        if self._features is None:
-            self._features = self._of(self._reference)
+        if self._features is None or len(self._features) != count:
+            self._features = self._of(self._reference.spread(count))
         found = self._library.compute_mauve(
-            p_features=self._of(samples),
+            p_features=self._of(samples.spread(count)),
             q_features=self._features,
             num_buckets="auto" if self._buckets is None else self._buckets,
         )
@@ -56,7 +56,7 @@ class Mauve(TextMetric):
         buckets = "a tenth of the samples" if self._buckets is None else str(self._buckets)
         return {
             "mauve": f"features by {self._scorer.name}, sha256 {self._scorer.fingerprint[:16]}; "
-            f"{len(self._reference)} real texts; buckets: {buckets}"
+            f"against as many real texts; buckets: {buckets}"
         }
 
 

@@ -77,10 +77,13 @@ class Texts:
         lengths = sorted({len(row) for row in self.tokens} - {0})
         return [torch.stack([r for r in self.tokens if len(r) == length]) for length in lengths]
 
-    def rows(self, start: int, end: int) -> "Texts":
-        """Return the sequences from `start` up to `end`."""
-        strings = None if self.strings is None else self.strings[start:end]
-        return replace(self, tokens=self.tokens[start:end], strings=strings)
+    def spread(self, most: int) -> "Texts":
+        """Return `most` of the sequences, evenly spaced; all where there are no more."""
+        if len(self) <= most:
+            return self
+        chosen = [k * len(self) // most for k in range(most)]
+        strings = None if self.strings is None else [self.strings[k] for k in chosen]
+        return replace(self, tokens=[self.tokens[k] for k in chosen], strings=strings)
 
 
 def of_tokens(tokens: Tensor, num_tokens: int, tokenizer: Tokenizer | None) -> Texts:
