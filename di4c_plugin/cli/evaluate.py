@@ -1,7 +1,7 @@
 """`di4c evaluate`: measures samples of models and files, over steps, temperatures and seeds."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -235,10 +235,11 @@ def _at(points: "list[Point]", at: float) -> dict[str, Any]:
     print("model", "steps", "value", "at this entropy", "difference", sep="\t")
     for entry in found:
         low, high = entry.reached
-        value = f"not reached ({low:.4g} to {high:.4g})" if entry.figure is None else None
+        value = f"not reached ({low:.4g} to {high:.4g})"
+        if entry.figure is not None:
+            value = shown(entry.figure)
         difference = "" if entry.difference is None else shown(entry.difference)
-        cells = (value or shown(entry.figure), difference) if entry.figure else (value, difference)
-        print(entry.model, entry.steps, entry.column, *cells, sep="\t")
+        print(entry.model, entry.steps, entry.column, value, difference, sep="\t")
     said = only_entropy(points, found)
     for line in said:
         print(f"# {line}")
@@ -271,6 +272,3 @@ def _report(
         "rows": record.plain_rows(rows(points)),
         "points": record.plain_points(points),
     }
-
-
-Evaluate = Callable[[argparse.Namespace], "list[Point]"]

