@@ -82,6 +82,7 @@ def di4c_metrics() -> Mapping[str, object]:
     from di4c_plugin.evaluation.bits import Bits
     from di4c_plugin.evaluation.entropy import Entropy
     from di4c_plugin.evaluation.fid import FID
+    from di4c_plugin.evaluation.fidelity import KID, PrecisionRecall
     from di4c_plugin.evaluation.frechet import frechet_distance
     from di4c_plugin.evaluation.gen_ppl import GenPPL
     from di4c_plugin.evaluation.gradient_moment import GradientMoment
@@ -96,6 +97,8 @@ def di4c_metrics() -> Mapping[str, object]:
         "fid": FID,
         "gen_ppl": GenPPL,
         "gradient_moment": GradientMoment,
+        "kid": KID,
         "mauve": Mauve,
+        "precision_recall": PrecisionRecall,
         "self_bleu": SelfBLEU,
     }

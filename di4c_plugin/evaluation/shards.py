@@ -60,7 +60,7 @@ def shard_seed(seed: int, index: int) -> int:
     if not index:
         return seed
     digest = hashlib.sha256(f"{seed} {index}".encode()).digest()
-    return int.from_bytes(digest[:8]) >> 1
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def point_folder(folder: Path, key: Mapping[str, Any]) -> Path:

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from di4c_plugin.api import load_teacher, sample
-from di4c_plugin.cli.sources import choose_labels
 from di4c_plugin.cli.main import main
+from di4c_plugin.cli.sources import choose_labels
 from di4c_plugin.evaluation.frechet import frechet_distance
 from di4c_plugin.evaluation.inception import RESIZING, Inception
 from di4c_plugin.evaluation.pictures import write_pictures

@@ -4,11 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
-from scipy.stats import entropy
 from torch import Tensor
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.evaluation.ngram import NGram, sample_entropy
+from di4c_plugin.evaluation.ngram import NGram
 
 S = 3
 START = "^"
@@ -109,20 +108,3 @@ def test_the_largest_order_with_a_code_still_counts() -> None:
 def test_samples_out_of_range_are_refused() -> None:
     with pytest.raises(UserError, match=r"not 0 ... 3$"):
         NGram(tokens(2, 0), num_tokens=S).log_prob(torch.tensor([[0, 3]]))
-
-
-def test_the_entropy_is_scipys_of_each_samples_counts() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(7, (5, 12), generator=generator) * 1000
-    expected = [float(entropy([*Counter(row).values()])) for row in x.tolist()]
-    assert sample_entropy(x) == pytest.approx(sum(expected) / 5, rel=1e-12)
-
-
-def test_the_entropy_of_repetition_is_zero_and_of_all_tokens_once_their_logarithm() -> None:
-    assert sample_entropy(torch.tensor([[3, 3, 3], [5, 5, 5]])) == 0
-    assert sample_entropy(torch.arange(8).view(1, 8)) == pytest.approx(math.log(8))
-
-
-def test_the_entropy_of_nothing_is_refused() -> None:
-    with pytest.raises(UserError, match=r"not \(0, 3\)$"):
-        sample_entropy(torch.zeros(0, 3, dtype=torch.long))
