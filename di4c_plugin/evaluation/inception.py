@@ -1,6 +1,6 @@
 """The Inception network of FID and IS, as torch-fidelity has it, with weights from a file.
 
-torch-fidelity (the optional extra `images`) has the network of the original FID converted to PyTorch,
+torch-fidelity (the extra `images`) has the network of the original FID converted to PyTorch,
 with its TensorFlow resizing to 299x299. It would unpickle a file of weights, whatever is in it;
 here the file is read as tensors only.
 """

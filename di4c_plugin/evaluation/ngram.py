@@ -6,7 +6,6 @@ Likely samples alone prove little, since a sampler that repeats itself is likely
 bits beside the entropy, which should stay near that of real text.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,10 +82,6 @@ class NGram:
             mixed = (level.pairs.count(pairs) + followers * p) / (total + followers)
             p = torch.where(total > 0, mixed, p)
         return p.log()
-
-    def bits_per_character(self, samples: Tensor) -> float:
-        """Return the mean of -log2 p(x_i | x_{<i}) over all tokens of samples (n, D)."""
-        return -float(self.log_prob(samples).mean()) / math.log(2)
 
     def _checked(self, tokens: Tensor) -> Tensor:
         if tokens.dim() != 2 or tokens.numel() == 0:

@@ -46,7 +46,7 @@ def values(report: dict[str, Any]) -> list[dict[str, float]]:
 
 
 SMALL = ["--steps", "1,3", "--samples", "30", "--batch-size", "12", "--metric", "gen_ppl,entropy"]
-SWEPT = [*SMALL, "--scorer", "lm", "--temperatures", ".5,2", "--seeds", "2"]
+SWEPT = [*SMALL, "--scorer", "lm", "--temperatures", ".1,2", "--seeds", "2"]
 
 
 def test_a_file_of_texts_is_scored(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +71,8 @@ def test_tokens_and_their_texts_have_one_gen_ppl() -> None:
 
 
 def test_two_models_at_one_entropy(capsys: pytest.CaptureFixture[str]) -> None:
-    report = evaluate("A", "B", *SWEPT, "--at-entropy", "2.3", "--plot", "frontier.png")
+    capsys.readouterr()
+    report = evaluate("A", "B", *SWEPT, "--at-entropy", "2.4", "--plot", "frontier.png")
     assert len(report["points"]) == 2 * 2 * 2 * 2
     assert len(report["rows"]) == 2 * 2 * 2
     assert Path("frontier.png").read_bytes().startswith(b"\x89PNG")
@@ -84,7 +85,7 @@ def test_two_models_at_one_entropy(capsys: pytest.CaptureFixture[str]) -> None:
                 for p in report["points"]
                 if (p["model"], p["steps"], p["seed"]) == (model, 3, seed)
             ]
-            logs[model, seed] = interpolated(line, 2.3)
+            logs[model, seed] = interpolated(line, 2.4)
     assert None not in logs.values()
     own = [logs["B", 0], logs["B", 1]]
     assert entry["figure"]["value"] == pytest.approx(math.exp(sum(own) / 2))  # type: ignore[arg-type]
@@ -92,7 +93,7 @@ def test_two_models_at_one_entropy(capsys: pytest.CaptureFixture[str]) -> None:
     assert entry["difference"]["value"] == pytest.approx(sum(paired) / 2)
     assert entry["difference"]["error"] == pytest.approx(abs(paired[0] - paired[1]) / 2)
     out = capsys.readouterr().out
-    assert "# at entropy 2.3; differences from A by seed, of gen_ppl as log ratio" in out
+    assert "# at entropy 2.4; differences from A by seed, of gen_ppl as log ratio" in out
 
 
 def test_an_entropy_that_no_temperature_reaches(capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,6 +210,7 @@ def test_mistakes_give_one_line(
 ) -> None:
     write_lm(Path("other"), letters="abcdefgh")
     Path("t.txt").write_text("some text")
+    capsys.readouterr()
     assert main(["evaluate", *arguments.split(), "--samples", "10", "--steps", "1"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"di4c: error: {message}"), err
