@@ -4,7 +4,7 @@ exp of the mean NLL of all tokens of all samples, as MDLM, Duo and the papers af
 little alone: samples of low entropy are likely, so read it at equal entropy. Three things differ
 between papers, and each is reported: whether texts were tokenised anew, how long a sequence may be,
 and what counts after the first end of text. Unlike the hosts' code, the last batch counts when it
-is not full, and padding never does.
+is not full, and padding never does (theirs counts its first token, where the end of text pads).
 """
 
 from dataclasses import replace
