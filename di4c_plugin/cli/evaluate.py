@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if args.repeat is not None:
         from di4c_plugin.cli.repeat import repeat
 
-        return repeat(args, lambda told: evaluate(told).points)
+        return repeat(args, evaluate)
     evaluate(args)
     return 0
 
@@ -61,26 +62,20 @@ class Files:
     reference: "Texts | None"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What was measured, and the report."""
+def evaluate(args: argparse.Namespace) -> "tuple[list[Point], dict[str, Any]]":
+    """Measure, print, and write what the options ask for; return points and report.
 
-    points: "list[Point]"
-    report: dict[str, Any]
-
-
-def evaluate(args: argparse.Namespace) -> Outcome:
-    """Measure, print, and write what the options ask for; raises UserError."""
+    Raises:
+        UserError: for any mistake of the user.
+    """
     from di4c_plugin.evaluation.frontier import rows
     from di4c_plugin.evaluation.report import write_json
 
     args = settled(args)
     check(args)
     models, files = _open(args)
-    first = next(iter(models), None)
-    metrics = make_metrics(
-        args, first and (first.host, first.model), files.tokenizer, files.reference
-    )
+    first = (models[0].host, models[0].model) if models else None
+    metrics = make_metrics(args, first, files.reference)
     at = _entropy(args, files.reference)
     notes = _notes(args, models, files, metrics)
     columns = tuple(column for metric in metrics for column in metric.columns)
@@ -103,7 +98,7 @@ def evaluate(args: argparse.Namespace) -> Outcome:
         frontier_plot(rows(points), args.plot, swept=swept, at=at)
     if args.json is not None:
         write_json(args.json, report)
-    return Outcome(points, report)
+    return points, report
 
 
 def _open(args: argparse.Namespace) -> tuple[list[ModelSource], Files]:
@@ -158,7 +153,7 @@ def _measured(
     from di4c_plugin.evaluation.frontier import Point
 
     for name, texts in files.samples.items():
-        samples = Samples(None, None, lambda texts=texts: texts)
+        samples = Samples(None, None, partial(_same, texts))
         yield [Point(name, None, None, None, len(texts), _values(metrics, samples))]
     if not models:
         return
@@ -171,6 +166,10 @@ def _measured(
             for start in range(0, len(todo), args.seeds):
                 group = todo[start : start + args.seeds]
                 yield [_point(args, source, files, metrics, job, folder) for job in group]
+
+
+def _same(texts: "Texts") -> "Texts":
+    return texts
 
 
 def _point(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from di4c_plugin.evaluation.figures import Figure
     from di4c_plugin.evaluation.picture_metric import PictureMetric, Reference
     from di4c_plugin.evaluation.text_metric import TextMetric, TextOptions
-    from di4c_plugin.evaluation.texts import Texts, Tokenizer
+    from di4c_plugin.evaluation.texts import Texts
     from di4c_plugin.hosts import Host
 
 PICTURES_ONLY = ("statistics", "inception")
@@ -62,7 +62,6 @@ class Metric:
 def make_metrics(
     args: argparse.Namespace,
     first: "tuple[Host, LoadedModel] | None",
-    tokenizer: "Tokenizer | None",
     reference: "Texts | None",
 ) -> list[Metric]:
     """Return what --metric names; raises UserError.
@@ -70,7 +69,6 @@ def make_metrics(
     Args:
         args: of the command.
         first: host and model whose data and pictures are the reference; None: only files.
-        tokenizer: of texts.
         reference: real text; None where there is none.
     """
     from di4c_plugin.evaluation.picture_metric import PictureMetric

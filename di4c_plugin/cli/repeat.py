@@ -2,11 +2,11 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from di4c_plugin.errors import UserError, refusing
+from di4c_plugin.errors import UserError, printable, refusing
 
 if TYPE_CHECKING:
     from di4c_plugin.evaluation.frontier import Point
@@ -50,9 +50,29 @@ def restored(args: argparse.Namespace, plain: dict[str, Any], origin: Path) -> a
         return argparse.Namespace(**vars(args) | plain)
 
 
-def repeat(
-    args: argparse.Namespace, evaluate: "Callable[[argparse.Namespace], Sequence[Point]]"
-) -> int:
+Evaluate = Callable[[argparse.Namespace], "tuple[list[Point], dict[str, Any]]"]
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return what is another than in the report: weights, files, scorer, versions, and the like."""
+    pairs: list[tuple[str, Any, Any]] = []
+    for kind, old, new in (
+        ("notes", before.get("notes"), now["notes"]),
+        ("versions", before.get("versions"), now["versions"]),
+    ):
+        if isinstance(old, dict) and old != new:
+            pairs += [(f"{kind} {k}", old.get(k), new.get(k)) for k in {**old, **new}]
+    prints = [{s.get("name"): s.get("fingerprint") for s in r["sources"]} for r in (before, now)]
+    prints = [p | {"reference": dict(r.get("reference") or {}).get("fingerprint")}
+              for p, r in zip(prints, (before, now), strict=True)]  # fmt: skip
+    pairs += [
+        (f"fingerprint of {name}", prints[0].get(name), prints[1][name]) for name in prints[1]
+    ]
+    pairs.append(("commit", before.get("commit"), now["commit"]))
+    return [f"{what} was {old}, is {new}" for what, old, new in pairs if old != new]
+
+
+def repeat(args: argparse.Namespace, evaluate: Evaluate) -> int:
     """Run again, print how the figures compare, and return 1 where one differs, else 0."""
     from di4c_plugin.evaluation.record import compare, read_report
 
@@ -61,15 +81,25 @@ def repeat(
     before = read_report(args.repeat)
     told = restored(args, before["arguments"], args.repeat)
     with refusing(f"{args.repeat} cannot be repeated"):
-        points = evaluate(told)
+        points, now = evaluate(told)
+        said = changes(before, now)
     found = compare(before["points"], points)
+    for line in said:
+        print(f"# {printable(line)}")
     print(f"# compared with {args.repeat}: equal, or within two standard errors of the difference")
     print("model", "steps", "swept", "seed", "value", "before", "now", "verdict", sep="\t")
     for entry in found:
         setting = ["" if x is None else x for x in (entry.steps, entry.swept, entry.seed)]
-        now = "" if entry.now is None else f"{entry.now.value:.6g}"
+        value = "" if entry.now is None else f"{entry.now.value:.6g}"
         print(
-            *(entry.model, *setting, entry.column, f"{entry.before.value:.6g}", now, entry.verdict),
+            *(
+                entry.model,
+                *setting,
+                entry.column,
+                f"{entry.before.value:.6g}",
+                value,
+                entry.verdict,
+            ),
             sep="\t",
         )
     counts = Counter(entry.verdict for entry in found)

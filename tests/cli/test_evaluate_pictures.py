@@ -120,6 +120,22 @@ def test_a_plugin_brings_a_metric_of_pictures(capsys: pytest.CaptureFixture[str]
     assert row.split("\t")[:3] == ["2", f"{expected:.4g}", "30"]
 
 
+def test_guidance_is_swept_in_the_place_of_temperature(capsys: pytest.CaptureFixture[str]) -> None:
+    swept = ["--sweep", "guidance=0,2", "--plot", "fid.png", "--json", "fid.json"]
+    assert evaluate(*FID, "--labels", "0,1", *swept) == 0
+    *_, header, first, second = lines(capsys)
+    assert header.split("\t")[:3] == ["steps", "guidance", "fid"]
+    assert [row.split("\t")[1] for row in (first, second)] == ["0", "2"]
+    cond = torch.tensor([0, 1]).repeat(15)
+    guided = sample(load_teacher("teacher"), 30, steps=2, seed=5, cond=cond, guidance=2.0)
+    expected = fid(Colour().images(guided), Colour().images(Colour().data().x_0.long()))
+    points = json.loads(Path("fid.json").read_text())["points"]
+    assert points[1]["figures"]["fid"]["value"] == pytest.approx(expected, rel=1e-6)
+    # Guidance asks twice a step, with the label and without; at weight 0 once.
+    assert [p["cost"]["network_calls"] for p in points] == [2, 4]
+    assert Path("fid.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_labels_are_as_often_as_in_the_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate("--json", "a.json") == 0
     assert lines(capsys)[0] == "# labels: drawn from the data's"

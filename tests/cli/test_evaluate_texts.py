@@ -162,7 +162,9 @@ def test_a_report_is_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     # A model that is another one, and figures that are near but not equal.
     Path("A").write_bytes(Path("B").read_bytes())
     assert main(["evaluate", "--repeat", "first.json"]) == 1
-    assert "differs" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "# fingerprint of A was " in out
+    assert " differs, " in out.splitlines()[-1]
 
 
 def test_a_report_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:

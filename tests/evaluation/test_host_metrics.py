@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from di4c_plugin.checkouts import host_named
 from di4c_plugin.evaluation.entropy import Entropy
