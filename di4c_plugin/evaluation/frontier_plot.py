@@ -40,8 +40,11 @@ def frontier_plot(
             axes.axvline(at, color="grey", linestyle=":", linewidth=1)
         if name in LOGARITHMIC:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
         axes.grid(True, which="major", alpha=0.3)
-    figure.axes[0].legend(fontsize="small")
+    lines, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, fontsize="small", loc="outside lower center", ncols=2)
     save(figure, path)
 
 
