@@ -1,7 +1,7 @@
 """`di4c evaluate`: measures samples of models and files, over steps, temperatures and seeds."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -81,13 +81,14 @@ def evaluate(args: argparse.Namespace) -> "tuple[list[Point], dict[str, Any]]":
     columns = tuple(column for metric in metrics for column in metric.columns)
     for name, note in notes.items():
         print(f"# {name}: {note}")
-    print(*_header(args, columns), sep="\t", flush=True)
+    costs = COST if models else {}  # nothing is drawn of files
+    print(*_header(args, (*columns, *costs)), sep="\t", flush=True)
     points: list[Point] = []
     for group in _measured(args, models, files, metrics):
         points += group
         clear_line()
         for row in rows(group):
-            print(*_cells(args, row, columns), sep="\t", flush=True)
+            print(*_cells(args, row, columns, costs.values()), sep="\t", flush=True)
     report = _report(args, models, files, notes, points)
     if at is not None:
         report["at_entropy"] = _at(points, at)
@@ -205,15 +206,17 @@ def _values(metrics: list[Metric], samples: Samples) -> "dict[str, Figure]":
 def _header(args: argparse.Namespace, columns: Sequence[str]) -> list[str]:
     several = ["model"] if len(args.models) > 1 else []
     swept = [] if args.sweep is None else [args.sweep[0]]
-    return [*several, "steps", *swept, *columns, *COST]
+    return [*several, "steps", *swept, *columns]
 
 
-def _cells(args: argparse.Namespace, row: "Row", columns: Sequence[str]) -> list[str]:
+def _cells(
+    args: argparse.Namespace, row: "Row", columns: Sequence[str], costs: Iterable[str]
+) -> list[str]:
     several = [row.model] if len(args.models) > 1 else []
     swept = [] if args.sweep is None else ["" if row.swept is None else f"{row.swept:g}"]
     steps = "" if row.steps is None else str(row.steps)
-    costs = [f"{row.cost[name]:.4g}" if name in row.cost else "" for name in COST.values()]
-    return [*several, steps, *swept, *(shown(row.figures[name]) for name in columns), *costs]
+    took = [f"{row.cost[name]:.4g}" if name in row.cost else "" for name in costs]
+    return [*several, steps, *swept, *(shown(row.figures[name]) for name in columns), *took]
 
 
 def shown(figure: "Figure") -> str:

@@ -192,8 +192,9 @@ class Scorer:
                 weight.requires_grad_(False)
 
     def notes(self) -> dict[str, str]:
-        """Return name, dtype and fingerprint."""
-        return {"scorer": f"{self.name}, {self.dtype}, sha256 {self.fingerprint[:16]}"}
+        """Return name, dtype, context and fingerprint."""
+        context = "" if self.context is None else f"at most {self.context} tokens, "
+        return {"scorer": f"{self.name}, {self.dtype}, {context}sha256 {self.fingerprint[:16]}"}
 
 
 def fingerprint(weights: dict[str, Tensor]) -> str:
