@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from di4c_plugin.cli.main import main
 from di4c_plugin.evaluation import shards
 from di4c_plugin.evaluation.frontier import interpolated
 from di4c_plugin.hosts.builtin import BuiltinHost
+from di4c_plugin.plugins import names_of
 from tests.evaluation.tiny_lm import texts, write_lm
 
 SIZES = {"hidden_size": 8, "embedding_size": 4, "num_blocks": 1, "num_heads": 1}
@@ -94,6 +96,19 @@ def test_two_models_at_one_entropy(capsys: pytest.CaptureFixture[str]) -> None:
     assert entry["difference"]["error"] == pytest.approx(abs(paired[0] - paired[1]) / 2)
     out = capsys.readouterr().out
     assert "# at entropy 2.4; differences from A by seed, of gen_ppl as log ratio" in out
+
+
+def test_the_readme_documents_metrics_and_report(repository: Path) -> None:
+    text = (repository / "di4c_plugin/evaluation/README.md").read_text()
+    metrics, report = text.split("## The report")
+    assert set(names_of("metric")) <= set(re.findall(r"`(\w+)`", metrics))
+    documented = set(re.findall(r"`(\w+)`", report))
+    whole = evaluate("A", "theirs.jsonl", *SWEPT, "--tokenizer", "lm", "--at-entropy", "2.4")
+    keys = {*whole, *whole["at_entropy"], *whole["at_entropy"]["values"][0]}
+    keys |= {k for source in whole["sources"] for k in source} | {*whole["reference"]}
+    keys |= {*whole["points"][-1], *whole["points"][-1]["cost"]}
+
+    assert keys - {"value", "error"} <= documented
 
 
 def test_an_entropy_that_no_temperature_reaches(capsys: pytest.CaptureFixture[str]) -> None:
