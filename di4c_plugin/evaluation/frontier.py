@@ -191,7 +191,7 @@ def only_entropy(points: Sequence[Point], found: Sequence[Matched]) -> list[str]
             said.append(
                 f"{entry.model} at {entry.steps} steps: {entry.column} "
                 f"{here[entry.column].value:.4g} is lower than {there[entry.column].value:.4g} of "
-                f"{first}, but not at equal entropy: it lowers entropy "
-                f"({here[ENTROPY].value:.3f}, {there[ENTROPY].value:.3f})"
+                f"{first}, but not by two standard errors at equal entropy: what it gains is lower "
+                f"entropy ({here[ENTROPY].value:.3f}, {there[ENTROPY].value:.3f})"
             )
     return said

@@ -61,7 +61,7 @@ def test_a_model_that_only_lowers_entropy_is_named() -> None:
     a = [point("A", T, s, h, math.exp(2 * h)) for s in (0, 1) for T, h in ((0.8, 4.0), (1.0, 5))]
     points = a + b + c
     (said,) = only_entropy(points, matched(points, 4.5))
-    assert said.startswith("B at 4 steps: gen_ppl 4447 is lower than 2.203e+04 of A, but not at eq")
+    assert said.startswith("B at 4 steps: gen_ppl 4447 is lower than 2.203e+04 of A, but not by tw")
 
 
 def test_rows_pool_seeds() -> None:
