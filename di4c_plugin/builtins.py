@@ -73,7 +73,26 @@ def di4c_programs() -> Mapping[str, object]:
 @hookimpl
 def di4c_metrics() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
+    from di4c_plugin.evaluation.bits import Bits
+    from di4c_plugin.evaluation.entropy import Entropy
     from di4c_plugin.evaluation.fid import FID
+    from di4c_plugin.evaluation.fidelity import KID, PrecisionRecall
     from di4c_plugin.evaluation.frechet import frechet_distance
+    from di4c_plugin.evaluation.gen_ppl import GenPPL
+    from di4c_plugin.evaluation.gradient_moment import GradientMoment
+    from di4c_plugin.evaluation.mauve import Mauve
+    from di4c_plugin.evaluation.variety import DistinctN, SelfBLEU
 
-    return {"fd": frechet_distance, "fid": FID}
+    return {
+        "bits": Bits,
+        "distinct_n": DistinctN,
+        "entropy": Entropy,
+        "fd": frechet_distance,
+        "fid": FID,
+        "gen_ppl": GenPPL,
+        "gradient_moment": GradientMoment,
+        "kid": KID,
+        "mauve": Mauve,
+        "precision_recall": PrecisionRecall,
+        "self_bleu": SelfBLEU,
+    }

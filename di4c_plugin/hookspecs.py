@@ -68,9 +68,10 @@ def di4c_teacher_sources() -> Mapping[str, object]:
 
 @hookspec
 def di4c_metrics() -> Mapping[str, object]:
-    """Functions (samples, data) -> float on tokens, lower is better; or metrics of pictures.
+    """Functions (samples, data) -> float on tokens; or metrics of pictures, or of texts.
 
-    Those are subclasses of `di4c_plugin.evaluation.picture_metric.PictureMetric`.
+    Those are subclasses of `di4c_plugin.evaluation.picture_metric.PictureMetric` and of
+    `di4c_plugin.evaluation.text_metric.TextMetric`.
     """
 
 

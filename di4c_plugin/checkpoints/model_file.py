@@ -5,6 +5,7 @@ complete, and a digest of both tells of damage.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from di4c_plugin.checkpoints.digest import digest_of
 from di4c_plugin.errors import UserError, reason
 from di4c_plugin.files import atomic_write
 
-ENTRY, DIGEST = "di4c", "di4c_digest"  # of the metadata
+# Of the metadata. One entry: the order of several is another in every file that is written.
+ENTRY = "di4c"
+DIGEST = re.compile(r'\{"sha256": "([0-9a-f]{64})", ')
 
 
 def write_file(
@@ -35,7 +38,8 @@ def write_file(
     with atomic_write(path) as temporary:
         # `save_file` would make a file that only its owner can read.
         text = json.dumps(description)
-        temporary.write_bytes(save(whole, metadata={ENTRY: text, DIGEST: _digest(text, whole)}))
+        entry = f'{{"sha256": "{_digest(text, whole)}", {text[1:]}'
+        temporary.write_bytes(save(whole, metadata={ENTRY: entry}))
 
 
 def is_safetensors(path: Path) -> bool:
@@ -59,8 +63,12 @@ def read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
             notes = file.metadata() or {}
     except Exception as error:  # of another language's reader, for any kind of damage
         raise UserError(f"{path} is not a readable safetensors file: {reason(error)}") from error
-    text, digest = notes.get(ENTRY), notes.get(DIGEST)  # earlier versions wrote no digest
-    if text is not None and digest is not None and digest != _digest(text, weights):
+    text = notes.get(ENTRY)
+    told = None if text is None else DIGEST.match(text)
+    if text is None or told is None:  # earlier versions wrote no digest
+        return text, weights
+    text = "{" + text[told.end() :]
+    if told[1] != _digest(text, weights):
         raise UserError(f"{path} is damaged: it holds other numbers than were written")
     return text, weights
 

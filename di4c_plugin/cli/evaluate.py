@@ -1,144 +1,276 @@
-"""`di4c evaluate`: measures samples of a model against the host's data, over numbers of steps."""
+"""`di4c evaluate`: measures samples of models and files, over steps, temperatures and seeds."""
 
 import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from di4c_plugin.cli.sampling import (
-    add_sampling,
-    cycled,
-    host_of,
-    labels,
-    load,
-    sampling_options,
+from di4c_plugin.cli.evaluate_options import add_options, check, settled
+from di4c_plugin.cli.metrics import Metric, Samples, make_metrics
+from di4c_plugin.cli.sampling import add_sampling
+from di4c_plugin.cli.sources import (
+    ModelSource,
+    clear_line,
+    draw_in_processes,
+    jobs,
+    shard_folder,
 )
-from di4c_plugin.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from di4c_plugin.api import LoadedModel
     from di4c_plugin.cli.main import Subparsers
-    from di4c_plugin.hosts import OpenHost
+    from di4c_plugin.evaluation.figures import Figure
+    from di4c_plugin.evaluation.frontier import Point, Row
+    from di4c_plugin.evaluation.texts import Texts, Tokenizer
 
-# Labels and noise come from different streams of random numbers.
-LABEL_STREAM = 0x1ABE1
+COST = {"calls": "network_calls", "ms/sample": "ms_per_sample", "tokens/s": "tokens_per_second"}
+COST |= {"peak MB": "peak_memory_mb"}
 
 
 def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     """See `di4c_plugin.cli.main.Command`."""
     parser = subparsers.add_parser(
         "evaluate",
-        help="measure a model over numbers of steps",
-        description="Draw samples at each number of steps and compare them with the host's data. "
-        "For example: di4c evaluate runs/a/student.safetensors --steps 1,2,4",
+        help="measure models over steps, temperatures and seeds",
+        description="Draw samples at each number of steps and measure them. For example: "
+        "di4c evaluate runs/a/student.safetensors --steps 1,2,4; or, of texts at equal entropy: "
+        "di4c evaluate teacher.ckpt student.safetensors --metric gen_ppl,entropy --scorer gpt2 "
+        "--tokenizer gpt2 --temperatures .8,.9,1 --seeds 3 --at-entropy data --reference real.txt",
     )
+    add_options(parser)
     add_sampling(parser)
-    parser.add_argument("--steps", type=numbers, default="1,2,4,8,16", help="default 1,2,4,8,16")
-    parser.add_argument("--samples", type=int, default=10_000, help="default 10000")
-    parser.add_argument(
-        "--labels",
-        metavar="WHICH",
-        help="for models that take class labels: data (as often as there, the default), uniform, "
-        "none, or numbers separated by commas",
-    )
-    parser.add_argument(
-        "--metric", default="fd", help="fd: on tokens; fid: FID and IS of pictures; default fd"
-    )
-    parser.add_argument("--json", type=Path, help="write the numbers to this file too")
-    _add_pictures(parser)
     return parser
 
 
-def _add_pictures(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--reference",
-        metavar="FOLDER",
-        help="fid: the pictures to compare with; default: the host's data, as the host draws "
-        "them, so that codes are decoded and not the original pictures",
-    )
-    parser.add_argument(
-        "--statistics",
-        type=Path,
-        metavar="FILE.npz",
-        help="fid: statistics of the reference, read if the file is there, else written",
-    )
-    parser.add_argument(
-        "--inception",
-        type=Path,
-        metavar="PATH",
-        help="fid: weights of the feature extractor; default: where torch-fidelity keeps them",
-    )
-
-
-def numbers(text: str) -> list[int]:
-    """Read numbers from 1 separated by commas; raises UserError."""
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) for part in parts):
-        raise UserError(f"--steps takes numbers from 1 separated by commas, not {text!r}")
-    return [int(part) for part in parts]
-
-
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print a line for each number of steps, after lines with # that say of what."""
-    from di4c_plugin.api import sample
-    from di4c_plugin.cli.judging import make_judge
-    from di4c_plugin.evaluation.report import write_json
-    from di4c_plugin.evaluation.sweep import timed
+    """Measure, and print a line for each setting, after lines with # that say of what."""
+    if args.repeat is not None:
+        from di4c_plugin.cli.repeat import repeat
 
-    model = load(args, args.model)
-    host, options = host_of(args, model), sampling_options(args, model)
-    cond, notes = choose_labels(args, host, model)
-    judge = make_judge(args, host, model)
-    notes |= judge.notes
-    values: dict[str, dict[str, float]] = {name: {} for name in judge.columns}
-    _print_header(notes, judge.columns)
-    for steps in args.steps:
-        draw = partial(sample, model, args.samples, cond=cond, **options)
-        x, seconds = timed(draw, steps)
-        found = judge.values(x)
-        for name in judge.columns:
-            values[name][str(steps)] = found[name]
-        cells = [f"{found[name]:.2f}" for name in judge.columns]
-        print(*[steps, *cells, f"{seconds * 1e3:.2f}"], sep="\t", flush=True)
-    if args.json:
-        write_json(args.json, _shown(args) | notes | values)
+        return repeat(args, evaluate)
+    evaluate(args)
     return 0
 
 
-def _print_header(notes: dict[str, str], columns: tuple[str, ...]) -> None:
+@dataclass(frozen=True)
+class Files:
+    """What is read beside the models."""
+
+    tokenizer: "Tokenizer | None"
+    samples: "dict[str, Texts]"
+    reference: "Texts | None"
+
+
+def evaluate(args: argparse.Namespace) -> "tuple[list[Point], dict[str, Any]]":
+    """Measure, print, and write what the options ask for; return points and report.
+
+    Raises:
+        UserError: for any mistake of the user.
+    """
+    from di4c_plugin.evaluation.frontier import rows
+    from di4c_plugin.evaluation.report import write_json
+
+    args = settled(args)
+    check(args)
+    models, files = _open(args)
+    first = (models[0].host, models[0].model) if models else None
+    metrics = make_metrics(args, first, files.reference)
+    at = _entropy(args, files.reference)
+    notes = _notes(args, models, files, metrics)
+    columns = tuple(column for metric in metrics for column in metric.columns)
     for name, note in notes.items():
         print(f"# {name}: {note}")
-    print("steps", *columns, "ms/sample", sep="\t", flush=True)
+    costs = COST if models else {}  # nothing is drawn of files
+    print(*_header(args, (*columns, *costs)), sep="\t", flush=True)
+    points: list[Point] = []
+    for group in _measured(args, models, files, metrics):
+        points += group
+        clear_line()
+        for row in rows(group):
+            print(*_cells(args, row, columns, costs.values()), sep="\t", flush=True)
+    report = _report(args, models, files, notes, points)
+    if at is not None:
+        report["at_entropy"] = _at(points, at)
+    if args.plot is not None:
+        from di4c_plugin.evaluation.frontier_plot import frontier_plot
+
+        swept = None if args.sweep is None else args.sweep[0]
+        frontier_plot(rows(points), args.plot, swept=swept, at=at)
+    if args.json is not None:
+        write_json(args.json, report)
+    return points, report
 
 
-def _shown(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("model", "sampler", "teacher", "teacher_steps", "guidance_teacher", "seed", "samples")
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    return given | {"options": dict(args.option)}
+def _open(args: argparse.Namespace) -> tuple[list[ModelSource], Files]:
+    from di4c_plugin.evaluation.scorer import load_tokenizer
+    from di4c_plugin.evaluation.texts import is_texts, read_reference, read_samples
+
+    named = [name for name in args.models if is_texts(name)]
+    models = [ModelSource(args, name) for name in args.models if name not in named]
+    source = args.tokenizer
+    if source is None and not models:
+        source = args.scorer  # texts of files are tokenised by the scorer's, unless it is said
+    tokenizer = None if source is None else load_tokenizer(source)
+    samples = {name: read_samples(Path(name), tokenizer) for name in named}
+    length = models[0].model.network.positions if models else args.length
+    reference = None
+    if args.reference is not None and is_texts(args.reference):
+        reference = read_reference(Path(args.reference), tokenizer, length)
+    return models, Files(tokenizer, samples, reference)
 
 
-def choose_labels(
-    args: argparse.Namespace, host: "OpenHost", model: "LoadedModel"
-) -> "tuple[Tensor | None, dict[str, str]]":
-    """Return labels (samples,) or None for none, and a note that says which."""
+def _entropy(args: argparse.Namespace, reference: "Texts | None") -> float | None:
+    from di4c_plugin.evaluation.entropy import entropies
+    from di4c_plugin.evaluation.text_metric import needed_reference
+
+    if args.at_entropy != "data":
+        return args.at_entropy
+    return float(entropies(needed_reference(reference, "--at-entropy data")).mean())
+
+
+def _notes(
+    args: argparse.Namespace, models: list[ModelSource], files: Files, metrics: list[Metric]
+) -> dict[str, str]:
+    notes: dict[str, str] = {}
+    for source in models:
+        notes |= source.label_note
+    if files.tokenizer is not None:
+        notes["tokenizer"] = f"{files.tokenizer.name}, {len(files.tokenizer)} tokens"
+    if args.scorer is not None:
+        anew = "tokenised anew" if files.tokenizer is not None else "tokens as they were drawn"
+        notes["scored"] = f"texts {anew}" if files.tokenizer is not None else anew
+    if files.reference is not None:
+        notes["reference"] = f"{args.reference}, {len(files.reference)} sequences"
+    for metric in metrics:
+        notes |= metric.notes
+    return notes
+
+
+def _measured(
+    args: argparse.Namespace, models: list[ModelSource], files: Files, metrics: list[Metric]
+) -> "Iterator[list[Point]]":
+    """Yield the points of each setting, over the seeds."""
+    from di4c_plugin.evaluation.frontier import Point
+
+    for name, texts in files.samples.items():
+        samples = Samples(None, None, partial(_same, texts))
+        yield [Point(name, None, None, None, len(texts), _values(metrics, samples))]
+    if not models:
+        return
+    with shard_folder(args) as folder:
+        if args.processes > 1:
+            assert folder is not None
+            draw_in_processes(args, [source.name for source in models], folder)
+        for source in models:
+            todo = jobs(args)
+            for start in range(0, len(todo), args.seeds):
+                group = todo[start : start + args.seeds]
+                yield [_point(args, source, files, metrics, job, folder) for job in group]
+
+
+def _same(texts: "Texts") -> "Texts":
+    return texts
+
+
+def _point(
+    args: argparse.Namespace,
+    source: ModelSource,
+    files: Files,
+    metrics: list[Metric],
+    job: Any,
+    folder: Path | None,
+) -> "Point":
     import torch
 
-    classes, n = model.network.num_classes, max(args.samples, 0)
-    if not classes:
-        if args.labels is not None:
-            raise UserError("this model takes no class labels")
-        return None, {}
-    generator = torch.Generator().manual_seed(args.seed % 2**63 ^ LABEL_STREAM)
-    if args.labels == "none":
-        return None, {"labels": "none"}
-    if args.labels == "uniform":
-        return torch.randint(classes, (n,), generator=generator), {"labels": "uniform"}
-    if args.labels not in (None, "data"):
-        return cycled(labels(args.labels), n), {"labels": args.labels}
-    known = host.data().labels
-    if known is None:
-        raise UserError("the host's data have no class labels: --labels uniform, none or K,K,…")
-    rows = torch.randint(len(known), (n,), generator=generator)
-    return known[rows].long(), {"labels": "drawn from the data's"}
+    from di4c_plugin.evaluation.frontier import Point
+    from di4c_plugin.evaluation.shards import cost
+    from di4c_plugin.evaluation.texts import of_tokens
+
+    shards = source.draw(job, folder)
+    x = torch.cat([shard.tokens for shard in shards])
+    known = source.model.process.num_tokens
+    samples = Samples(x, source.host, lambda: of_tokens(x, known, files.tokenizer))
+    found = _values(metrics, samples)
+    took = cost(shards, args.device)
+    return Point(source.name, job.steps, job.swept, job.seed, len(x), found, took)
+
+
+def _values(metrics: list[Metric], samples: Samples) -> "dict[str, Figure]":
+    found: dict[str, Figure] = {}
+    for metric in metrics:
+        found |= metric.values(samples)
+    return found
+
+
+def _header(args: argparse.Namespace, columns: Sequence[str]) -> list[str]:
+    several = ["model"] if len(args.models) > 1 else []
+    swept = [] if args.sweep is None else [args.sweep[0]]
+    return [*several, "steps", *swept, *columns]
+
+
+def _cells(
+    args: argparse.Namespace, row: "Row", columns: Sequence[str], costs: Iterable[str]
+) -> list[str]:
+    several = [row.model] if len(args.models) > 1 else []
+    swept = [] if args.sweep is None else ["" if row.swept is None else f"{row.swept:g}"]
+    steps = "" if row.steps is None else str(row.steps)
+    took = [f"{row.cost[name]:.4g}" if name in row.cost else "" for name in costs]
+    return [*several, steps, *swept, *(shown(row.figures[name]) for name in columns), *took]
+
+
+def shown(figure: "Figure") -> str:
+    """Return a value as text, with its standard error where there is one."""
+    if figure.error is None:
+        return f"{figure.value:.4g}"
+    return f"{figure.value:.4g} ±{figure.error:.2g}"
+
+
+def _at(points: "list[Point]", at: float) -> dict[str, Any]:
+    """Print the values at an entropy, and return what the report says of them."""
+    from di4c_plugin.evaluation.frontier import matched, only_entropy
+    from di4c_plugin.evaluation.record import plain_matched
+
+    found = matched(points, at)
+    first = next((entry.model for entry in found), "")
+    print(f"# at entropy {at:.4g}; differences from {first} by seed, of gen_ppl as log ratio")
+    print("model", "steps", "value", "at this entropy", "difference", sep="\t")
+    for entry in found:
+        low, high = entry.reached
+        value = f"not reached ({low:.4g} to {high:.4g})"
+        if entry.figure is not None:
+            value = shown(entry.figure)
+        difference = "" if entry.difference is None else shown(entry.difference)
+        print(entry.model, entry.steps, entry.column, value, difference, sep="\t")
+    said = only_entropy(points, found)
+    for line in said:
+        print(f"# {line}")
+    return {"entropy": at, "values": plain_matched(found), "only_lower_entropy": said}
+
+
+def _report(
+    args: argparse.Namespace,
+    models: list[ModelSource],
+    files: Files,
+    notes: dict[str, str],
+    points: "list[Point]",
+) -> dict[str, Any]:
+    from di4c_plugin.cli.repeat import plain_arguments
+    from di4c_plugin.evaluation import record
+    from di4c_plugin.evaluation.frontier import rows
+
+    read = [{"name": k, "kind": "samples", "fingerprint": record.file_sha256(Path(k))}
+            for k in files.samples]  # fmt: skip
+    kept = args.reference and record.file_sha256(Path(args.reference))
+    return {
+        "format": record.FORMAT,
+        "arguments": plain_arguments(args),
+        "sources": [*(source.described() for source in models), *read],
+        "draws": "float64",
+        "reference": {"name": args.reference, "fingerprint": kept},
+        "notes": notes,
+        "versions": record.versions(),
+        "commit": record.commit(),
+        "rows": record.plain_rows(rows(points)),
+        "points": record.plain_points(points),
+    }

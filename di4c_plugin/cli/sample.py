@@ -31,6 +31,7 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
         description="Draw samples and write them as a picture. For example: di4c sample "
         "runs/a/student.safetensors --steps 2 --animate digits.gif",
     )
+    parser.add_argument("model", help="path of a model file, or SOURCE:NAME as builtin:digits")
     add_sampling(parser)
     parser.add_argument("--steps", type=int, default=4, help="network calls a sample; default 4")
     parser.add_argument("--n", type=int, default=64, help="how many; default 64")

@@ -23,7 +23,6 @@ DRAWN_AT_ONCE = 64
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Add the shared options."""
-    parser.add_argument("model", help="path of a model file, or SOURCE:NAME as builtin:digits")
     parser.add_argument("--host", help="whose model, data and pictures; default: the model tells")
     _add_pairs(parser, "--host-option", "an option of the host, such as data=codes.npz")
     parser.add_argument("--sampler", default="ancestral", help="default ancestral")

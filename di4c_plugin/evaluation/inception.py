@@ -1,6 +1,6 @@
 """The Inception network of FID and IS, as torch-fidelity has it, with weights from a file.
 
-torch-fidelity (the optional extra `fid`) has the network of the original FID converted to PyTorch,
+torch-fidelity (the extra `images`) has the network of the original FID converted to PyTorch,
 with its TensorFlow resizing to 299x299. It would unpickle a file of weights, whatever is in it;
 here the file is read as tensors only.
 """
@@ -80,7 +80,7 @@ def _library() -> Any:
     except Exception as error:  # a torchvision that does not go with torch raises anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            "FID and IS need torch-fidelity and torchvision: pip install 'di4c_plugin[fid]' "
+            "FID and IS need torch-fidelity and torchvision: pip install 'di4c_plugin[images]' "
             f"({reason})"
         ) from error
 

@@ -1,4 +1,4 @@
-"""How likely samples are under a character n-gram model of held-out text, and how varied they are.
+"""How likely samples are under an n-gram model of held-out text.
 
 A judge that needs no download: interpolated Witten-Bell estimates (Witten & Bell 1991; Chen &
 Goodman 1999, section 2.4) counted on text that neither teacher nor student was trained on.
@@ -6,7 +6,7 @@ Likely samples alone prove little, since a sampler that repeats itself is likely
 bits beside the entropy, which should stay near that of real text.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,8 +50,10 @@ class NGram:
     starts with order - 1 symbols of its own, so that what texts start with counts too.
     """
 
-    def __init__(self, tokens: Tensor, *, num_tokens: int, order: int = 5) -> None:
-        """Count the n-grams of tokens (m, D), integers 0 ... num_tokens - 1.
+    def __init__(
+        self, tokens: Tensor | Sequence[Tensor], *, num_tokens: int, order: int = 5
+    ) -> None:
+        """Count the n-grams of tokens (m, D), integers 0 ... num_tokens - 1; or of several such.
 
         Raises:
             UserError: for an order below 1 or so large that n-grams have no 64-bit code, for no
@@ -60,8 +62,11 @@ class NGram:
         if order < 1 or (num_tokens + 1) ** order > 2**63:
             raise UserError(f"n-grams of {num_tokens} tokens cannot be of order {order}")
         self.num_tokens, self.order = num_tokens, order
-        x = self._checked(tokens)
-        self.levels = [self._level(x, length) for length in range(order)]
+        groups = [tokens] if isinstance(tokens, Tensor) else tokens
+        if not groups:
+            raise UserError("an n-gram model needs tokens")
+        checked = [self._checked(x) for x in groups]
+        self.levels = [self._level(checked, length) for length in range(order)]
 
     def log_prob(self, tokens: Tensor) -> Tensor:
         """Return log p(x_i | x_{<i}) in nats, float64, for every token of tokens (n, D).
@@ -77,10 +82,6 @@ class NGram:
             mixed = (level.pairs.count(pairs) + followers * p) / (total + followers)
             p = torch.where(total > 0, mixed, p)
         return p.log()
-
-    def bits_per_character(self, samples: Tensor) -> float:
-        """Return the mean of -log2 p(x_i | x_{<i}) over all tokens of samples (n, D)."""
-        return -float(self.log_prob(samples).mean()) / math.log(2)
 
     def _checked(self, tokens: Tensor) -> Tensor:
         if tokens.dim() != 2 or tokens.numel() == 0:
@@ -100,25 +101,9 @@ class NGram:
             contexts = contexts * base + padded[:, offset : offset + width]
         return contexts * base + x, contexts
 
-    def _level(self, x: Tensor, length: int) -> Level:
-        pairs, contexts = (codes.flatten() for codes in self._codes(x, length))
+    def _level(self, groups: Sequence[Tensor], length: int) -> Level:
+        parts = zip(*(self._codes(x, length) for x in groups), strict=True)
+        pairs, contexts = (torch.cat([x.flatten() for x in part]) for part in parts)
         seen = Table(*pairs.unique(return_counts=True))
         before = seen.codes // (self.num_tokens + 1)
         return Level(seen, *(Table(*c.unique(return_counts=True)) for c in (contexts, before)))
-
-
-def sample_entropy(tokens: Tensor) -> float:
-    """Return the entropy of the token counts within a sample, in nats, averaged over (n, D).
-
-    As Duo and the papers on text report it (duo metrics.py `record_entropy`): high for noise,
-    low for samples that repeat themselves.
-
-    Raises:
-        UserError: if there is no sample.
-    """
-    if tokens.dim() != 2 or tokens.numel() == 0:
-        raise UserError(f"the entropy of samples needs tokens (n, D), not {tuple(tokens.shape)}")
-    _, x = tokens.unique(return_inverse=True)
-    counts = torch.zeros(len(x), int(x.max()) + 1, dtype=torch.float64)
-    counts.scatter_add_(1, x, torch.ones_like(x, dtype=torch.float64))
-    return float(torch.special.entr(counts / x.shape[1]).sum(1).mean())

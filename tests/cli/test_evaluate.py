@@ -7,6 +7,7 @@ import torch
 from di4c_plugin.api import load_teacher, sample
 from di4c_plugin.cli.main import main
 from di4c_plugin.evaluation.frechet import frechet_distance
+from di4c_plugin.evaluation.scorer import fingerprint
 from di4c_plugin.hosts.builtin import HOST as BUILTIN
 from tests.conftest import Run
 
@@ -32,16 +33,22 @@ def test_it_prints_and_saves_a_value_for_each_number_of_steps(di4c: Run) -> None
     run = di4c("evaluate", "teacher", *options)
     assert run.returncode == 0, run.stderr
     header, *rows = [line.split("\t") for line in run.stdout.splitlines()]
-    assert header == ["steps", "fd", "ms/sample"]
-    assert [row[:2] for row in rows] == [[str(k), f"{expected(k):.2f}"] for k in (1, 3)]
-    assert json.loads(Path("new/fd.json").read_text()) == {
-        "model": "teacher",
-        "sampler": "ancestral",
-        "seed": 5,
-        "samples": 20,
-        "options": {},
-        "fd": {"1": expected(1), "3": expected(3)},
-    }
+    assert header == ["steps", "fd", "calls", "ms/sample", "tokens/s", "peak MB"]
+    # One network call a step, counted at the network; no pass beside them.
+    assert [row[:3] for row in rows] == [[str(k), f"{expected(k):.4g}", str(k)] for k in (1, 3)]
+    report = json.loads(Path("new/fd.json").read_text())
+    assert [p["figures"]["fd"]["value"] for p in report["points"]] == [expected(1), expected(3)]
+    assert [(p["model"], p["steps"], p["seed"], p["n"]) for p in report["points"]] == [
+        ("teacher", 1, 5, 20),
+        ("teacher", 3, 5, 20),
+    ]
+    (source,) = report["sources"]
+    assert source["fingerprint"] == fingerprint(load_teacher("teacher").denoiser.state_dict())
+    assert (source["role"], source["latents"], source["network_dtype"]) == (
+        *("teacher", None),
+        "float32",
+    )
+    assert report["versions"]["torch"] == torch.__version__
 
 
 @pytest.mark.parametrize(
@@ -57,9 +64,24 @@ def test_it_prints_and_saves_a_value_for_each_number_of_steps(di4c: Run) -> None
         ("teacher --steps 4,0", "--steps takes numbers from 1 separated by commas, not '4,0'"),
         ("teacher --steps 1,two", "--steps takes numbers from 1 separated by commas, not '1,two'"),
         ("teacher --steps 1,,2", "--steps takes numbers from 1 separated by commas, not '1,,2'"),
-        ("teacher --metric fdd", "unknown metric 'fdd' (did you mean 'fd'?); there are fd"),
+        ("teacher --metric fdd", "unknown metric 'fdd' (did you mean 'fd'?); there are bits, "),
         ("teacher --host mdlm", "unknown host 'mdlm'; there are builtin"),
         ("teacher --sampler euler", "unknown sampler 'euler'; there are analytic, ancestral, "),
+        ("teacher --temperatures 1,0", "temperatures are above 0, not 0"),
+        ("teacher --temperatures 1,x", "--temperatures takes numbers separated by commas, not "),
+        ("teacher --sweep guidance", "--sweep takes OPTION=V,V,…, not 'guidance'"),
+        ("teacher --sweep latents2=1", "sampler 'ancestral': got an unexpected keyword argument"),
+        ("teacher --seeds 0", "--seeds is at least 1, not 0"),
+        ("teacher teacher", "teacher is named twice"),
+        ("", "name a model or a file of samples"),
+        ("teacher --plot x.pdf", "pictures are PNG files: x.pdf must end in .png"),
+        ("teacher --metric entropy --at-entropy data", "--at-entropy data compares with real text"),
+        ("teacher --at-entropy 2", "--at-entropy needs the entropy of the samples: add it to "),
+        ("teacher --metric bits", "bits compares with real text: --reference FILE"),
+        ("teacher --metric gen_ppl", "gen_ppl needs a language model: --scorer FOLDER or hub id"),
+        ("texts.txt", "no such file: texts.txt"),
+        ("--repeat nowhere", "cannot read nowhere: No such file or directory"),
+        ("--repeat corrupt", "corrupt is no report of di4c evaluate: it is no JSON"),
         ("teacher --samples 0", "n and batch_size must be at least 1, not 0 and 250"),
         ("teacher --samples 1", "Frechet distance needs two sets of at least 2 samples "),
         ("teacher --sampler hybrid", "sampler 'hybrid': missing a required argument: 'teacher'"),

@@ -1,13 +1,14 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from di4c_plugin.api import load_teacher, sample
-from di4c_plugin.cli.evaluate import choose_labels
 from di4c_plugin.cli.main import main
+from di4c_plugin.cli.sources import choose_labels
 from di4c_plugin.evaluation.frechet import frechet_distance
 from di4c_plugin.evaluation.inception import RESIZING, Inception
 from di4c_plugin.evaluation.pictures import write_pictures
@@ -38,6 +39,12 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
+def value(path: str, column: str) -> float:
+    """A value in a report of one point."""
+    (point,) = json.loads(Path(path).read_text())["points"]
+    return float(point["figures"][column]["value"])
+
+
 def uniform() -> torch.Tensor:
     """The samples that `--labels 0,1` gives."""
     cond = torch.tensor([0, 1]).repeat(15)
@@ -60,15 +67,20 @@ def test_fid_names_what_it_compares_with(capsys: pytest.CaptureFixture[str]) -> 
         f"# resizing: {resizing}",
         f"# inception: {fingerprint}",
     ]
-    assert header == "steps\tfid\tis\tms/sample"
+    assert header == "steps\tfid\tis\tcalls\tms/sample\ttokens/s\tpeak MB"
     images = COLOUR().images
     expected = fid(images(uniform()), images(COLOUR().data().x_0.long()))
     report = json.loads(Path("new/fid.json").read_text())
-    assert report["fid"]["2"] == pytest.approx(expected, rel=1e-6)
-    assert row.split("\t")[:3] == ["2", f"{expected:.2f}", f"{report['is']['2']:.2f}"]
-    assert report["reference"] == "pictures of the data of host colour, 20 of them"
-    assert (report["resizing"], report["inception"]) == (resizing, fingerprint)
-    assert (report["labels"], report["samples"]) == ("0,1", 30)
+    found = report["points"][0]["figures"]
+    assert found["fid"]["value"] == pytest.approx(expected, rel=1e-6)
+    assert row.split("\t")[:3] == ["2", f"{expected:.4g}", f"{found['is']['value']:.4g}"]
+    assert report["notes"] == {
+        "labels": "0,1",
+        "reference": "pictures of the data of host colour, 20 of them",
+        "resizing": resizing,
+        "inception": fingerprint,
+    }
+    assert report["points"][0]["n"] == 30
 
 
 def test_the_reference_may_be_a_folder_of_pictures(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +92,7 @@ def test_the_reference_may_be_a_folder_of_pictures(capsys: pytest.CaptureFixture
     assert notes[1] == "# reference: pictures in real, 12 of them"
     assert notes[2] == f"# resizing: centre crop, bicubic to 2x3; then {RESIZING}"
     expected = fid(COLOUR().images(uniform()), pictures)
-    assert json.loads(Path("fid.json").read_text())["fid"]["2"] == pytest.approx(expected, rel=1e-6)
+    assert value("fid.json", "fid") == pytest.approx(expected, rel=1e-6)
 
 
 def test_statistics_stand_for_the_reference(
@@ -103,23 +115,39 @@ def test_a_plugin_brings_a_metric_of_pictures(capsys: pytest.CaptureFixture[str]
     assert evaluate("--metric", "brightness", "--labels", "0,1") == 0
     *notes, header, row = lines(capsys)
     assert notes == ["# labels: 0,1", "# reference: pictures of the data of host colour"]
-    assert header == "steps\tbrightness\tpictures\tms/sample"
+    assert header.startswith("steps\tbrightness\tpictures\t")
     shown, data = (COLOUR().images(x).double() for x in (uniform(), COLOUR().data().x_0.long()))
     expected = float((shown.mean() - data.mean()).abs())
-    assert row.split("\t")[:3] == ["2", f"{expected:.2f}", "30.00"]
+    assert row.split("\t")[:3] == ["2", f"{expected:.4g}", "30"]
+
+
+def test_guidance_is_swept_in_the_place_of_temperature(capsys: pytest.CaptureFixture[str]) -> None:
+    swept = ["--sweep", "guidance=0,2", "--plot", "fid.png", "--json", "fid.json"]
+    assert evaluate(*FID, "--labels", "0,1", *swept) == 0
+    *_, header, first, second = lines(capsys)
+    assert header.split("\t")[:3] == ["steps", "guidance", "fid"]
+    assert [row.split("\t")[1] for row in (first, second)] == ["0", "2"]
+    cond = torch.tensor([0, 1]).repeat(15)
+    guided = sample(load_teacher("teacher"), 30, steps=2, seed=5, cond=cond, guidance=2.0)
+    expected = fid(COLOUR().images(guided), COLOUR().images(COLOUR().data().x_0.long()))
+    points = json.loads(Path("fid.json").read_text())["points"]
+    assert points[1]["figures"]["fid"]["value"] == pytest.approx(expected, rel=1e-6)
+    # Guidance asks twice a step, with the label and without; at weight 0 once.
+    assert [p["cost"]["network_calls"] for p in points] == [2, 4]
+    assert Path("fid.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_labels_are_as_often_as_in_the_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate("--json", "a.json") == 0
-    assert lines(capsys)[:2] == ["# labels: drawn from the data's", "steps\tfd\tms/sample"]
+    assert lines(capsys)[0] == "# labels: drawn from the data's"
     assert evaluate("--labels", "data", "--json", "b.json") == 0
-    assert Path("a.json").read_text() == Path("b.json").read_text()
+    assert value("a.json", "fd") == value("b.json", "fd")
     assert evaluate("--labels", "none", "--json", "c.json") == 0
     x = sample(load_teacher("teacher"), 30, steps=2, seed=5)
     report = json.loads(Path("c.json").read_text())
-    assert report["fd"]["2"] == frechet_distance(x, COLOUR().data().x_0)
-    assert report["labels"] == "none"
-    assert report["fd"] != json.loads(Path("a.json").read_text())["fd"]
+    assert value("c.json", "fd") == frechet_distance(x, COLOUR().data().x_0)
+    assert report["notes"]["labels"] == "none"
+    assert value("c.json", "fd") != value("a.json", "fd")
 
 
 @pytest.mark.parametrize(
@@ -133,9 +161,10 @@ def test_labels_are_as_often_as_in_the_data(capsys: pytest.CaptureFixture[str]) 
 )
 def test_labels_by_their_share(which: str | None, share: float, note: str) -> None:
     class Args:
-        labels, samples, seed = which, 4000, 5
+        labels, samples = which, 4000
 
-    cond, notes = choose_labels(Args, COLOUR(), load_teacher("teacher"))  # type: ignore[arg-type]
+    args: Any = Args
+    cond, notes = choose_labels(args, COLOUR(), load_teacher("teacher"), 5)
     assert cond is not None
     assert cond.shape == (4000,)
     assert cond.double().mean() == pytest.approx(share, abs=0.03)
@@ -161,7 +190,8 @@ def test_labels_by_their_share(which: str | None, share: float, note: str) -> No
             "--metric fid --inception inception.pth --samples 9",
             "IS takes at least 10 pictures, not 9",
         ),
-        ("--reference real", "--reference is for metrics of pictures, such as fid"),
+        ("--reference real", "--reference is for metrics of pictures, such as fid, or of texts"),
+        ("--metric fid --scorer x", "--scorer is for metrics of texts, such as gen_ppl"),
         ("--inception inception.pth", "--inception is for metrics of pictures, such as fid"),
         ("--statistics s.npz", "--statistics is for metrics of pictures, such as fid"),
         ("--labels some", "labels are numbers separated by commas, not 'some'"),
@@ -208,5 +238,4 @@ def test_single_pictures_can_be_the_reference_of_another_run() -> None:
     with Image.open("drawn/0.png") as file:
         assert file.size == (3, 2)
     assert evaluate(*FID, "--labels", "0,1", "--reference", "drawn", "--json", "fid.json") == 0
-    report = json.loads(Path("fid.json").read_text())
-    assert report["fid"]["2"] == pytest.approx(0, abs=1e-9)
+    assert value("fid.json", "fid") == pytest.approx(0, abs=1e-9)

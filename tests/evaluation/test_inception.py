@@ -109,7 +109,9 @@ def test_weights_of_another_network_are_refused_in_one_line(weights: Path) -> No
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, MODULE, None)
-    with pytest.raises(UserError, match=r"^FID and IS need .*: pip install 'di4c_plugin\[fid\]' "):
+    with pytest.raises(
+        UserError, match=r"^FID and IS need .*: pip install 'di4c_plugin\[images\]' "
+    ):
         Inception()
 
 
@@ -122,5 +124,5 @@ def test_a_broken_torchvision_is_told_in_one_line(
     monkeypatch.syspath_prepend(tmp_path)
     for name in [MODULE, package.name]:
         monkeypatch.delitem(sys.modules, name, raising=False)
-    with pytest.raises(UserError, match=r"di4c_plugin\[fid\]' \(no operator nms\)$"):
+    with pytest.raises(UserError, match=r"di4c_plugin\[images\]' \(no operator nms\)$"):
         Inception()

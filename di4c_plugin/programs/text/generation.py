@@ -8,7 +8,7 @@ from torch import Tensor
 
 from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError
-from di4c_plugin.evaluation.ngram import sample_entropy
+from di4c_plugin.evaluation.entropy import sample_entropy
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.module import TextStudent
 from di4c_plugin.programs.text.sampling import draw_samples, given_by

@@ -137,10 +137,10 @@ def test_a_hybrid_needs_no_more_than_the_path_of_its_teacher(
     small = ["--steps", "2", "--samples", "4", "--option", "latents=fixed", "--json", str(report)]
     checkout = ["--host-option", f"root={place.root}", "--host-option", f"data={place.data}"]
     assert main(["evaluate", student, *checkout, *hybrid, *small]) == 0, capsys.readouterr().err
-    told = json.loads(report.read_text())
+    told = json.loads(report.read_text())["arguments"]
     assert told["teacher"] == str(place.teacher)
     assert told["teacher_steps"] == 1
-    assert told["options"] == {"latents": "fixed"}
+    assert told["option"] == [["latents", "fixed"]]
 
 
 def test_what_is_asked_for_holds_for_model_files_too(root: Root, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_program_gets_our_sampler(
     ("name", "arguments", "line"),
     [
         ("maskgit", "--sampler di4d", "unknown sampler 'di4d' (did you mean 'di4c'?); there are"),
-        ("maskgit", "--student nowhere.safetensors", "no checkpoint nowhere.safetensors"),
+        ("maskgit", "--student nowhere.safetensors", "no such model file: nowhere.safetensors"),
         ("tauldr", "cifar10 --sampler hybrid", "sampler 'hybrid' is for a student: add --student"),
         ("mdlm", "--sampler di4c", "mdlm is configured by Hydra: write sampler=di4c"),
     ],

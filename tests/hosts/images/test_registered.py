@@ -156,7 +156,7 @@ def test_training_goes_on_from_a_student(cfg: Any, root: Root, tmp_path: Path) -
     cfg.loss.student = str(tmp_path / "first.pt")
     second, loss, state = started(cfg, place)
     loss.calc_loss(BATCH, state, Writer())
-    expected = NETS.read(cfg.loss.student).tensors
+    expected = NETS.read(read_content(cfg.loss.student)).tensors
     assert all(torch.equal(second.net.state_dict()[name], v) for name, v in expected.items())
     assert loss.engine.teacher.latent_shape is None
     assert len(second.shadow_params) == len(list(second.parameters()))

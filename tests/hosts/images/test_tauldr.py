@@ -242,7 +242,7 @@ def test_bad_input(root: Root) -> None:
     with pytest.raises(UserError, match="17 levels"):
         NETS.at(place).denoiser(SIZES, process={"name": "gaussian", "num_tokens": 16})
     with pytest.raises(UserError, match="is of MaskGIT-pytorch v1"):
-        weights_of({"first_layer.0.weight": torch.ones(1)}, "x.pt")
+        NETS.check(["first_layer.0.weight"], "x.pt")
 
 
 @pytest.fixture

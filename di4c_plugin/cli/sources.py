@@ -1,0 +1,254 @@
+"""What `di4c evaluate` measures: models, whose samples are drawn in shards, and files."""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from di4c_plugin.cli.sampling import cycled, host_of, labels, load, sampling_options
+from di4c_plugin.errors import UserError, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from di4c_plugin.api import LoadedModel
+    from di4c_plugin.evaluation.shards import Part, Shard
+    from di4c_plugin.hosts import OpenHost
+
+# Labels and noise come from different streams of random numbers.
+LABEL_STREAM = 0x1ABE1
+TEMPERATURE = "temperature"
+NETWORK = ("teacher", "guidance_teacher")  # further models among the options
+
+
+@dataclass(frozen=True)
+class Job:
+    """One setting of a model: steps, value of the swept option or None, seed."""
+
+    steps: int
+    swept: float | None
+    seed: int
+
+
+def jobs(args: argparse.Namespace) -> list[Job]:
+    """Return the settings of a model, those that differ by the seed side by side."""
+    values = [None] if args.sweep is None else args.sweep[1]
+    seeds = range(args.seed, args.seed + args.seeds)
+    return [Job(k, value, seed) for k in args.steps for value in values for seed in seeds]
+
+
+class ModelSource:
+    """A model, with its host and the options of the sampler."""
+
+    def __init__(self, args: argparse.Namespace, name: str) -> None:
+        """Load the model; raises UserError."""
+        self.args, self.name = args, name
+        self.model: LoadedModel = load(args, name)
+        self.host: OpenHost = host_of(args, self.model)
+        self.options = sampling_options(args, self.model)
+        self.label_note = choose_labels(args, self.host, self.model, args.seed)[1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights."""
+        from di4c_plugin.evaluation.scorer import fingerprint
+
+        return fingerprint(self.model.denoiser.state_dict())
+
+    def described(self) -> dict[str, Any]:
+        """Return what the report says of the model."""
+        model = self.model
+        dtypes = {str(p.dtype).removeprefix("torch.") for p in model.denoiser.parameters()}
+        return {
+            "name": self.name,
+            "kind": "model",
+            "fingerprint": self.fingerprint,
+            "role": model.role,
+            "network": model.network.kind,
+            "network_dtype": ", ".join(sorted(dtypes)),
+            "positions": model.network.positions,
+            "num_tokens": model.process.num_tokens,
+            "process": model.process.config,
+            "latent": model.latent,
+            "latents": self._policy(),
+        }
+
+    def _policy(self) -> str | None:
+        """Return how a student's lambda is drawn; None for a model without one."""
+        from di4c_plugin.api import as_method
+
+        if self.model.latent is None:
+            return None
+        own = {k: v for k, v in self.options.items() if k not in ("seed", "batch_size", "device")}
+        sampler = own.pop("sampler")
+        said = as_method(self.model, 1, sampler, own)[2].get("latents")
+        return str(said) if said is not None else f"as sampler {sampler} does by default"
+
+    def draw(self, job: Job, folder: Path | None, rank: int = 0, ranks: int = 1) -> "list[Shard]":
+        """Return the shards of a setting that process `rank` of `ranks` draws; raises UserError.
+
+        Args:
+            job: the setting.
+            folder: where shards are kept; None: nowhere.
+            rank: which shards: those whose number leaves this remainder.
+            ranks: divided by this.
+        """
+        from di4c_plugin.evaluation.shards import drawn, parts, point_folder
+        from di4c_plugin.evaluation.temperature import tempered
+
+        args, options = self.args, dict(self.options)
+        model = self.model
+        if job.swept is not None and args.sweep[0] == TEMPERATURE:
+            model = tempered(model, job.swept)
+            options |= {k: tempered(options[k], job.swept) for k in NETWORK if k in options}
+        elif job.swept is not None:
+            options[args.sweep[0]] = job.swept
+        cond = choose_labels(args, self.host, self.model, job.seed)[0]
+        wanted = parts(args.samples, args.batch_size, job.seed)[rank::ranks]
+        kept = None if folder is None else point_folder(folder, self._key(job))
+        return drawn(wanted, partial(self._draw_part, model, job, options, cond), kept)
+
+    def _draw_part(
+        self,
+        model: "LoadedModel",
+        job: Job,
+        options: dict[str, Any],
+        cond: "Tensor | None",
+        part: "Part",
+    ) -> "Shard":
+        from di4c_plugin.api import sample
+        from di4c_plugin.evaluation.shards import measured
+
+        _show(
+            f"{self.name}: {job.steps} steps, seed {job.seed}, {part.start} of {self.args.samples}"
+        )
+        own = None if cond is None else cond[part.start : part.start + part.count]
+        options = options | {"seed": part.seed, "batch_size": part.count}
+        draw = partial(sample, model, part.count, steps=job.steps, cond=own, **options)
+        networks = {id(m): m.denoiser for k in NETWORK if (m := options.get(k)) is not None}
+        networks[id(model)] = model.denoiser
+        return measured(draw, networks.values(), options["device"])
+
+    def _key(self, job: Job) -> dict[str, Any]:
+        """Return all that the samples depend on."""
+        from di4c_plugin.evaluation.record import versions
+
+        args = self.args
+        named = {k: v for k, v in self.options.items() if k not in ("seed", "device", *NETWORK)}
+        others = {k: str(getattr(args, k)) for k in NETWORK}
+        device = str(args.device).partition(":")[0]
+        found = versions()
+        return {
+            "fingerprint": self.fingerprint,
+            "options": named | others,
+            "swept": None if args.sweep is None else [args.sweep[0], job.swept],
+            "steps": job.steps,
+            "seed": job.seed,
+            "samples": args.samples,
+            "labels": args.labels,
+            "host": [args.host, args.host_option],
+            "device": device,
+            "versions": [found["torch"], found["di4c_plugin"]],
+        }
+
+
+def choose_labels(
+    args: argparse.Namespace, host: "OpenHost", model: "LoadedModel", seed: int
+) -> "tuple[Tensor | None, dict[str, str]]":
+    """Return labels (samples,) or None for none, and a note that says which."""
+    import torch
+
+    classes, n = model.network.num_classes, max(args.samples, 0)
+    if not classes:
+        if args.labels is not None:
+            raise UserError("this model takes no class labels")
+        return None, {}
+    generator = torch.Generator().manual_seed(seed % 2**63 ^ LABEL_STREAM)
+    if args.labels == "none":
+        return None, {"labels": "none"}
+    if args.labels == "uniform":
+        return torch.randint(classes, (n,), generator=generator), {"labels": "uniform"}
+    if args.labels not in (None, "data"):
+        return cycled(labels(args.labels), n), {"labels": args.labels}
+    known = host.data().labels
+    if known is None:
+        raise UserError("the host's data have no class labels: --labels uniform, none or K,K,…")
+    rows = torch.randint(len(known), (n,), generator=generator)
+    return known[rows].long(), {"labels": "drawn from the data's"}
+
+
+def _show(line: str) -> None:
+    """Say on a terminal what is being done, in the place of what was said before."""
+    import sys
+
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{printable(line)}")
+        sys.stderr.flush()
+
+
+def clear_line() -> None:
+    """Remove what `_show` wrote."""
+    import sys
+
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+@contextmanager
+def shard_folder(args: argparse.Namespace) -> Iterator[Path | None]:
+    """Give the folder of shards: the user's; a passing one for several processes; or none."""
+    if args.shards is not None or args.processes == 1:
+        yield args.shards
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def draw_in_processes(args: argparse.Namespace, names: list[str], folder: Path) -> None:
+    """Draw all samples of the models in --processes processes, into shards in `folder`.
+
+    Raises:
+        UserError: if one of them fails; it has said why.
+    """
+    from multiprocessing import get_context
+
+    context = get_context("spawn")
+    plain = {k: v for k, v in vars(args).items() if k != "run"}
+    processes = [
+        context.Process(target=_work, args=(plain, names, folder, rank))
+        for rank in range(args.processes)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            process.terminate()
+    failed = [k for k, process in enumerate(processes) if process.exitcode]
+    if failed:
+        raise UserError(f"process {failed[0] + 1} of {args.processes} failed")
+
+
+def _work(plain: dict[str, Any], names: list[str], folder: Path, rank: int) -> None:
+    import sys
+
+    args = argparse.Namespace(**plain)
+    if args.device == "cuda":
+        args.device = f"cuda:{rank}"
+    try:
+        for name in names:
+            source = ModelSource(args, name)
+            for job in jobs(args):
+                source.draw(job, folder, rank, args.processes)
+    except UserError as error:
+        print(f"di4c: process {rank + 1}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,197 @@
+"""Points of quality against entropy, pooled over seeds, and compared at equal entropy.
+
+A lower temperature makes samples likelier and less varied, so that a method can look better by
+lower entropy alone. Each model's curve over temperatures is therefore read at one entropy: between
+the two neighbouring temperatures, log gen-PPL (other values as they are) is linear in the entropy.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from di4c_plugin.evaluation.figures import Figure, mean_figure, pooled
+
+ENTROPY = "entropy"
+LOGARITHMIC = ("gen_ppl",)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What was measured of one source at one setting.
+
+    Attributes:
+        model: as the user named it; a file of samples too.
+        steps: of the sampler; None for a file.
+        swept: value of the option that is swept, as the temperature; None without one.
+        seed: of the draws; None for a file.
+        n: how many samples.
+        figures: by column.
+        cost: see `shards.cost`; empty for a file.
+    """
+
+    model: str
+    steps: int | None
+    swept: float | None
+    seed: int | None
+    n: int
+    figures: Mapping[str, Figure]
+    cost: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def setting(self) -> tuple[str, int | None, float | None]:
+        """All but the seed."""
+        return self.model, self.steps, self.swept
+
+
+@dataclass(frozen=True)
+class Row:
+    """The points of one setting, over seeds."""
+
+    model: str
+    steps: int | None
+    swept: float | None
+    figures: Mapping[str, Figure]
+    cost: Mapping[str, Any]
+
+    @property
+    def setting(self) -> tuple[str, int | None, float | None]:
+        """What tells it from the other rows."""
+        return self.model, self.steps, self.swept
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A value at a given entropy.
+
+    Attributes:
+        model: which.
+        steps: of the sampler.
+        column: which value.
+        figure: over seeds; None where the curve does not reach that entropy.
+        difference: from the first model at as many steps, paired by seed; of gen_ppl that of its
+            natural logarithm. None for the first model, and where one of both is missing.
+        reached: the least and the largest entropy of the curve.
+    """
+
+    model: str
+    steps: int | None
+    column: str
+    figure: Figure | None
+    difference: Figure | None
+    reached: tuple[float, float]
+
+
+def rows(points: Sequence[Point]) -> list[Row]:
+    """Return one row for each setting, in order."""
+    grouped: dict[tuple[str, int | None, float | None], list[Point]] = {}
+    for point in points:
+        grouped.setdefault(point.setting, []).append(point)
+    return [row(group) for group in grouped.values()]
+
+
+def row(group: Sequence[Point]) -> Row:
+    """Return the row of points that differ by their seeds only."""
+    first = group[0]
+    figures = {name: pooled([p.figures[name] for p in group]) for name in first.figures}
+    cost = {
+        name: sum(p.cost[name] for p in group) / len(group)
+        if isinstance(value, int | float)
+        else value
+        for name, value in first.cost.items()
+    }
+    return Row(*first.setting, figures, cost)
+
+
+def interpolated(curve: Sequence[tuple[float, float]], at: float) -> float | None:
+    """Return y at x = `at` on the broken line through points (x, y); None outside of it."""
+    line = sorted(curve)
+    if len(line) == 1 and line[0][0] == at:
+        return line[0][1]
+    for (x_0, y_0), (x_1, y_1) in pairwise(line):
+        if x_0 <= at <= x_1:
+            share = (at - x_0) / (x_1 - x_0) if x_1 > x_0 else 0.5
+            return y_0 + share * (y_1 - y_0)
+    return None
+
+
+def matched(points: Sequence[Point], at: float) -> list[Matched]:
+    """Return every value but the entropy at entropy `at`, for each model and number of steps."""
+    curves: dict[tuple[str, int | None], list[Point]] = {}
+    for point in points:
+        if point.seed is not None:
+            curves.setdefault((point.model, point.steps), []).append(point)
+    columns = [name for name in points[0].figures if name != ENTROPY]
+    values = {
+        (k, name): _by_seed(curve, name, at) for k, curve in curves.items() for name in columns
+    }
+    first = next(iter(curves), ("", None))[0]
+    found = []
+    for (model, steps), curve in curves.items():
+        entropies = [p.figures[ENTROPY].value for p in curve]
+        for name in columns:
+            own, other = values[(model, steps), name], values.get(((first, steps), name), {})
+            both = [s for s in own if s in other] if model != first else []
+            complete = len(own) == len({p.seed for p in curve})
+            figure = mean_figure([*own.values()]) if complete else None
+            difference = mean_figure([own[s] - other[s] for s in both]) if both else None
+            if figure is not None and name in LOGARITHMIC:
+                figure = _exp(figure)
+            reached = min(entropies), max(entropies)
+            found.append(Matched(model, steps, name, figure, difference, reached))
+    return found
+
+
+def _by_seed(curve: Sequence[Point], name: str, at: float) -> dict[int, float]:
+    """Return the (log) value at entropy `at` for each seed whose curve reaches it."""
+    found = {}
+    for seed in dict.fromkeys(p.seed for p in curve if p.seed is not None):
+        line = [
+            (p.figures[ENTROPY].value, _scaled(p.figures[name].value, name))
+            for p in curve
+            if p.seed == seed
+        ]
+        value = interpolated(line, at)
+        if value is not None:
+            found[seed] = value
+    return found
+
+
+def _scaled(value: float, name: str) -> float:
+    return math.log(value) if name in LOGARITHMIC else value
+
+
+def _exp(figure: Figure) -> Figure:
+    value = math.exp(figure.value)
+    return Figure(value, None if figure.error is None else value * figure.error, figure.n)
+
+
+def only_entropy(points: Sequence[Point], found: Sequence[Matched]) -> list[str]:
+    """Return a sentence for each model that looks better than the first one only by low entropy.
+
+    That is: at temperature 1, or unswept, and as many steps its gen_ppl or bits are lower; at equal
+    entropy they are not, by two standard errors where there are some.
+    """
+    raw = {r.setting: r.figures for r in rows(points)}
+    first = next((p.model for p in points if p.seed is not None), "")
+    said = []
+    for entry in found:
+        if entry.difference is None or entry.column not in ("gen_ppl", "bits"):
+            continue
+        here, there = (
+            raw.get((model, entry.steps, 1.0)) or raw.get((model, entry.steps, None))
+            for model in (entry.model, first)
+        )
+        if here is None or there is None:
+            continue
+        lower = here[entry.column].value < there[entry.column].value
+        better = entry.difference.value < -2 * (entry.difference.error or 0)
+        if lower and not better:
+            said.append(
+                f"{entry.model} at {entry.steps} steps: {entry.column} "
+                f"{here[entry.column].value:.4g} is lower than {there[entry.column].value:.4g} of "
+                f"{first}, but not by two standard errors at equal entropy: what it gains is lower "
+                f"entropy ({here[ENTROPY].value:.3f}, {there[ENTROPY].value:.3f})"
+            )
+    return said

@@ -1,0 +1,74 @@
+"""MAUVE (Pillutla et al. 2021), computed by mauve-text, the extra `text`.
+
+The features are the last layer's hidden state at the last token, as in that package, of any causal
+language model. Higher is better; it grows with fewer samples and buckets, so both are reported.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from di4c_plugin.errors import UserError, reason
+from di4c_plugin.evaluation.figures import Figure
+from di4c_plugin.evaluation.scorer import Scorer
+from di4c_plugin.evaluation.text_metric import TextMetric, TextOptions, needed_reference
+from di4c_plugin.evaluation.texts import Texts
+
+FEWEST = 20  # two buckets, the fewest, of ten samples
+
+
+class Mauve(TextMetric):
+    """Compares the samples with as many texts of the reference, evenly spaced."""
+
+    columns = ("mauve",)
+
+    def __init__(self, reference: Texts | None, options: TextOptions) -> None:
+        self._library = _library()
+        self._scorer: Scorer = options.features or options.needed_scorer("mauve")
+        self._reference = needed_reference(reference, "mauve")
+        self._buckets = options.mauve_buckets
+        self._features: Any = None
+        _check(len(self._reference), "the reference")
+
+    def __call__(self, samples: Texts) -> dict[str, Figure]:
+        """See `TextMetric`.
+
+        Raises:
+            UserError: for too few samples, or more buckets than samples.
+        """
+        _check(len(samples), "the samples")
+        count = min(len(samples), len(self._reference))
+        if self._buckets is not None and not 2 <= self._buckets <= count:
+            raise UserError(f"--mauve-buckets is from 2 to the {count} samples")
+        if self._features is None or len(self._features) != count:
+            self._features = self._of(self._reference.spread(count))
+        found = self._library.compute_mauve(
+            p_features=self._of(samples.spread(count)),
+            q_features=self._features,
+            num_buckets="auto" if self._buckets is None else self._buckets,
+        )
+        return {"mauve": Figure(float(found.mauve), None, count)}
+
+    def _of(self, texts: Texts) -> Any:
+        return self._scorer.features(self._scorer.encode(texts)).numpy()
+
+    def notes(self) -> dict[str, str]:
+        """See `TextMetric`."""
+        buckets = "a tenth of the samples" if self._buckets is None else str(self._buckets)
+        return {
+            "mauve": f"features by {self._scorer.name}, sha256 {self._scorer.fingerprint[:16]}; "
+            f"against as many real texts; buckets: {buckets}"
+        }
+
+
+def _check(count: int, whose: str) -> None:
+    if count < FEWEST:
+        raise UserError(f"mauve takes at least {FEWEST} texts, not {count} of {whose}")
+
+
+def _library() -> Any:
+    try:
+        return import_module("mauve")
+    except ImportError as error:
+        raise UserError(
+            f"mauve needs mauve-text: pip install 'di4c_plugin[text]' ({reason(error)})"
+        ) from error

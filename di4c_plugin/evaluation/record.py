@@ -1,0 +1,148 @@
+"""The report of an evaluation as JSON, and the comparison of two; the schema is in README.md."""
+
+import hashlib
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from di4c_plugin.errors import UserError, refusing
+from di4c_plugin.evaluation.figures import Figure
+from di4c_plugin.evaluation.frontier import Matched, Point, Row
+
+FORMAT = 1
+PACKAGES = (
+    *("di4c_plugin", "torch", "numpy", "transformers", "tokenizers"),
+    *("mauve-text", "torch-fidelity", "torchmetrics"),
+)
+AGREE = 2.0  # standard errors of the difference
+SAME = 1e-9  # relative: rounding of sums in another order
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that figures depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """Return the commit of the checkout that this package lies in, "+" where it was edited."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        return head + ("+" if _git(root, "status", "--porcelain", "--", "di4c_plugin") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def file_sha256(path: Path) -> str | None:
+    """Return SHA-256 of a file, hexadecimal; None for a folder."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def plain_points(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """Return the points as JSON values."""
+    return [asdict(point) for point in points]
+
+
+def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the rows as JSON values."""
+    return [asdict(row) for row in rows]
+
+
+def plain_matched(found: Sequence[Matched]) -> list[dict[str, Any]]:
+    """Return values at an entropy as JSON values."""
+    return [asdict(entry) for entry in found]
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read a report, its points as `Point`.
+
+    Raises:
+        UserError: if it is missing, damaged, no report, or of another format.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no report of di4c evaluate: it is no JSON") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise UserError(f"{path} is no report of di4c evaluate of format {FORMAT}")
+    with refusing(f"{path} is a damaged report"):
+        return found | {
+            "arguments": dict(found["arguments"]),
+            "sources": [dict(source) for source in found["sources"]],
+            "points": [_point(point) for point in found["points"]],
+        }
+
+
+def _point(values: Mapping[str, Any]) -> Point:
+    figures = {
+        str(name): Figure(float(f["value"]), None if f["error"] is None else float(f["error"]))
+        for name, f in dict(values["figures"]).items()
+    }
+    names = ("model", "steps", "swept", "seed", "n")
+    model, steps, swept, seed, n = (values[name] for name in names)
+    return Point(str(model), steps, swept, seed, int(n), figures)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A value of two runs at one setting; `verdict` is "equal", "agrees", "differs", "missing"."""
+
+    model: str
+    steps: int | None
+    swept: float | None
+    seed: int | None
+    column: str
+    before: Figure
+    now: Figure | None
+    verdict: str
+
+
+def compare(before: Sequence[Point], now: Sequence[Point]) -> list[Comparison]:
+    """Compare each value of an earlier run with that of a later one."""
+    found = {(p.setting, p.seed): p.figures for p in now}
+    return [
+        Comparison(
+            *(p.model, p.steps, p.swept, p.seed, name, old),
+            new := found.get((p.setting, p.seed), {}).get(name),
+            verdict(old, new),
+        )
+        for p in before
+        for name, old in p.figures.items()
+    ]
+
+
+def verdict(before: Figure, now: Figure | None) -> str:
+    """Return how two values go together.
+
+    They are "equal" but for rounding, or "agree" within two standard errors of their difference;
+    values without errors can only be equal.
+    """
+    if now is None:
+        return "missing"
+    if math.isclose(before.value, now.value, rel_tol=SAME, abs_tol=1e-12):
+        return "equal"
+    if before.error is None or now.error is None:
+        return "differs"
+    near = abs(before.value - now.value) <= AGREE * math.hypot(before.error, now.error)
+    return "agrees" if near else "differs"

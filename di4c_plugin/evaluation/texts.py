@@ -1,0 +1,211 @@
+"""Sequences of tokens and the texts they stand for: of a model, or out of a file."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.data.array_files import load_arrays
+from di4c_plugin.errors import UserError
+
+SUFFIXES = (".txt", ".jsonl", ".json", ".npy")
+BYTES = "bytes"
+# Of the JSON files of samples that MDLM and Duo write, and of ours.
+FIELDS = ("generated_seqs", "texts", "samples")
+
+
+class Tokenizer(Protocol):
+    """Between texts and tokens."""
+
+    name: str
+
+    def __len__(self) -> int:
+        """Return how many tokens there are."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> list[Tensor]:
+        """Return the tokens (L_i,), int64, of each text."""
+        ...
+
+    def decode(self, tokens: Sequence[Tensor]) -> list[str]:
+        """Return the text of each sequence."""
+        ...
+
+
+class Bytes:
+    """UTF-8: a token for each byte."""
+
+    name = BYTES
+
+    def __len__(self) -> int:
+        return 256
+
+    def encode(self, texts: Sequence[str]) -> list[Tensor]:
+        """See `Tokenizer`."""
+        return [torch.tensor(list(text.encode()), dtype=torch.int64) for text in texts]
+
+    def decode(self, tokens: Sequence[Tensor]) -> list[str]:
+        """See `Tokenizer`; what is no UTF-8 becomes U+FFFD."""
+        return [bytes(row.tolist()).decode(errors="replace") for row in tokens]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Sequences.
+
+    Attributes:
+        tokens: n of (L_i,), int64, on the CPU; their lengths may differ.
+        num_tokens: how many tokens there are, without a mask.
+        strings: the texts; None where no tokenizer is known.
+        length: the length of a model's samples; None: of a file.
+    """
+
+    tokens: Sequence[Tensor]
+    num_tokens: int
+    strings: Sequence[str] | None = None
+    length: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def by_length(self) -> list[Tensor]:
+        """Return the sequences as tensors (n_k, L_k), one for each length above 0."""
+        lengths = sorted({len(row) for row in self.tokens} - {0})
+        return [torch.stack([r for r in self.tokens if len(r) == length]) for length in lengths]
+
+    def spread(self, most: int) -> "Texts":
+        """Return `most` of the sequences, evenly spaced; all where there are no more."""
+        if len(self) <= most:
+            return self
+        chosen = [k * len(self) // most for k in range(most)]
+        strings = None if self.strings is None else [self.strings[k] for k in chosen]
+        return replace(self, tokens=[self.tokens[k] for k in chosen], strings=strings)
+
+
+def of_tokens(tokens: Tensor, num_tokens: int, tokenizer: Tokenizer | None) -> Texts:
+    """Return samples (n, D) of a model, as texts too where there is a tokenizer.
+
+    Raises:
+        UserError: for tokens that the tokenizer does not have.
+    """
+    rows = list(tokens.long().cpu())
+    if tokenizer is None:
+        return Texts(rows, num_tokens, None, tokens.shape[1])
+    highest = int(tokens.max())
+    if highest >= len(tokenizer):
+        raise UserError(
+            f"tokenizer {tokenizer.name} has {len(tokenizer)} tokens, and the samples hold token "
+            f"{highest}: it is not the model's"
+        )
+    return Texts(rows, max(num_tokens, len(tokenizer)), tokenizer.decode(rows), tokens.shape[1])
+
+
+def is_texts(source: str) -> bool:
+    """Tell whether `source` names a file of samples and no model."""
+    return source.endswith(SUFFIXES)
+
+
+def read_samples(path: Path, tokenizer: Tokenizer | None) -> Texts:
+    """Read samples: texts, one a line (.txt), or strings or {"text": ...} (.jsonl, .json); tokens.
+
+    Of the JSON of MDLM and Duo the "generated_seqs" are taken. A .npy file holds tokens (n, D).
+
+    Raises:
+        UserError: if there is no such file, it is damaged or empty, or texts have no tokenizer.
+    """
+    if path.suffix == ".npy":
+        tokens = _array(path)
+        return of_tokens(tokens, int(tokens.max()) + 1, tokenizer)
+    strings = _strings(path)
+    known = _needed(tokenizer, path)
+    return Texts(known.encode(strings), len(known), strings)
+
+
+def read_reference(path: Path, tokenizer: Tokenizer | None, length: int | None) -> Texts:
+    """Read real text, cut to the length of the samples.
+
+    A .txt file is running text, cut into sequences of `length` tokens; the texts of other files
+    keep their first `length` tokens.
+
+    Raises:
+        UserError: see `read_samples`; and for running text without a length, or shorter than it.
+    """
+    if path.suffix != ".txt":
+        found = read_samples(path, tokenizer)
+        rows = [row[:length] for row in found.tokens]
+        if found.strings is None or all(map(torch.equal, rows, found.tokens)):
+            return replace(found, tokens=rows, length=length)
+        strings = _needed(tokenizer, path).decode(rows)
+        return Texts(rows, found.num_tokens, strings, length)
+    if length is None:
+        raise UserError(f"{path} is running text, cut to the samples' length: --length N")
+    known = _needed(tokenizer, path)
+    (tokens,) = known.encode([_read(path)])
+    rows = list(tokens[: len(tokens) // length * length].view(-1, length))
+    if not rows:
+        raise UserError(f"{path} has {len(tokens)} tokens, and a sequence takes {length}")
+    return Texts(rows, len(known), known.decode(rows), length)
+
+
+def _needed(tokenizer: Tokenizer | None, path: Path) -> Tokenizer:
+    if tokenizer is None:
+        raise UserError(
+            f"{path} holds texts: name what makes tokens of them, --tokenizer FOLDER or hub id, "
+            f"or --tokenizer {BYTES}"
+        )
+    return tokenizer
+
+
+def _array(path: Path) -> Tensor:
+    arrays = load_arrays(path, "", "no readable file of tokens")
+    found = arrays.get("")
+    if found is None or found.ndim != 2 or found.dtype.kind not in "iu" or not found.size:
+        raise UserError(f"{path} holds no tokens (n, D)")
+    tokens = torch.from_numpy(found.astype("int64"))
+    if int(tokens.min()) < 0:
+        raise UserError(f"{path} holds the token {int(tokens.min())}: tokens are 0 or more")
+    return tokens
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no readable UTF-8 text") from error
+
+
+def _strings(path: Path) -> list[str]:
+    text = _read(path)
+    if path.suffix == ".txt":
+        found: list[Any] = [line for line in text.split("\n") if line]
+    else:
+        found = [_text(item) for item in _items(path, text)]
+    if not found:
+        raise UserError(f"{path} holds no texts")
+    if not all(isinstance(item, str) for item in found):
+        raise UserError(f"{path} holds something else than texts: strings, or objects with 'text'")
+    return found
+
+
+def _items(path: Path, text: str) -> list[Any]:
+    try:
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no readable JSON") from error
+    if isinstance(found, dict):
+        found = next((found[name] for name in FIELDS if name in found), None)
+    if not isinstance(found, list):
+        raise UserError(f"{path} holds no list of texts, nor one as {', '.join(FIELDS)}")
+    return found
+
+
+def _text(item: Any) -> Any:
+    return item.get("text") if isinstance(item, dict) else item
