@@ -1,6 +1,5 @@
 """The Python API: load a teacher, distil it, load a student, sample from either."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,9 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.files import named_file
 from di4c_plugin.hosts import Host, host_for, load_source
 from di4c_plugin.hosts.start import check_start, start_networks
+from di4c_plugin.options import parameters, typed
 from di4c_plugin.plugins import make, name_of
-from di4c_plugin.samplers import Step, sampler_named, sampler_with
+from di4c_plugin.samplers import Step, sampler_named, sampler_options
 from di4c_plugin.samplers.checks import (
     check_drawn,
     check_labels,
@@ -53,6 +53,7 @@ class LoadedModel(Model):
         return sample(self, n, steps=steps, **options)
 
 
+@typed
 def load_teacher(
     source: str | Path = "builtin:digits",
     *,
@@ -81,6 +82,7 @@ def load_teacher(
     return LoadedModel.of(adapter.load_teacher(source, ema=ema), file)
 
 
+@typed
 def load_student(
     source: str | Path, *, ema: bool = True, host: Mapping[str, Any] | None = None
 ) -> LoadedModel:
@@ -97,6 +99,7 @@ def load_student(
     return model
 
 
+@typed
 def save_student(model: Model, folder: str | Path, *, overwrite: bool = False) -> None:
     """Write a student to a folder: model.safetensors, config.json and README.md, a model card.
 
@@ -113,6 +116,7 @@ def save_student(model: Model, folder: str | Path, *, overwrite: bool = False) -
     save_folder(model, folder, overwrite=overwrite)
 
 
+@typed
 def distill(
     teacher: Model,
     data: Data | None = None,
@@ -215,6 +219,7 @@ def recipe_host(said: str | Mapping[str, Any] | Host | None, adapter: Host, teac
     return name_of("host", type(adapter)) or ""
 
 
+@typed
 def sample(
     model: Model,
     n: int,
@@ -264,7 +269,7 @@ def sample(
     check_labels(model, cond, n)
     if on_step is not None:
         options = options | {"callback": on_step}
-    draw = sampler_with(sampler, options)
+    draw, options = sampler_named(sampler), sampler_options(sampler, options)
     check_partners(model, options)
     given = known_tokens(prefix, known, n, model.network.positions, model.process)
     device = usable(device)
@@ -296,5 +301,5 @@ def as_method(
     steps = said.pop("steps", 8) if steps is None else steps
     own = said.pop("sampler", "ancestral")
     sampler = own if sampler is None else sampler
-    known = inspect.signature(sampler_named(sampler)).parameters
+    known = parameters(sampler_named(sampler)) or {}
     return steps, sampler, {k: v for k, v in said.items() if k in known} | options

@@ -4,9 +4,7 @@ Built-ins come first, then the entry points of the group `di4c_plugin`. The envi
 DI4C_DISABLE_PLUGINS (names separated by commas) switches plugins off; they are not even imported.
 """
 
-import difflib
 import functools
-import inspect
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,9 @@ from typing import Any
 import pluggy
 
 from di4c_plugin import hookspecs
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, refusing
+from di4c_plugin.options import fitted
+from di4c_plugin.values import nearest, shown
 
 GROUP = "di4c_plugin"
 DISABLE = "DI4C_DISABLE_PLUGINS"
@@ -75,10 +75,10 @@ class PluginManager:
                 plugins claim, and a plugin whose hook fails.
         """
         found = self._registered(kind)
-        if name not in found:
-            close = difflib.get_close_matches(name, found, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise UserError(f"unknown {kind} {name!r}{hint}; there are {_listed(found)}")
+        if not isinstance(name, str) or name not in found:
+            raise UserError(
+                f"unknown {kind} {shown(name)}{nearest(name, found)}; there are {_listed(found)}"
+            )
         return found[name][1]
 
     def config_paths(self) -> list[str]:
@@ -177,20 +177,23 @@ def make(kind: str, config: Mapping[str, Any], *args: object) -> Any:
 
     Raises:
         UserError: for an unknown name, and for options that it does not take or that are missing;
-            the message lists those that it takes.
+            the message lists those that it takes; for values that are not what its annotations
+            say (`di4c_plugin.options`), or that it cannot be made with.
     """
-    options = dict(config)
+    options = _mapping(kind, config)
     name = options.pop("name", None)
     if name is None:
         raise UserError(f"the {kind} has no name")
     factory = lookup(kind, name)
-    signature = inspect.signature(factory)
-    try:
-        signature.bind(*args, **options)
-    except TypeError as error:
-        accepted = ", ".join(list(signature.parameters)[len(args) :]) or "no options"
-        raise UserError(f"{kind} {name!r}: {error}; it takes {accepted}") from error
-    return factory(*args, **options)
+    options = fitted(factory, options, f"{kind} {name!r}", positional=len(args))
+    with refusing(f"{kind} {name!r} cannot be made with these options"):
+        return factory(*args, **options)
+
+
+def _mapping(kind: str, config: object) -> dict[str, Any]:
+    if not isinstance(config, Mapping):
+        raise UserError(f"the {kind} must be a mapping with a name, not {shown(config)}")
+    return dict(config)
 
 
 def _check_disabled(disabled: Collection[str], installed: Collection[str]) -> None:

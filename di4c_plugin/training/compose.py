@@ -6,8 +6,8 @@ run with the command line of the first, which must mean the same to them.
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
 from di4c_plugin.plugins import get_manager
 from di4c_plugin.training.config import TrainingConfig
+from di4c_plugin.values import nearest, shown
 
 
 @dataclass(frozen=True)
@@ -85,24 +86,22 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def training_config(options: dict[str, Any]) -> TrainingConfig:
-    """Return the options under `training` with their types checked.
+def training_config(options: Mapping[str, Any]) -> TrainingConfig:
+    """Return the options under `training`.
 
     Raises:
         UserError: for an unknown option, a value of another type or out of range.
     """
-    schema = OmegaConf.structured(TrainingConfig)
-    OmegaConf.set_readonly(schema, False)
-    unknown = options.keys() - schema.keys()
+    if not isinstance(options, Mapping):
+        raise UserError(f"training must be a mapping of options, not {shown(options)}")
+    known = [field.name for field in fields(TrainingConfig)]
+    unknown = [str(name) for name in options if name not in known]
     if unknown:
         raise UserError(
-            f"unknown option {_listed(unknown)} of training; there are {_listed(schema)}"
+            f"unknown option {_listed(unknown)} of training; there are {_listed(known)}"
+            f"{nearest(unknown[0], known)}"
         )
-    try:
-        typed: dict[str, Any] = OmegaConf.to_container(OmegaConf.merge(schema, options))  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        raise UserError(f"training.{error.full_key}: {_first_line(error)}") from error
-    return TrainingConfig(**(typed | {"betas": tuple(typed["betas"])}))
+    return TrainingConfig(**options)
 
 
 def _unknown_keys(unknown: set[str], known: Iterable[object], overrides: Sequence[str]) -> str:

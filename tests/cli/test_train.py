@@ -58,7 +58,7 @@ def test_a_teacher_is_distilled(
         (["foo=1"], "unknown option 'foo'; there are algo, host, latent, out, overwrite, res"),
         (["+foo=1"], "unknown option 'foo'; there are algo, host, latent, out, overwrite, resume"),
         (["training.steps=0"], "steps must be at least 1, not 0"),
-        (["training.lr=fast"], "training.lr: Value 'fast' of type 'str' could not be converted"),
+        (["training.lr=fast"], "lr must be a number, not 'fast'"),
         (["training.betas=[0.9]"], "betas must be two numbers, not [0.9]"),
         (["training.accelerator=gpux"], "You selected an invalid accelerator name"),
         (["resume=perhaps"], "resume must be true or false, not 'perhaps'"),

@@ -14,12 +14,18 @@ from torch import Tensor
 from di4c_plugin.algorithms.base import Data
 from di4c_plugin.checkpoints.model import Model, load_model, new_model
 from di4c_plugin.diffusion import Absorbing, build_process
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, refusing
 from di4c_plugin.hosts.base import Host
+from di4c_plugin.limits import exceeds, over
 from di4c_plugin.networks import TransformerConfig
+from di4c_plugin.options import fitted
+from di4c_plugin.values import shown
 
 SIDE = 8
 LEVELS = 17
+# Of a new network: how many weights, and the ranges of its sizes that are not [1, 2^20].
+WEIGHTS = 10**9
+LEAST, MOST = {"mask": 0, "num_classes": 0}, {"num_blocks": 1000}
 TEACHER = Path(__file__).parent / "teacher.safetensors"
 
 
@@ -35,20 +41,31 @@ class BuiltinHost(Host):
 
     def new_teacher(self, process: dict[str, Any], **sizes: Any) -> Model:
         """See `Host.new_teacher`; `sizes` are fields of `TransformerConfig`."""
-        try:
-            built = build_process({"num_tokens": LEVELS} | process)
-            mask = built.mask if isinstance(built, Absorbing) else None
-            defaults: dict[str, Any] = {
-                "num_tokens": LEVELS,
-                "num_states": built.num_states,
-                "grid": (SIDE, SIDE),
-                "patch": (2, 2),
-                "mask": mask,
-                "time_conditioned": mask is None,
-            }
-            return new_model(TransformerConfig(**(defaults | sizes)), built)
-        except TypeError as error:
-            raise UserError(f"host 'builtin' cannot make this teacher: {error}") from error
+        built = build_process({"num_tokens": LEVELS} | process)
+        mask = built.mask if isinstance(built, Absorbing) else None
+        defaults: dict[str, Any] = {
+            "num_tokens": LEVELS,
+            "num_states": built.num_states,
+            "grid": (SIDE, SIDE),
+            "patch": (2, 2),
+            "mask": mask,
+            "time_conditioned": mask is None,
+        }
+        what = "host 'builtin' cannot make this teacher"
+        chosen = fitted(TransformerConfig, defaults | sizes, what)
+        for name, value in chosen.items():
+            least, most = LEAST.get(name, 1), MOST.get(name, 2**20)
+            numbers = value if isinstance(value, tuple) else [value]
+            if any(type(number) is int and not least <= number <= most for number in numbers):
+                raise UserError(f"{what}: {name} must be in [{least}, {most}], not {shown(value)}")
+        with refusing(what):
+            config = TransformerConfig(**chosen)
+            with torch.device("meta"):
+                outline = new_model(config, built).denoiser.network
+            count = sum(weight.numel() for weight in outline.parameters())
+            if exceeds(count, WEIGHTS):
+                raise UserError(over(f"a network of {count} weights, which is more than {WEIGHTS}"))
+            return new_model(config, built)
 
     def images(self, x: Tensor) -> Tensor:
         """See `Host.images`: (n, 1, 8, 8), dark on light."""

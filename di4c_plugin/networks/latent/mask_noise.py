@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.networks.latent.base import LatentInjector, Sizes
+from di4c_plugin.values import Size, Std
 
 
 class MaskNoiseLatent(LatentInjector):
@@ -16,7 +17,7 @@ class MaskNoiseLatent(LatentInjector):
     network's embeddings.
     """
 
-    def __init__(self, sizes: Sizes, *, dim: int = 16, std: float = 0.1) -> None:
+    def __init__(self, sizes: Sizes, *, dim: Size = 16, std: Std = 0.1) -> None:
         super().__init__()
         self.latent_shape = (sizes.positions, dim)
         self.projection = nn.Linear(dim, sizes.embedding_size, bias=False)
