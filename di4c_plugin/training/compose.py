@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
+from di4c_plugin.plugin_configs import SEARCH_PATH
 from di4c_plugin.plugins import get_manager
 from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.values import nearest, shown
@@ -67,7 +68,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
             group; the message lists those that exist.
     """
     # Hydra reads a list of strings as JSON writes it.
-    path = f"hydra.searchpath={json.dumps(get_manager().config_paths())}"
+    path = f"hydra.searchpath={json.dumps([*get_manager().config_paths(), SEARCH_PATH])}"
     with initialize_config_dir(str(configs_dir()), version_base="1.3", job_name="di4c"):
         known = compose(name, [path]).keys()
         try:
@@ -109,7 +110,9 @@ def _unknown_keys(unknown: set[str], known: Iterable[object], overrides: Sequenc
     typed = unknown & {re.split(r"[.=]", override.lstrip("+"))[0] for override in overrides}
     chosen = next((override for override in overrides if override.startswith("experiment=")), None)
     if typed or chosen is None:
-        return f"unknown option {_listed(map(repr, typed or unknown))}; there are {_listed(known)}"
+        names = sorted(typed or unknown)
+        near = nearest(names[0], known)
+        return f"unknown option {_listed(map(repr, names))}; there are {_listed(known)}{near}"
     return (
         f"{chosen}: unknown here are {_listed(unknown)}; if it is for a text host's program: "
         f"di4c run PROGRAM +{chosen}"
@@ -122,14 +125,16 @@ def _explain(error: Exception) -> str:
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
         siblings = [str(key) for key in cause.parent_node if key != "hydra"]
-        return f"unknown option {cause.full_key!r}; there are {_listed(siblings)}"
+        near = nearest(str(cause.full_key).rpartition(".")[2], siblings)
+        return f"unknown option {cause.full_key!r}; there are {_listed(siblings)}{near}"
     return _first_line(error)
 
 
 def _group(error: MissingConfigException) -> str:
     """Return "GROUP 'option'; there are …"."""
     group, _, option = str(error.missing_cfg_file).rpartition("/")
-    return f"{group} {option!r}; there are {_listed(error.options or [])}"
+    there = [str(name) for name in error.options or []]
+    return f"{group} {option!r}; there are {_listed(there)}{nearest(option, there)}"
 
 
 def _first_line(error: Exception) -> str:
