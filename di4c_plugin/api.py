@@ -13,7 +13,7 @@ from di4c_plugin.checkpoints.folder import save_folder
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
-from di4c_plugin.files import named_file
+from di4c_plugin.files import named_file, user_path
 from di4c_plugin.hosts import Host, host_for, load_source
 from di4c_plugin.hosts.start import check_start, start_networks
 from di4c_plugin.options import parameters, typed
@@ -113,7 +113,7 @@ def save_student(model: Model, folder: str | Path, *, overwrite: bool = False) -
     """
     if not model.is_student:
         raise UserError("this model is a teacher, not a student")
-    save_folder(model, folder, overwrite=overwrite)
+    save_folder(model, user_path(folder), overwrite=overwrite)
 
 
 @typed
@@ -184,7 +184,7 @@ def distill(
         teacher,
         data or adapter.data(),
         training,
-        None if out is None else Path(out),
+        None if out is None else user_path(out),
         others=networks,
         info={"algo": algo, "latent": student.latent} | adapter.described() | dict(info or {}),
         inputs=[getattr(model, "file", None) for model in (teacher, start)]

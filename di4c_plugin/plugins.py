@@ -15,6 +15,7 @@ import pluggy
 
 from di4c_plugin import hookspecs
 from di4c_plugin.errors import UserError, refusing
+from di4c_plugin.files import user_path
 from di4c_plugin.options import fitted
 from di4c_plugin.values import nearest, shown
 
@@ -158,7 +159,7 @@ class PluginManager:
             plugin = implementation.plugin_name
             try:
                 answer: Any = implementation.function()
-                if not isinstance(answer, kind) or isinstance(answer, str):
+                if not issubclass(type(answer), kind) or isinstance(answer, str):
                     raise TypeError(f"it returns {shown(answer)}")
                 if not all(isinstance(name, str) for name in answer):
                     raise TypeError("its names are no text")
@@ -214,6 +215,9 @@ def make(kind: str, config: Mapping[str, Any], *args: object) -> Any:
         raise UserError(f"the {kind} has no name")
     factory = lookup(kind, name)
     options = fitted(factory, options, f"{kind} {name!r}", positional=len(args))
+    if kind == "host":  # its texts that begin so are paths
+        home = {k: str(user_path(v)) for k, v in options.items() if str(v).startswith("~")}
+        options |= home
     with refusing(f"{kind} {name!r} cannot be made with these options"):
         return factory(*args, **options)
 

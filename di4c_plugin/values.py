@@ -195,7 +195,11 @@ def _text(value: Any) -> str:
 
 
 def _path(value: Any) -> Path:
-    return Path(_must(isinstance(value, str | os.PathLike), "a path", value))
+    path = Path(_must(isinstance(value, str | os.PathLike), "a path", value))
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # a home of nobody
+        raise Misfit(f"must be a path, not {shown(value)}: {error}", near=True) from error
 
 
 READERS: dict[Any, Callable[[Any], Any]] = {

@@ -5,7 +5,9 @@ Lightning starts. Each adapter (`mdlm`, `sdtt`, `duo`) then swaps the one class 
 up at call time.
 """
 
+import contextlib
 import importlib
+import os
 import traceback
 from pathlib import Path
 from typing import Any
@@ -90,10 +92,11 @@ def as_typed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         value = section.get(key) if isinstance(section, dict) else None
         if not isinstance(value, str) or not value:
             continue
-        scheme = FILE if value.startswith(FILE) and not (folder / value).exists() else ""
-        path = folder / value.removeprefix(scheme)
-        if path.exists():
-            section[key] = f"{scheme}{path}"
+        scheme = FILE if value.startswith(FILE) and not os.path.exists(folder / value) else ""  # noqa: PTH110
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # of what is no path
+            path = folder / Path(value.removeprefix(scheme)).expanduser()
+            if path.exists():
+                section[key] = f"{scheme}{path}"
     return config
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from types import ModuleType
 
 from di4c_plugin import checkouts as detect
-from di4c_plugin.announce import announce_once
+from di4c_plugin.announce import announce_once, plain_streams
 from di4c_plugin.errors import UserError
+from di4c_plugin.overrides import readable
 from di4c_plugin.plugins import lookup, names_of
 from di4c_plugin.programs import shims
 from di4c_plugin.programs.images.program import refuse_flags, take_flags
@@ -43,6 +44,7 @@ def launch(script: str, arguments: Sequence[str]) -> None:
     patches = {}
     if found.host.configs is not None:
         refuse_flags(found.host.name, arguments)
+        arguments = readable(arguments)
     else:
         program = lookup("program", found.host.name)
         arguments, flags = take_flags(arguments, program.own_samplers)
@@ -81,6 +83,7 @@ def _execute(script: Path, arguments: Sequence[str]) -> None:
 
 
 def _main() -> None:
+    plain_streams()
     arguments = [os.environ[SCRIPT]] if SCRIPT in os.environ else []
     script, *rest = [*arguments, *sys.argv[1:]] or [""]
     try:

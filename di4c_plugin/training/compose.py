@@ -17,9 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.files import configs_dir
+from di4c_plugin.files import configs_dir, user_path
+from di4c_plugin.options import parameters
+from di4c_plugin.overrides import readable
 from di4c_plugin.plugin_configs import SEARCH_PATH
-from di4c_plugin.plugins import get_manager
+from di4c_plugin.plugins import get_manager, lookup, names_of
 from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.values import nearest, shown
 
@@ -52,10 +54,13 @@ def compose_run(name: str, overrides: Sequence[str]) -> RunConfig:
     out, resume, overwrite = (info.pop(key) for key in ("out", "resume", "overwrite"))
     if out is None:
         raise UserError("name the folder of the run: out=FOLDER")
+    for key in ("teacher", "student"):
+        if not isinstance(info.get(key), str | None):
+            raise UserError(f"{key} must be text, not {shown(info[key])}")
     for key, value in {"resume": resume, "overwrite": overwrite}.items():
         if not isinstance(value, bool):
             raise UserError(f"{key} must be true or false, not {value!r}")
-    return RunConfig(training, Path(str(out)), resume, overwrite, info)
+    return RunConfig(training, user_path(out), resume, overwrite, info)
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -72,7 +77,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     with initialize_config_dir(str(configs_dir()), version_base="1.3", job_name="di4c"):
         known = compose(name, [path]).keys()
         try:
-            config = compose(name, [path, *overrides])
+            config = compose(name, [path, *readable(overrides, named_by_text())])
             values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(_explain(error)) from error
@@ -85,6 +90,15 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     if unknown:
         raise UserError(_unknown_keys(unknown, known, overrides))
     return values
+
+
+def named_by_text() -> set[str]:
+    """Return the keys whose values are text, and names of files as a rule, whatever they hold."""
+    found = {"teacher", "student", "out"}
+    for host in names_of("host"):
+        for name, parameter in (parameters(lookup("host", host)) or {}).items():
+            found |= {f"host.{name}"} if parameter.annotation in (str, str | None) else set()
+    return found
 
 
 def training_config(options: Mapping[str, Any]) -> TrainingConfig:

@@ -60,7 +60,7 @@ def plain(
 def draw(name: str, model: Any, steps: int = 1, n: int = 20_000, **options: Any) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     x = torch.full((n, D), PROCESS.mask)
-    sampler_options(name, options)
+    sampler_options(name, {k: v for k, v in options.items() if k != "cond"})
     found = sampler_named(name)
     return found(model, x, time_grid(steps), process=PROCESS, generator=generator, **options)
 
