@@ -38,7 +38,18 @@ def test_a_file_name_is_taken_as_it_is(name: str) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["a=1", "a=[1,2]", "a='x=y'", "a=x\\=y", "~a", "+a=b", "a=", "a", "--multirun", "a=choice(1,2)"],
+    [
+        "a=1",
+        "a=[1,2]",
+        "a='x=y'",
+        "a=x\\=y",
+        "~a",
+        "+a=b",
+        "a=",
+        "a",
+        "--multirun",
+        "a=choice(1,2)",
+    ],
 )
 def test_what_hydra_reads_is_left_to_it(override: str) -> None:
     assert readable([override]) == [override]
