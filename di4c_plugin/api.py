@@ -27,6 +27,7 @@ from di4c_plugin.samplers.checks import (
     usable,
 )
 from di4c_plugin.samplers.known import Tokens, conditioned, known_tokens
+from di4c_plugin.values import shown
 
 if TYPE_CHECKING:
     from di4c_plugin.training import TrainingConfig
@@ -164,6 +165,9 @@ def distill(
 
     adapter = as_host(host, teacher)
     asked = {"name": "di4c"} | dict(algo or {})
+    lookup("algorithm", asked["name"])
+    if not isinstance(training, TrainingConfig | Mapping | None):
+        raise UserError(f"training must be a TrainingConfig or a mapping, not {shown(training)}")
     found = recipe(recipe_host(host, adapter, teacher), asked["name"])
     algo = found.algo_with(asked)
     if not isinstance(training, TrainingConfig):

@@ -16,7 +16,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import STRANGE, UserError, reason
 from di4c_plugin.files import configs_dir, user_path
 from di4c_plugin.options import parameters
 from di4c_plugin.overrides import readable
@@ -79,7 +79,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         try:
             config = compose(name, [path, *readable(overrides, named_by_text())])
             values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, *STRANGE) as error:
             raise UserError(_explain(error)) from error
     if not any(override.lstrip("+~").startswith("recipe.") for override in overrides):
         # `distill` reads the recipe's latent, and takes it where the user named none.
@@ -141,7 +141,7 @@ def _explain(error: Exception) -> str:
         siblings = [str(key) for key in cause.parent_node if key != "hydra"]
         near = nearest(str(cause.full_key).rpartition(".")[2], siblings)
         return f"unknown option {cause.full_key!r}; there are {_listed(siblings)}{near}"
-    return _first_line(error)
+    return reason(error)
 
 
 def _group(error: MissingConfigException) -> str:
@@ -149,10 +149,6 @@ def _group(error: MissingConfigException) -> str:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     there = [str(name) for name in error.options or []]
     return f"{group} {option!r}; there are {_listed(there)}{nearest(option, there)}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def _listed(names: Any) -> str:

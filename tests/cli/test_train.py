@@ -88,6 +88,21 @@ def test_mistakes_give_one_line_and_leave_nothing(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["epoch=3-step=10.safetensors", "a(1).pth", "é.pt", "a,b", "2024", "x'y", "[a", "a b"]
+)
+def test_a_name_is_taken_as_it_is(
+    name: str, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Path(name).write_bytes(teacher.read_bytes())
+    command = ["train", "out=~/run", "latent.dim=1", *QUICK, "training.steps=1"]
+    assert main([*command, f"teacher={name}"]) == 0
+    student = load_model(tmp_path / "run" / "student.safetensors")
+    assert student.info["teacher"] == name
+
+
 def test_an_algorithm_that_needs_a_teacher_cannot_make_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
