@@ -17,7 +17,7 @@ from di4c_plugin.files import named_file, user_path
 from di4c_plugin.hosts import Host, host_for, load_source
 from di4c_plugin.hosts.start import check_start, start_networks
 from di4c_plugin.options import parameters, typed
-from di4c_plugin.plugins import make, name_of
+from di4c_plugin.plugins import lookup, make, name_of
 from di4c_plugin.samplers import Step, sampler_named, sampler_options
 from di4c_plugin.samplers.checks import (
     check_drawn,
@@ -284,12 +284,12 @@ def sample(
     done: list[Tensor] = []
     for start in range(0, n, batch_size):
         count = min(batch_size, n - start)
-        x = process.prior((count, model.network.positions), generator=generator, device=device)
-        labels = None if cond is None else cond[start : start + count].to(device)
         rows = slice(start, start + count)
-        parts = {k: conditioned(v, given, rows, device) for k, v in denoisers.items()}
-        denoiser, now = parts.pop(""), options | parts
+        labels = None if cond is None else cond[rows].to(device)
         with drawing():
+            x = process.prior((count, model.network.positions), generator=generator, device=device)
+            parts = {k: conditioned(v, given, rows, device) for k, v in denoisers.items()}
+            denoiser, now = parts.pop(""), options | parts
             x = draw(denoiser, x, times, process=process, generator=generator, cond=labels, **now)
         done.append(check_drawn(x.cpu(), process))
         if on_batch is not None:

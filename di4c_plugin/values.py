@@ -216,7 +216,8 @@ def _of_class(kind: type, parts: tuple[Any, ...], value: Any) -> Any:
         _must(isinstance(value, Mapping), "a mapping of options", value)
         keys, values = parts if len(parts) == 2 else (Any, Any)
         return {as_said(keys, k): _at(f"[{shown(k)}]", values, v) for k, v in value.items()}
-    if issubclass(kind, Collection) and not issubclass(kind, str | bytes):
+    listed = kind.__module__ in ("builtins", "collections.abc")  # a tensor is a collection too
+    if listed and issubclass(kind, Collection) and not issubclass(kind, str | bytes):
         return _collection(kind, parts, value)
     try:
         if isinstance(value, kind):

@@ -51,14 +51,17 @@ IMPROBABLE = "the predictions of this model are no probabilities"
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Tell what it means when a table is looked up with what was drawn by no probabilities.
+    """Tell what it means when memory ends, or a table is looked up with improbable draws.
 
     Raises:
-        UserError: in place of torch's complaint of an index.
+        UserError: in place of torch's complaint of an index or an allocation.
     """
     try:
         yield
-    except (IndexError, RuntimeError) as error:
+    except (IndexError, MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "allocate" in str(error):
+            told = "not enough memory: draw fewer samples at once (batch_size)"
+            raise UserError(told) from error
         if isinstance(error, RuntimeError) and "out of bounds" not in str(error):
             raise
         raise UserError(IMPROBABLE) from error
