@@ -30,6 +30,8 @@ GROUPS = {
     "sampler": Group("sampler", 3, ("process", "generator", "cond", "callback")),
 }
 CALLBACK = {"callbacks": {"di4c": {"_target_": "di4c_plugin.programs.callback.Install"}}}
+# Options of every sampler (`di4c_plugin.samplers.sampler.ModelOptions`).
+OF_MODELS = {"latents": "fixed", "guidance": 0.0, "guidance_ramp": "linear"}
 # What a text host reads of every sampler, see configs/sampler.
 OF_TEXT = {"steps": None, "prefix": None, "known": None}
 
@@ -55,7 +57,7 @@ def config_of(group: str, name: str) -> dict[str, Any]:
         inside_a_host = {"optional /di4c_host@_global_": "default"}
         return {"defaults": ["_self_", inside_a_host]} | options
     if group == "sampler":
-        return {"sampler": options | OF_TEXT, "hydra": CALLBACK}
+        return {"sampler": OF_MODELS | options | OF_TEXT, "hydra": CALLBACK}
     return options
 
 

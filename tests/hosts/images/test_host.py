@@ -162,7 +162,7 @@ def test_what_is_asked_for_holds_for_model_files_too(root: Root, tmp_path: Path)
         UserError, match=r"process must be text or a mapping of options, not \[1\]$"
     ):
         load_teacher(file, host=here | {"process": [1]})
-    with pytest.raises(UserError, match="^process 'uniform' .* 'mask'$"):
+    with pytest.raises(UserError, match="^process 'uniform' .* 'mask'; it takes "):
         load_teacher(file, host=here | {"process": "uniform"})
 
 
