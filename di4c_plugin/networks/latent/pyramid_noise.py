@@ -26,7 +26,7 @@ class PyramidNoiseLatent(StreamNoiseLatent):
         sizes: of the network.
         dim: coordinates of each n.
         std: as for `StreamNoiseLatent`.
-        grid: height and width of the residual stream's rows; None: a square.
+        grid: height and width of the residual stream's rows; None: a square, or else one row.
 
     Raises:
         UserError: if the rows do not fill the grid.
@@ -36,11 +36,13 @@ class PyramidNoiseLatent(StreamNoiseLatent):
         self, sizes: Sizes, *, dim: int = 16, std: float = 0.5, grid: Sequence[int] | None = None
     ) -> None:
         super().__init__(sizes, dim=dim, std=std)
-        side = math.isqrt(sizes.length)
-        height, width = (side, side) if grid is None else (int(n) for n in grid)
-        if height * width != sizes.length:
-            known = "are no square: give latent.grid" if grid is None else f"are not {list(grid)}"
-            raise UserError(f"{sizes.length} rows of the residual stream {known}")
+        side, length = math.isqrt(sizes.length), sizes.length
+        square = side * side == length
+        height, width = grid or ((side, side) if square else (1, length))
+        if height < 1 or height * width != length:
+            raise UserError(
+                f"latent.grid: the residual stream has {length} rows, not {list(grid or ())}"
+            )
         self.levels = cells_of_rows(height, width)
         self.latent_shape = (int(self.levels.max()) + 1, dim)
 
