@@ -184,7 +184,7 @@ def test_the_text_hosts_agree(host: str, algo: str, tmp_path: Path) -> None:
     own = recipe(host, algo).algo_with({"name": algo})
     assert options_of(method) == options_of(make_algorithm(own, process))
     role = method.roles["student"]
-    latents = {"di4c": {"name": "token"}, "dimo": {"name": "token"}}
+    latents: dict[str, Any] = {"di4c": {"name": "token"}, "dimo": {"name": "token"}}
     latents["dmmd"] = {"name": "mask_noise", "dim": 16, "std": 0.5}
     assert settings.latent_of(role) == latents.get(algo)
 

@@ -103,7 +103,7 @@ def options_of(switch: str) -> dict[str, Any]:
 def expected(drawn: Drawn, made: Networks, process: Process, o: dict[str, Any]) -> dict[str, float]:
     """The losses, one position and token after the other, of whole tensors of probabilities."""
     states = {"x_t": drawn.z_s, "t": drawn.s}
-    phi, theta = (made[k](**states).exp() for k in ("auxiliary", "teacher"))  # type: ignore[arg-type]
+    phi, theta = (made[k](**states).exp() for k in ("auxiliary", "teacher"))
     found = {"generator": 0.0, "auxiliary": 0.0}
     p_at = dict(zip(drawn.open_t.index.tolist(), drawn.p.log_p(slice(None))[0].exp(), strict=True))
     size, length = drawn.z_s.shape
@@ -151,11 +151,17 @@ def nucleus(q: list[float], o: dict[str, Any]) -> list[float]:
 def test_the_losses_are_those_of_the_paper(
     name: str, switch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options, process, kept = options_of(switch), PROCESSES[name], []
+    options, process = options_of(switch), PROCESSES[name]
+    kept: list[Drawn] = []
     if name in ("confidence", "halton") and options.get("weight") == "elbo":
         process = tiny.masked()  # 1/s is of its schedule
     draw = DMMD._draw
-    monkeypatch.setattr(DMMD, "_draw", lambda *a: kept.append(draw(*a)) or kept[-1])
+
+    def keeping(*arguments: Any) -> Drawn:
+        kept.append(draw(*arguments))
+        return kept[-1]
+
+    monkeypatch.setattr(DMMD, "_draw", keeping)
     made = networks(process)
     found = losses(method(process, **options), made)
     with torch.no_grad():
@@ -251,13 +257,12 @@ def test_known_positions_never_reach_a_head(switch: str, monkeypatch: pytest.Mon
 def test_a_batch_that_leaves_nothing_open_has_no_loss(renoise: str, loss: str) -> None:
     process = tiny.masked()
     process.corrupt = lambda x_0, t, *, generator: x_0  # type: ignore[method-assign]
-    made = networks(process)
+    made: Any = networks(process)
     found = losses(method(process, loss=loss, renoise=renoise), made)
     assert found.total.item() == 0
     found.total.backward()
-    assert all(
-        not g.any() for k in ("student", "auxiliary") for g in tiny.gradients(made[k]).values()
-    )  # type: ignore[arg-type]
+    for role in ("student", "auxiliary"):
+        assert all(not g.any() for g in tiny.gradients(made[role]).values())
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -354,9 +359,12 @@ def drawn(
     """What is drawn for many examples, and their z_t."""
     z_t: list[Tensor] = []
     corrupt = type(process).corrupt
-    monkeypatch.setattr(
-        process, "corrupt", lambda *a, **k: z_t.append(corrupt(process, *a, **k)) or z_t[-1]
-    )
+
+    def keeping(*arguments: Any, **keywords: Any) -> Tensor:
+        z_t.append(corrupt(process, *arguments, **keywords))
+        return z_t[-1]
+
+    monkeypatch.setattr(process, "corrupt", keeping)
     made = networks(process)
     chosen = DMMD(process, label_dropout=0.0, **options)
     predicts: Any = lambda *a, learns: chosen._predict(*a, hidden=True, learns=learns)  # noqa: E731
@@ -486,7 +494,7 @@ def test_a_teacher_with_a_latent_is_refused() -> None:
 
 
 def test_chunks_need_heads() -> None:
-    made: Any = networks(tiny.masked()) | {"auxiliary": Constant(tiny.masked())}
+    made: Any = {**networks(tiny.masked()), "auxiliary": Constant(tiny.masked())}
     with pytest.raises(UserError, match="^loss=chunked: the auxiliary has no hidden states"):
         losses(DMMD(tiny.masked(), loss="chunked"), made)
     assert isinstance(made["student"], NetworkDenoiser)

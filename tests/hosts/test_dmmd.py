@@ -75,6 +75,20 @@ def test_the_student_is_sampled_in_as_many_steps_as_it_is_for(runs: Path) -> Non
     assert student.sample(2).shape == (2, 16)
 
 
+def test_it_goes_on_from_a_student_of_another_method(
+    lab: Lab, host: str, command: list[str], tmp_path: Path
+) -> None:
+    teacher, first = command[-1], tmp_path / "di4c"
+    lab.run(host, "algo=di4c", "latent=token", teacher, "trainer.max_steps=1", out=first)
+    start = first / "checkpoints/last.ckpt"
+    lab.run(
+        host, *METHOD[:2], "trainer.max_steps=1", teacher, f"student={start}", out=tmp_path / "x"
+    )
+    student = load_student(tmp_path / "x/checkpoints/last.ckpt")
+    assert student.latent == load_student(start).latent
+    assert student.sampling == {"steps": 2, "latents": "fresh"}
+
+
 def test_on_two_processes(lab: Lab, host: str, command: list[str], tmp_path: Path) -> None:
     both = [*command, "algo.together=true", "trainer.devices=2"]
     lab.run(host, *both, traced(tmp_path), out=tmp_path)
