@@ -87,6 +87,8 @@ def match(teacher: Model, latent: dict[str, Any] | None, updates: int) -> Tensor
         BITS, steps=1, times="grid", together=True, input_noise=latent is not None, min_time=0.01
     )
     made = {"student": student.denoiser, "auxiliary": auxiliary.denoiser}
+    for trained in made.values():
+        trained.requires_grad_(True)
     average = EMA(student.denoiser, 0.99)
     generator = torch.Generator().manual_seed(0)
     optimiser = torch.optim.Adam(
