@@ -147,7 +147,7 @@ def nucleus(q: list[float], o: dict[str, Any]) -> list[float]:
     return [c / sum(q) for c in q]
 
 
-@pytest.mark.parametrize(("name", "switch"), cases())
+@pytest.mark.parametrize(("name", "switch"), list(cases()))
 def test_the_losses_are_those_of_the_paper(
     name: str, switch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +174,7 @@ def test_the_losses_are_those_of_the_paper(
     }
 
 
-@pytest.mark.parametrize(("name", "switch"), cases("gaussian"))
+@pytest.mark.parametrize(("name", "switch"), list(cases("gaussian")))
 def test_by_chunks_the_losses_and_gradients_are_the_naive_ones(name: str, switch: str) -> None:
     process, results = PROCESSES[name], []
     for loss in ("naive", "chunked"):
