@@ -3,10 +3,9 @@
 IMDM (2605.10518) and D-MMD (2603.20155, "input noise") inject it there.
 """
 
-import torch
 from torch import Tensor, nn
 
-from di4c_plugin.networks.latent.base import LatentInjector, Sizes
+from di4c_plugin.networks.latent.base import LatentInjector, Sizes, gaussian
 from di4c_plugin.values import Size, Std
 
 
@@ -25,9 +24,7 @@ class MaskNoiseLatent(LatentInjector):
 
     def encode(self, latent: Tensor) -> Tensor:
         """See `LatentInjector.encode`: W z, shape (B, D, E)."""
-        # Phi^{-1} at the ends of [0, 1) is infinite.
-        z = torch.special.ndtri(latent.clamp(1e-6, 1 - 1e-6))
-        noise: Tensor = self.projection(z.to(self.projection.weight.dtype))
+        noise: Tensor = self.projection(gaussian(latent).to(self.projection.weight.dtype))
         return noise
 
     def on_embedding(self, e: Tensor, code: Tensor, active: Tensor) -> Tensor:
