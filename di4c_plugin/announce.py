@@ -1,10 +1,18 @@
 """What we tell about a host's run, on stderr. Standard library only."""
 
 import functools
+import io
 import os
 import sys
 
 from di4c_plugin.errors import printable
+
+
+def plain_streams() -> None:
+    """Let stdout and stderr escape what their encoding lacks, as `PYTHONIOENCODING=ascii` does."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def is_first_process() -> bool:

@@ -1,6 +1,5 @@
 """The Python API: load a teacher, distil it, load a student, sample from either."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,11 +13,12 @@ from di4c_plugin.checkpoints.folder import save_folder
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
-from di4c_plugin.files import named_file
+from di4c_plugin.files import named_file, user_path
 from di4c_plugin.hosts import Host, OpenHost, host_for, load_source
 from di4c_plugin.hosts.start import check_start, start_networks
-from di4c_plugin.plugins import make
-from di4c_plugin.samplers import Step, sampler_named, sampler_with
+from di4c_plugin.options import parameters, typed
+from di4c_plugin.plugins import lookup, make
+from di4c_plugin.samplers import Step, sampler_named, sampler_options
 from di4c_plugin.samplers.checks import (
     check_drawn,
     check_labels,
@@ -27,6 +27,7 @@ from di4c_plugin.samplers.checks import (
     usable,
 )
 from di4c_plugin.samplers.known import Tokens, conditioned, known_tokens
+from di4c_plugin.values import shown
 
 if TYPE_CHECKING:
     from di4c_plugin.training import TrainingConfig
@@ -52,6 +53,7 @@ class LoadedModel(Model):
         return sample(self, n, steps=steps, **options)
 
 
+@typed
 def load_teacher(
     source: str | Path = "builtin:digits",
     *,
@@ -80,6 +82,7 @@ def load_teacher(
     return LoadedModel.of(adapter.load_teacher(source, ema=ema), file)
 
 
+@typed
 def load_student(
     source: str | Path, *, ema: bool = True, host: Mapping[str, Any] | None = None
 ) -> LoadedModel:
@@ -96,6 +99,7 @@ def load_student(
     return model
 
 
+@typed
 def save_student(model: Model, folder: str | Path, *, overwrite: bool = False) -> None:
     """Write a student to a folder: model.safetensors, config.json and README.md, a model card.
 
@@ -109,9 +113,10 @@ def save_student(model: Model, folder: str | Path, *, overwrite: bool = False) -
     """
     if not model.is_student:
         raise UserError("this model is a teacher, not a student")
-    save_folder(model, folder, overwrite=overwrite)
+    save_folder(model, user_path(folder), overwrite=overwrite)
 
 
+@typed
 def distill(
     teacher: Model,
     data: Data | None = None,
@@ -159,6 +164,9 @@ def distill(
 
     adapter = as_host(host, teacher)
     asked = {"name": "di4c"} | dict(algo or {})
+    lookup("algorithm", asked["name"])
+    if not isinstance(training, TrainingConfig | Mapping | None):
+        raise UserError(f"training must be a TrainingConfig or a mapping, not {shown(training)}")
     found = recipe(adapter.name, asked["name"])
     algo = found.algo_with(asked)
     if not isinstance(training, TrainingConfig):
@@ -179,7 +187,7 @@ def distill(
         teacher,
         data or adapter.data(),
         training,
-        None if out is None else Path(out),
+        None if out is None else user_path(out),
         others=networks,
         info={"algo": algo, "latent": student.latent} | adapter.described() | dict(info or {}),
         inputs=[getattr(model, "file", None) for model in (teacher, start)]
@@ -201,6 +209,7 @@ def as_host(host: str | Mapping[str, Any] | Host | OpenHost | None, teacher: Mod
     return host_for(teacher, **options)
 
 
+@typed
 def sample(
     model: Model,
     n: int,
@@ -250,7 +259,7 @@ def sample(
     check_labels(model, cond, n)
     if on_step is not None:
         options = options | {"callback": on_step}
-    draw = sampler_with(sampler, options)
+    draw, options = sampler_named(sampler), sampler_options(sampler, options)
     check_partners(model, options)
     given = known_tokens(prefix, known, n, model.network.positions, model.process)
     device = usable(device)
@@ -261,12 +270,12 @@ def sample(
     done: list[Tensor] = []
     for start in range(0, n, batch_size):
         count = min(batch_size, n - start)
-        x = process.prior((count, model.network.positions), generator=generator, device=device)
-        labels = None if cond is None else cond[start : start + count].to(device)
         rows = slice(start, start + count)
-        parts = {k: conditioned(v, given, rows, device) for k, v in denoisers.items()}
-        denoiser, now = parts.pop(""), options | parts
+        labels = None if cond is None else cond[rows].to(device)
         with drawing():
+            x = process.prior((count, model.network.positions), generator=generator, device=device)
+            parts = {k: conditioned(v, given, rows, device) for k, v in denoisers.items()}
+            denoiser, now = parts.pop(""), options | parts
             x = draw(denoiser, x, times, process=process, generator=generator, cond=labels, **now)
         done.append(check_drawn(x.cpu(), process))
         if on_batch is not None:
@@ -282,5 +291,5 @@ def as_method(
     steps = said.pop("steps", 8) if steps is None else steps
     own = said.pop("sampler", "ancestral")
     sampler = own if sampler is None else sampler
-    known = inspect.signature(sampler_named(sampler)).parameters
+    known = parameters(sampler_named(sampler)) or {}
     return steps, sampler, {k: v for k, v in said.items() if k in known} | options

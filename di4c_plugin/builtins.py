@@ -23,8 +23,9 @@ def di4c_algorithms() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
     from di4c_plugin.algorithms.denoising import Denoising
     from di4c_plugin.algorithms.di4c import Di4C
+    from di4c_plugin.algorithms.dmmd import DIMO, DMMD, IDLM
 
-    return {"denoising": Denoising, "di4c": Di4C}
+    return {"denoising": Denoising, "di4c": Di4C, "dimo": DIMO, "dmmd": DMMD, "idlm": IDLM}
 
 
 @hookimpl

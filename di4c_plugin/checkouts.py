@@ -5,6 +5,7 @@ only looks at file names. A host is known by files that only it has, never by it
 that it is the one we test with, where nobody but the folder itself says so, by all of its code.
 """
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -22,9 +23,8 @@ class Program:
 
     `marks`, `script` (the program that the user starts), `configs` (the folder of its Hydra
     configs; None where it has no Hydra) and `others` (programs outside the script's folder) are
-    relative to the root of its checkout. `digest` is the `digest_of` that commit, of hosts whose
-    checkout is looked for. `needs` are the modules that its programs import when they start, beside
-    torch, lightning, hydra and numpy.
+    relative to the root of its checkout. `digest` is the `digest_of` that commit. `needs` are the
+    modules that its programs import when they start, beside torch, lightning, hydra and numpy.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Program:
     script: str
     configs: str | None = None
     others: tuple[str, ...] = ()
-    digest: str | None = None
+    digest: str = ""
     needs: str = ""
 
     @property
@@ -79,16 +79,25 @@ class Found:
     root: Path
     commit: str | None
 
+    @functools.cached_property
+    def as_tested(self) -> bool:
+        """Whether its code is that of the commit that we test with, whatever git says."""
+        return self.host.is_as_tested(self.root)
+
     @property
     def title(self) -> str:
         """Name and commit, such as `mdlm at c112c52`."""
-        return f"{self.host.name} at {self.commit[:7] if self.commit else 'an unknown commit'}"
+        known = self.host.tested if self.as_tested else f"{self.host.name} at an unknown commit"
+        return f"{self.host.name} at {self.commit[:7]}" if self.commit else known
 
     @property
     def warning(self) -> str | None:
-        """One line if this is not the commit that we test with."""
-        if self.commit == self.host.commit:
+        """One line if this is not the code that we test with."""
+        if self.as_tested:
             return None
+        if self.commit == self.host.commit:
+            changed = f"{self.title} with changed files; tested without these changes only"
+            return changed if self.host.is_at(self.root) else None
         return f"{self.title}; tested with {self.host.commit[:7]} only"
 
 
@@ -100,6 +109,7 @@ HOSTS = (
         marks=("main.py", "diffusion.py", "noise_schedule.py", "models/dimamba.py"),
         script="main.py",
         configs="configs",
+        digest="cd91f518ac8083e699fdbc57f6ac6b3e2eb23519dd8824229e96f76a9d8eb7d4",
         needs="causal_conv1d datasets einops flash_attn fsspec huggingface_hub mamba_ssm "
         "requests rich timm tokenizers torchmetrics transformers",
     ),
@@ -110,6 +120,7 @@ HOSTS = (
         marks=("src/sdtt/main.py", "src/sdtt/core/distill/multi_round_sdtt.py"),
         script="src/sdtt/main.py",
         configs="src/sdtt/configs",
+        digest="b633cc8fe26c9b3f969cae4a8f4568a55c1c1dc971225bedf41ebe8fabf7c46f",
         needs="datasets einops flash_attn fsspec huggingface_hub loguru mauve pandas "
         "requests safetensors timm torchdata tqdm transformers",
     ),
@@ -120,6 +131,7 @@ HOSTS = (
         marks=("main.py", "algo.py", "trainer_base.py", "configs/algo/duo_base.yaml"),
         script="main.py",
         configs="configs",
+        digest="12c096adc416dbfa94209c23b1881d072fdf74e4595161a760fa4c2b1754b88b",
         needs="datasets einops flash_attn fsspec huggingface_hub requests rich scipy "
         "timm tokenizers torchmetrics torchvision tqdm transformers",
     ),

@@ -1,6 +1,8 @@
 """Where the shipped configs lie, files that are never seen half-written, and what paths mean."""
 
 import contextlib
+import hashlib
+import itertools
 import os
 import re
 import stat
@@ -9,6 +11,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.values import shown
+
+NAME_BYTES, PATH_BYTES = 255, 4095  # of most file systems
 
 
 def configs_dir() -> Path:
@@ -30,7 +35,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         UserError: when the system refuses (no permission, disk full, a folder in the way).
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid4().hex}{path.suffix}")
+    temporary = path.with_name(f".{_short_stem(path)}.{uuid4().hex}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -44,10 +49,18 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def unfinished(path: Path) -> list[Path]:
     """Return the temporary files of `atomic_write(path)` that killed processes left."""
-    name = re.compile(rf"\.{re.escape(path.stem)}\.[0-9a-f]{{32}}{re.escape(path.suffix)}")
+    stem = _short_stem(path)
+    name = re.compile(rf"\.{re.escape(stem)}\.[0-9a-f]{{32}}{re.escape(path.suffix)}")
     if not path.parent.is_dir():
         return []
     return [file for file in path.parent.iterdir() if name.fullmatch(file.name) and is_plain(file)]
+
+
+def _short_stem(path: Path) -> str:
+    """Return a file's stem, or what stands for one that leaves no room for more characters."""
+    if len(os.fsencode(path.name)) <= NAME_BYTES - 40:
+        return path.stem
+    return hashlib.sha256(os.fsencode(path.stem)).hexdigest()[:32]
 
 
 def is_plain(path: Path) -> bool:
@@ -56,6 +69,51 @@ def is_plain(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
+
+
+def user_path(value: object) -> Path:
+    """Return the path that a user wrote, with `~` as the shell has it.
+
+    Raises:
+        UserError: for what is no path, or none that the system can have.
+    """
+    if not isinstance(value, str | os.PathLike) or not str(value):
+        raise UserError(f"a path is text, not {shown(value)}")
+    text = os.fspath(value)
+    try:
+        path = Path(text).expanduser()
+        long = next((part for part in path.parts if len(os.fsencode(part)) > NAME_BYTES), None)
+    except (RuntimeError, ValueError) as error:  # a home of nobody; what no file system can name
+        raise UserError(f"{shown(value)} is no path here: {error}") from error
+    if long is not None or "\0" in text or len(os.fsencode(text)) > PATH_BYTES:
+        told = f"a name of more than {NAME_BYTES} bytes" if long else "no name of a file"
+        raise UserError(f"{shown(value)} is {told}")
+    return path
+
+
+def new_file(path: Path, *, overwrite: bool = False) -> Path:
+    """Return the path of a file that is about to be made; nothing is written yet.
+
+    Raises:
+        UserError: if there is one already, unless it may be replaced, or none can be made there.
+    """
+    path = user_path(path)
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    if os.path.lexists(path) and not overwrite:
+        raise UserError(f"{path} is there already: name another file, or add --overwrite")
+    above = next(folder for folder in (*path.parents, Path()) if os.path.lexists(folder))
+    if not above.is_dir():
+        raise UserError(f"cannot write {path}: {above} is no folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {path}: no permission in {above}")
+    return path
+
+
+def free_name(path: Path) -> Path:
+    """Return the path, or the first of x-1.png, x-2.png, ... that is free."""
+    names = (path.with_stem(f"{path.stem}-{n}") for n in itertools.count(1))
+    return next(name for name in itertools.chain([path], names) if not os.path.lexists(name))
 
 
 def named_file(value: object) -> Path | None:

@@ -5,6 +5,9 @@ implements some of these hooks under the marker `hookimpl`. Each maps names to w
 a name is taken once per kind. A hook is called when its kind is asked for, so heavy imports belong
 inside it. The built-ins (`di4c_plugin/builtins.py`) enter by the same door; `tests/example_plugin`
 is a complete third-party package.
+
+Options are checked by the annotations of what is called (`di4c_plugin.options`), and a name without
+a YAML file is chosen like one that has it, with its defaults.
 """
 
 from collections.abc import Mapping, Sequence

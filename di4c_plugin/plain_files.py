@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.limits import exceeds, over
 
 JSON, YAML = 2**20, 2**16  # bytes of a file; YAML takes ten seconds for a megabyte
 VALUES = 10**5  # in all, with aliases written out
@@ -62,8 +63,9 @@ def _read(path: Path, most: int, parse: Callable[[str], Any]) -> Any:
     try:
         with path.open("rb") as file:
             content = file.read(most + 1)
-        if len(content) > most:
-            raise ValueError(f"it has more than {most} bytes")
+            if exceeds(len(content), most):
+                raise ValueError(over(f"it has more than {most} bytes"))
+            content += file.read()
         return _Copy()(parse(content.decode("utf-8-sig")))
     except Exception as error:  # of yaml's constructors, any
         told = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
@@ -79,8 +81,10 @@ class _Copy:
 
     def __call__(self, value: Any, depth: int = 0) -> Any:
         self.left -= 1
-        if self.left < 0 or depth > DEPTH:
-            raise ValueError(f"it holds more than {VALUES} values, or {DEPTH} inside each other")
+        if exceeds(-self.left, 0):
+            raise ValueError(over(f"it holds more than {VALUES} values"))
+        if depth > DEPTH:
+            raise ValueError(f"it holds more than {DEPTH} values inside each other")
         if isinstance(value, dict):
             return {str(key): self(item, depth + 1) for key, item in value.items()}
         if isinstance(value, list):

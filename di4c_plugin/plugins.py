@@ -4,11 +4,9 @@ Built-ins come first, then the entry points of the group `di4c_plugin`. The envi
 DI4C_DISABLE_PLUGINS (names separated by commas) switches plugins off; they are not even imported.
 """
 
-import difflib
 import functools
-import inspect
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -16,7 +14,10 @@ from typing import Any
 import pluggy
 
 from di4c_plugin import hookspecs
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, refusing
+from di4c_plugin.files import user_path
+from di4c_plugin.options import fitted
+from di4c_plugin.values import nearest, shown
 
 GROUP = "di4c_plugin"
 DISABLE = "DI4C_DISABLE_PLUGINS"
@@ -45,13 +46,18 @@ class PluginManager:
     """Loads plugins, checks them against `hookspecs`, and looks names up."""
 
     def __init__(
-        self, entry_points: Iterable[metadata.EntryPoint], disabled: Collection[str] = ()
+        self,
+        entry_points: Iterable[metadata.EntryPoint],
+        disabled: Collection[str] = (),
+        broken: Callable[[UserError], None] | None = None,
     ) -> None:
         """Load the plugins.
 
         Args:
             entry_points: in the order in which they register.
             disabled: names of entry points to leave out.
+            broken: told of each plugin that fails, here and later, which is then passed over; by
+                default it is raised.
 
         Raises:
             UserError: a plugin does not load, implements an unknown hook or has another's name, or
@@ -60,6 +66,7 @@ class PluginManager:
         entry_points = list(entry_points)
         _check_disabled(disabled, {entry.name for entry in entry_points})
         self._distributions: dict[str, str] = {}
+        self._broken = broken
         self._pluggy = pluggy.PluginManager(GROUP)
         self._pluggy.add_hookspecs(hookspecs)
         for entry in entry_points:
@@ -75,15 +82,15 @@ class PluginManager:
                 plugins claim, and a plugin whose hook fails.
         """
         found = self._registered(kind)
-        if name not in found:
-            close = difflib.get_close_matches(name, found, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise UserError(f"unknown {kind} {name!r}{hint}; there are {_listed(found)}")
+        if not isinstance(name, str) or name not in found:
+            raise UserError(
+                f"unknown {kind} {shown(name)}{nearest(name, found)}; there are {_listed(found)}"
+            )
         return found[name][1]
 
     def config_paths(self) -> list[str]:
         """Return the Hydra search paths that plugins add."""
-        return [path for _, paths in self._call("di4c_config_paths") for path in paths]
+        return [path for _, paths in self._call("di4c_config_paths", Sequence) for path in paths]
 
     def plugins(self) -> list[Plugin]:
         """Return every loaded plugin with what it registers, in the order of loading."""
@@ -91,7 +98,7 @@ class PluginManager:
         for kind in KINDS:
             for name, (plugin, _) in self._registered(kind).items():
                 registered[plugin].setdefault(kind, []).append(name)
-        for plugin, paths in self._call("di4c_config_paths"):
+        for plugin, paths in self._call("di4c_config_paths", Sequence):
             registered[plugin]["config path"] = list(paths)
         return [
             Plugin(name, self._distributions[name], names) for name, names in registered.items()
@@ -104,9 +111,15 @@ class PluginManager:
             raise UserError(f"two plugins are named {entry.name!r}, of {both}; uninstall one")
         try:
             self._pluggy.register(entry.load(), entry.name)
-        except Exception as error:
-            raise _failure(entry.name, f"of {distribution} does not load", error) from error
+        except (Exception, SystemExit) as error:
+            self._tell(_failure(entry.name, f"of {distribution} does not load", error), error)
+            return
         self._distributions[entry.name] = distribution
+
+    def _tell(self, failure: UserError, cause: BaseException | None = None) -> None:
+        if self._broken is None:
+            raise failure from cause
+        self._broken(failure)
 
     def _check_hooks(self) -> None:
         try:
@@ -115,34 +128,45 @@ class PluginManager:
             callers = self._pluggy.get_hookcallers(error.plugin) or []
             unknown = _listed(caller.name for caller in callers if not caller.has_spec())
             plugin = self._pluggy.get_name(error.plugin)
-            raise UserError(
+            told = (
                 f"plugin {plugin!r} implements unknown hook {unknown}; "
                 f"there are {_listed([*KINDS.values(), 'di4c_config_paths'])}"
-            ) from error
+            )
+            self._tell(UserError(told), error)
+            self._pluggy.unregister(error.plugin)
+            self._distributions.pop(str(plugin), None)
+            self._check_hooks()
 
     def _registered(self, kind: str) -> dict[str, tuple[str, Any]]:
         """Return plugin name and object by registered name."""
         found: dict[str, tuple[str, Any]] = {}
-        for plugin, items in self._call(KINDS[kind]):
+        for plugin, items in self._call(KINDS[kind], Mapping):
             for name, value in items.items():
                 if name in found:
                     both = f"{found[name][0]!r} and {plugin!r}"
-                    raise UserError(
+                    told = (
                         f"{kind} {name!r} is registered by two plugins, {both}; "
                         f"switch one off with {DISABLE}"
                     )
-                found[name] = (plugin, value)
+                    self._tell(UserError(told))
+                else:
+                    found[name] = (plugin, value)
         return found
 
-    def _call(self, hook: str) -> Iterator[tuple[str, Any]]:
+    def _call(self, hook: str, kind: type) -> Iterator[tuple[str, Any]]:
         """Call a hook one plugin at a time, to know which plugin answered: name and answer."""
         for implementation in getattr(self._pluggy.hook, hook).get_hookimpls():
             plugin = implementation.plugin_name
             try:
-                answer = implementation.function()
-            except Exception as error:
-                raise _failure(plugin, f"fails in {hook}", error) from error
-            yield plugin, answer
+                answer: Any = implementation.function()
+                if not issubclass(type(answer), kind) or isinstance(answer, str):
+                    raise TypeError(f"it returns {shown(answer)}")
+                if not all(isinstance(name, str) for name in answer):
+                    raise TypeError("its names are no text")
+            except (Exception, SystemExit) as error:
+                self._tell(_failure(plugin, f"fails in {hook}", error), error)
+            else:
+                yield plugin, answer
 
 
 @functools.cache
@@ -152,9 +176,14 @@ def get_manager() -> PluginManager:
     Raises:
         UserError: see `PluginManager`.
     """
+    return installed_plugins()
+
+
+def installed_plugins(broken: Callable[[UserError], None] | None = None) -> PluginManager:
+    """Return a new manager of them; see `PluginManager`."""
     installed = sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name)
     disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
-    return PluginManager([BUILTINS, *installed], disabled)
+    return PluginManager([BUILTINS, *installed], disabled, broken)
 
 
 def lookup(kind: str, name: str) -> Any:
@@ -172,20 +201,26 @@ def make(kind: str, config: Mapping[str, Any], *args: object) -> Any:
 
     Raises:
         UserError: for an unknown name, and for options that it does not take or that are missing;
-            the message lists those that it takes.
+            the message lists those that it takes; for values that are not what its annotations
+            say (`di4c_plugin.options`), or that it cannot be made with.
     """
-    options = dict(config)
+    options = _mapping(kind, config)
     name = options.pop("name", None)
     if name is None:
         raise UserError(f"the {kind} has no name")
     factory = lookup(kind, name)
-    signature = inspect.signature(factory)
-    try:
-        signature.bind(*args, **options)
-    except TypeError as error:
-        accepted = ", ".join(list(signature.parameters)[len(args) :]) or "no options"
-        raise UserError(f"{kind} {name!r}: {error}; it takes {accepted}") from error
-    return factory(*args, **options)
+    options = fitted(factory, options, f"{kind} {name!r}", positional=len(args))
+    if kind == "host":  # its texts that begin so are paths
+        home = {k: str(user_path(v)) for k, v in options.items() if str(v).startswith("~")}
+        options |= home
+    with refusing(f"{kind} {name!r} cannot be made with these options"):
+        return factory(*args, **options)
+
+
+def _mapping(kind: str, config: object) -> dict[str, Any]:
+    if not isinstance(config, Mapping):
+        raise UserError(f"the {kind} must be a mapping with a name, not {shown(config)}")
+    return dict(config)
 
 
 def _check_disabled(disabled: Collection[str], installed: Collection[str]) -> None:
@@ -203,7 +238,7 @@ def _distribution(entry: metadata.EntryPoint) -> str:
     return f"{distribution.name} {distribution.version}"
 
 
-def _failure(plugin: str, what: str, error: Exception) -> UserError:
+def _failure(plugin: str, what: str, error: BaseException) -> UserError:
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     return UserError(f"plugin {plugin!r} {what} ({reason}); {DISABLE}={plugin} switches it off")
 

@@ -1,5 +1,6 @@
 import configparser
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,27 @@ def test_only_another_commit_gives_a_warning(tmp_path: Path) -> None:
     assert Found(host, tmp_path, host.commit).title == "duo at 7c9b498"
     for commit, title in (("f" * 40, "duo at fffffff"), (None, "duo at an unknown commit")):
         assert Found(host, tmp_path, commit).warning == f"{title}; tested with 7c9b498 only"
+
+
+def test_changed_files_are_told_and_a_copy_without_git_is_known(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_host("duo")
+    host = replace(detect.host_named("duo"), digest=detect.digest_of(root))
+    assert Found(host, root, None).title == "duo at 7c9b498"
+    assert Found(host, root, None).warning is None
+    assert Found(host, root, "f" * 40).warning is None
+    (root / "algo.py").write_text("import os\n")
+    assert Found(host, root, host.commit).warning == (
+        "duo at 7c9b498 with changed files; tested without these changes only"
+    )
+    assert Found(host, root, None).warning == "duo at an unknown commit; tested with 7c9b498 only"
+
+
+@pytest.mark.host
+@EVERY
+def test_the_digest_is_that_of_the_commit(host: Program, repository: Path) -> None:
+    assert Found(host, repository / "external" / host.name, None).as_tested
 
 
 def test_the_submodules_are_the_known_hosts(repository: Path) -> None:

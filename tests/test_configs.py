@@ -78,9 +78,8 @@ def test_every_config_is_tested_here() -> None:
     others = {Path("train.yaml"), Path("train_teacher.yaml"), Path("di4c_text/default.yaml")}
     recipes = {  # tests/test_one_owner.py
         Path("recipe", host, f"{algo}.yaml")
-        for host in options("host")
-        for algo in options("algo")
-        if algo == "di4c"
+        for algo in ("di4c", "dmmd")
+        for host in [*options("host"), *(HOSTS if algo == "dmmd" else ())]
     }
     assert found == grouped | hosts | others | recipes
 

@@ -3,7 +3,16 @@ from pathlib import Path
 import pytest
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.files import atomic_write, configs_dir, is_plain, named_file, unfinished
+from di4c_plugin.files import (
+    atomic_write,
+    configs_dir,
+    free_name,
+    is_plain,
+    named_file,
+    new_file,
+    unfinished,
+    user_path,
+)
 
 
 def test_a_finished_file_replaces_the_old_one_and_nothing_else_remains(tmp_path: Path) -> None:
@@ -95,3 +104,51 @@ def test_files_are_found_by_whatever_names_them(
         "~nobody-here/x",
     ]
     assert [named_file(value) for value in others] == [None] * len(others)
+
+
+def test_a_path_knows_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/a") == tmp_path / "a"
+    assert user_path(Path("~/a")) == tmp_path / "a"
+    assert user_path("a~/é(1)=2") == Path("a~/é(1)=2")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("x" * 256, "is a name of more than 255 bytes"),
+        ("a/" + "é" * 128 + "/b", "is a name of more than 255 bytes"),
+        ("a/" * 3000, "is no name of a file"),
+        ("a\0b", "is no name of a file"),
+        ("~nobody-here/x", "is no path here: Could not determine home directory"),
+        ("", "a path is text, not ''"),
+        (3, "a path is text, not 3"),
+        (None, "a path is text, not None"),
+    ],
+)
+def test_what_is_no_path_is_told(value: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        user_path(value)
+
+
+def test_a_name_as_long_as_the_system_allows_is_written(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 251 + ".png")
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+        assert unfinished(path) == [temporary]
+    assert path.read_text() == "new"
+
+
+def test_a_new_file_replaces_nothing_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "x.png"
+    assert new_file(path) == path
+    assert not path.parent.exists()
+    path.parent.mkdir()
+    path.write_text("mine")
+    with pytest.raises(UserError, match="x.png is there already: name another file, or add --over"):
+        new_file(path)
+    assert new_file(path, overwrite=True) == path
+    assert free_name(path) == tmp_path / "a" / "x-1.png"
+    for bad in (path / "y.png", path.parent):
+        with pytest.raises(UserError, match=f"^cannot write {bad}: "):
+            new_file(bad, overwrite=True)

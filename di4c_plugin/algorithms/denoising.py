@@ -5,6 +5,8 @@ masked tokens is weighted by -\alpha'_t / (1 - \alpha_t), which is 1/t for the l
 Other processes: the plain cross-entropy of x_0, tauLDR's auxiliary loss (Campbell et al. 2022).
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks, U
 from di4c_plugin.algorithms.noising import drop_labels, low_discrepancy_times
 from di4c_plugin.diffusion import Absorbing, Process, Schedule
 from di4c_plugin.losses.mixture import token_log_prob
+from di4c_plugin.values import Range, Share
 
 
 class Denoising(Algorithm):
@@ -26,7 +29,11 @@ class Denoising(Algorithm):
     needs_teacher = False
 
     def __init__(
-        self, process: Process, *, label_dropout: float = 0.1, min_time: float = 1e-3
+        self,
+        process: Process,
+        *,
+        label_dropout: Share = 0.1,
+        min_time: Annotated[float, Range(0, below=1)] = 1e-3,
     ) -> None:
         self.process = process
         self.label_dropout = label_dropout

@@ -15,9 +15,10 @@ The terms, sums over positions in nats per example (paper: loss functions, contr
   data_marg    and marginal part, with the teacher's marginals: sum_d KL(p^psi_{0|t} || bar p_{0|t})
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import prod
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ from di4c_plugin.losses.windows import Windows, place_windows
 from di4c_plugin.networks.denoiser import NO_LABEL, Denoiser
 from di4c_plugin.networks.latent import draw_latents
 from di4c_plugin.networks.predict import States
+from di4c_plugin.values import Range, Share
 
 
 @dataclass(frozen=True)
@@ -115,17 +117,17 @@ class Di4C(Algorithm):
         states: int | None = None,
         prior_share: float = 0.0,
         stratified: bool = True,
-        delta: float = 0.02,
+        delta: Annotated[float, Range(0, below=1)] = 0.02,
         delta_share: float | None = 0.3,
         delta_t: tuple[float, float] = (1 / 1024, 1 / 1024),
         delta_t_end: tuple[float, float] | None = None,
-        min_time: float = 1e-3,
+        min_time: Annotated[float, Range(0, below=1)] = 1e-3,
         partial: bool = False,
         alpha: str = "sigmoid",
-        label_dropout: float = 0.1,
+        label_dropout: Share = 0.1,
         windows: Sequence[int] = (),
         grid: Sequence[int] | None = None,
-        weights: dict[str, float] | None = None,
+        weights: Mapping[str, Annotated[float, Range(0)]] | None = None,
         loss: str = "auto",
         loss_mb: int = 128,
         target: str = "student",
@@ -144,7 +146,8 @@ class Di4C(Algorithm):
             )
         unknown = set(weights or {}) - set(asdict(Weights()))
         if unknown:
-            raise UserError(f"unknown weights {unknown}; there are {', '.join(asdict(Weights()))}")
+            there = f"there are {', '.join(asdict(Weights()))}"
+            raise UserError(f"unknown weights {', '.join(sorted(unknown))}; {there}")
         self.weights = Weights(**(weights or {}))
         if not any(asdict(self.weights).values()):
             raise UserError("all weights are 0: there is nothing to learn")

@@ -13,6 +13,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from di4c_plugin.errors import UserError, quoted, reason
+from di4c_plugin.limits import exceeds, over
 
 FORMAT = 1
 MOST = 2**31 - 1
@@ -60,8 +61,8 @@ def read_description(text: Any, origin: str) -> dict[str, Any]:
             newer version wrote it.
     """
     told = f"the description of the model in {origin} is damaged"
-    if not isinstance(text, str) or len(text) > TEXT:
-        raise UserError(f"{told}: it has more than {TEXT} characters")
+    if not isinstance(text, str) or exceeds(len(text), TEXT):
+        raise UserError(over(f"{told}: it has more than {TEXT} characters"))
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -141,8 +142,10 @@ class _Check:
     def plain(self, value: Any, field: str, depth: int = 0) -> None:
         """Refuse what is no plain value, or too many, or too deep."""
         self.left -= 1
-        if self.left < 0 or depth > DEPTH:
-            raise self.wrong(field, value, f"more than {VALUES} values, or {DEPTH} in each other")
+        if exceeds(-self.left, 0):
+            raise self.wrong(field, value, over(f"more than {VALUES} values"))
+        if depth > DEPTH:
+            raise self.wrong(field, value, f"more than {DEPTH} values in each other")
         if isinstance(value, Mapping):
             for key, inner in value.items():
                 self.plain(inner, f"{field}.{key!s:.40}" if depth else f"{key!s:.40}", depth + 1)

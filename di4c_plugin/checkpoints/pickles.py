@@ -26,6 +26,7 @@ from di4c_plugin.checkpoints.pickle_names import (
 from di4c_plugin.checkpoints.storages import Storage, StorageType
 from di4c_plugin.checkpoints.stubs import Inert, Tame, inert_class, plain
 from di4c_plugin.errors import UserError, reason
+from di4c_plugin.limits import exceeds, over
 
 # Given the type, key and number of elements of a storage, and where in it a view lies (or None).
 FindStorage = Callable[[StorageType, str, int, Any], Storage]
@@ -92,8 +93,8 @@ class InertUnpickler(pickle._Unpickler):
         if target.call is within_type:
             return self._called(arguments[0], arguments[2])
         self.copies -= sum(len(part) for part in arguments if isinstance(part, COPIED))
-        if self.copies < 0:
-            raise pickle.UnpicklingError("it copies its content again and again")
+        if exceeds(-self.copies, 0):
+            raise pickle.UnpicklingError(over("it copies its content again and again"))
         return target.call(*arguments)
 
     def _reduce(self) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.limits import exceeds, over
 
 # Storage types, as a pickle names them, and the type of their elements. Untyped ones hold bytes.
 DTYPES = {
@@ -104,9 +105,9 @@ def rebuild_tensor(
         raise pickle.UnpicklingError(
             f"a tensor of shape {shape} reaches beyond the {len(flat)} numbers of its storage"
         )
-    if count * flat.itemsize > max(flat.nbytes, EXPANDED):
+    if exceeds(count * flat.itemsize, max(flat.nbytes, EXPANDED)):
         raise pickle.UnpicklingError(
-            f"a tensor of shape {shape} in a storage of {len(flat)} numbers"
+            over(f"a tensor of shape {shape} in a storage of {len(flat)} numbers")
         )
     tensor = flat.as_strided(shape, steps, start) if count else flat.new_empty(shape)
     return tensor.requires_grad_(bool(requires_grad) and tensor.is_floating_point())
@@ -150,8 +151,8 @@ def check_total(tensors: Mapping[str, Tensor], size: int, origin: str) -> None:
         UserError: if they are.
     """
     total = sum(tensor.nbytes for tensor in tensors.values())
-    if total > COPIES * size + EXPANDED:
-        raise UserError(f"{origin} holds {size} bytes, and its tensors would take {total}")
+    if exceeds(total, COPIES * size + EXPANDED):
+        raise UserError(over(f"{origin} holds {size} bytes, and its tensors would take {total}"))
 
 
 def _whole_numbers(values: Any) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.limits import exceeds, over
 
 MOST = 10**6  # values in what `plain` goes through
 _NUMBER = re.compile(r"[biufc?]\d*")
@@ -111,8 +112,8 @@ class _Plain:
 
     def __call__(self, value: Any) -> Any:
         self.left -= 1
-        if self.left < 0:
-            raise UserError(f"what the file says is more than {MOST} values")
+        if exceeds(-self.left, 0):
+            raise UserError(over(f"what the file says is more than {MOST} values"))
         if isinstance(value, dict):
             return {_key(self(key)): self(item) for key, item in value.items()}
         if isinstance(value, list | tuple | set | frozenset):

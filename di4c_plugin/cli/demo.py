@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from di4c_plugin.files import user_path
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -26,7 +28,9 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     length.add_argument("--full", action="store_true", help="longer, for the best student")
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     parser.add_argument("--steps", type=int, help="optimiser updates, instead of the recipe's")
-    parser.add_argument("--out", type=Path, default=Path("di4c-demo"), help="default di4c-demo")
+    parser.add_argument(
+        "--out", type=user_path, default=Path("di4c-demo"), help="default di4c-demo"
+    )
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on where --out was interrupted")
     again.add_argument("--overwrite", action="store_true", help="replace the run in --out")

@@ -1,8 +1,9 @@
 """`di4c doctor`: which hosts are here, what they lack on this machine, and how to get the rest."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from di4c_plugin.files import user_path
 
 if TYPE_CHECKING:
     from di4c_plugin.cli.main import Subparsers
@@ -17,7 +18,7 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
         "remedies `di4c run` uses on this machine and why, and how to fetch what is missing.",
     )
     parser.add_argument(
-        "folder", nargs="?", type=Path, help="where the hosts are, or one of them: external"
+        "folder", nargs="?", type=user_path, help="where the hosts are, or one of them: external"
     )
     return parser
 

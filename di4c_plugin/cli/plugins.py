@@ -1,10 +1,11 @@
 """`di4c plugins`: what is loaded, from which distribution, and what it registers."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from di4c_plugin.plugins import DISABLE, PluginManager, get_manager
+from di4c_plugin.plugins import DISABLE, PluginManager, installed_plugins
 
 if TYPE_CHECKING:
     from di4c_plugin.cli.main import Subparsers
@@ -21,17 +22,23 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a table on a terminal, lines of tab-separated fields elsewhere."""
+    """Print a table on a terminal, lines of tab-separated fields elsewhere.
+
+    A broken plugin is a warning.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console, broken = Console(), dict[str, None]()
+    rows = list(_rows(installed_plugins(lambda error: broken.update({str(error): None}))))
+    for line in broken:
+        print(f"di4c: warning: {line}", file=sys.stderr)
     if not console.is_terminal:
-        for row in _rows(get_manager()):
+        for row in rows:
             print(*row, sep="\t")
         return 0
     table = Table("plugin", "distribution", "kind", "names")
-    for row in _rows(get_manager()):
+    for row in rows:
         table.add_row(*row)
     console.print(table)
     return 0

@@ -14,6 +14,8 @@ from di4c_plugin.cli.sampling import (
     picture_size,
     sampling_options,
 )
+from di4c_plugin.errors import UserError
+from di4c_plugin.files import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,12 +42,15 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     which.add_argument("--labels", type=labels, metavar="K,K,…", help="class labels, in turn")
     parser.add_argument(
         "--out",
-        default="samples.png",
         help="a grid as PNG; with / at the end a folder of single pictures; tokens where it ends "
-        "in .npy; default samples.png",
+        "in .npy; default samples.png, or samples-1.png and so on if it is there",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the files named")
     parser.add_argument(
-        "--animate", type=Path, metavar="FILE", help="the states after each step, as GIF or WebP"
+        "--animate",
+        type=user_path,
+        metavar="FILE",
+        help="the states after each step, as GIF or WebP",
     )
     return parser
 
@@ -54,13 +59,14 @@ def run(args: argparse.Namespace) -> int:
     """Sample, and print the paths of the files."""
     from di4c_plugin.api import sample
     from di4c_plugin.evaluation.animation import Recorder, check_animation
-    from di4c_plugin.evaluation.pictures import check_empty
+    from di4c_plugin.files import new_file, user_path
 
-    single = args.out.endswith("/")
-    if single:
-        check_empty(Path(args.out))
+    single = _check_out(args)
     if args.animate is not None:
         check_animation(args.animate)
+        args.animate = new_file(args.animate, overwrite=args.overwrite)
+        if user_path(args.out) == args.animate:
+            raise UserError(f"--out and --animate are both {args.animate}")
     model = load(args, args.model)
     host = host_of(args, model)
     options = sampling_options(args, model)
@@ -74,6 +80,26 @@ def run(args: argparse.Namespace) -> int:
     if args.animate is not None:
         _animate(host, recorder, args.animate)
     return 0
+
+
+def _check_out(args: argparse.Namespace) -> bool:
+    """Choose or check --out; tell whether it is a folder of single pictures."""
+    from di4c_plugin.evaluation.pictures import check_empty, check_png
+    from di4c_plugin.files import free_name, new_file, user_path
+
+    if args.out is None:
+        args.out = str(free_name(Path("samples.png")))
+    single = args.out.endswith("/")
+    path = user_path(args.out)
+    if single:
+        check_empty(path)
+        new_file(path / "0.png")
+    else:
+        if path.suffix != ".npy":
+            check_png(path)
+        new_file(path, overwrite=args.overwrite)
+    args.out = f"{path}/" if single else str(path)
+    return single
 
 
 def _cond(args: argparse.Namespace) -> "Tensor | None":

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from di4c_plugin.checkpoints.model import Model
     from di4c_plugin.cli.main import Subparsers
+    from di4c_plugin.training.compose import RunConfig
 
 
 def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
@@ -32,11 +33,25 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Distil, and print the path of the student."""
-    from di4c_plugin import api
+    """Distil, and print the path of the student; of each phase, where there are some."""
+    from di4c_plugin.cli.phases import run_phases
     from di4c_plugin.training.compose import compose_run
 
     config = compose_run("train", with_latent(args.overrides))
+    if config.info["phases"] is None:
+        return run_one(config)
+    return run_phases(
+        config.info["phases"],
+        args.overrides,
+        config.out,
+        lambda overrides: run_one(compose_run("train", with_latent(overrides))),
+    )
+
+
+def run_one(config: "RunConfig") -> int:
+    """Distil by the options of one run."""
+    from di4c_plugin import api
+
     info, host = config.info, config.info["host"]
     start = info["student"]
     distil = functools.partial(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from di4c_plugin.errors import UserError, reason
+from di4c_plugin.limits import exceeds, over
 
 Array = np.ndarray[Any, Any]
 SUFFIX = ".npy"
@@ -52,8 +53,9 @@ def _archive(file: BinaryIO, size: int) -> dict[str, Array]:
             raise ValueError("it has two arrays of one name")
         if any(info.flag_bits & ENCRYPTED for info in infos):
             raise ValueError("it is encrypted")
-        if sum(info.file_size for info in infos) > INFLATED * size + SPARE:
-            raise ValueError(f"its arrays would take more than {INFLATED} times its {size} bytes")
+        if exceeds(sum(info.file_size for info in infos), INFLATED * size + SPARE):
+            told = f"its arrays would take more than {INFLATED} times its {size} bytes"
+            raise ValueError(over(told))
         found = {}
         for info in infos:
             with archive.open(info) as member:

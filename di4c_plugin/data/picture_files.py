@@ -1,11 +1,14 @@
 """Files of pictures: which they are by name, and reading one."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
 
 from di4c_plugin.errors import UserError, reason
+from di4c_plugin.limits import exceeds, over
 
 SUFFIXES = (
     *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm"),
@@ -30,6 +33,16 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not is_hidden(Path(name).name)
 
 
+@contextmanager
+def _our_limit() -> Iterator[None]:
+    """Switch Pillow's own limit off, which is above ours, and warns of less."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 def open_picture(path: Path, channels: int) -> Image.Image:
     """Return a picture in grey (1 channel) or RGB (3), upright, on white where it is transparent.
 
@@ -39,9 +52,9 @@ def open_picture(path: Path, channels: int) -> Image.Image:
         UserError: if it cannot be read, has more than 8 bits for each value, or too many pixels.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > PIXELS:
-                raise UserError(f"{path} has more than {PIXELS // 10**6} million pixels")
+        with _our_limit(), Image.open(path, formats=FORMATS) as image:
+            if exceeds(image.width * image.height, PIXELS):
+                raise UserError(over(f"{path} has more than {PIXELS // 10**6} million pixels"))
             if image.mode.startswith(DEEP):
                 raise UserError(f"{path} has more than 8 bits for each value")
             check_turned(path, image)

@@ -1,6 +1,5 @@
 """Forward processes q and their exact posteriors."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +22,9 @@ from di4c_plugin.diffusion.schedule import (
     time_grid,
 )
 from di4c_plugin.diffusion.uniform import Uniform
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, refusing
+from di4c_plugin.options import fitted, parameters
+from di4c_plugin.values import nearest, shown
 
 __all__ = [
     "LOG_ZERO",
@@ -58,31 +59,40 @@ def build_process(config: dict[str, Any]) -> Process:
             and for options that it does not take or that are missing.
     """
     options = dict(config)
-    name = options.pop("name")
+    name = options.pop("name", None)
     what = f"process {name!r}"
     if name == "gaussian":
         return _made(what, DiscretisedGaussian, options)
-    if name not in SCHEDULED:
-        raise UserError(f"unknown process {name!r}; there are {PROCESSES}")
+    if not isinstance(name, str) or name not in SCHEDULED:
+        raise UserError(
+            f"unknown process {shown(name)}; there are {PROCESSES}{nearest(name, NAMES)}"
+        )
     kind, default, own = SCHEDULED[name]
     schedule = options.pop("schedule", default)
-    if schedule not in SCHEDULES:
-        raise UserError(f"unknown schedule {schedule!r}; there are {', '.join(sorted(SCHEDULES))}")
+    if not isinstance(schedule, str) or schedule not in SCHEDULES:
+        there = ", ".join(sorted(SCHEDULES)) + nearest(schedule, SCHEDULES)
+        raise UserError(f"unknown schedule {shown(schedule)}; there are {there}")
     chosen = {key: options.pop(key) for key in ("num_tokens", *own) if key in options}
     # What is left are parameters of the schedule.
-    rest = _made(f"{what} with schedule {schedule!r}", SCHEDULES[schedule], options)
+    of_schedule = f"{what} with schedule {schedule!r}"
+    names = [*own, *(parameters(SCHEDULES[schedule]) or ())]
+    unknown = next((key for key in options if key not in names), None)
+    if unknown is not None:
+        hint = nearest(unknown, names)
+        told = f"got an unexpected keyword argument {shown(unknown)}{hint}"
+        raise UserError(f"{of_schedule}: {told}; it takes {', '.join(names)}")
+    rest = _made(of_schedule, SCHEDULES[schedule], options)
     return _made(what, kind, chosen | {"schedule": rest})
 
 
 def _made(what: str, kind: Callable[..., Any], options: dict[str, Any]) -> Any:
-    try:
-        inspect.signature(kind).bind(**options)
-    except TypeError as error:
-        raise UserError(f"{what}: {error}") from error
-    return kind(**options)
+    options = fitted(kind, options, what)
+    with refusing(f"{what} cannot be made with these options"):
+        return kind(**options)
 
 
-PROCESSES = "absorbing, gaussian, uniform, confidence, halton"
+NAMES = ("absorbing", "gaussian", "uniform", "confidence", "halton")
+PROCESSES = ", ".join(NAMES)
 # By name: the class, its schedule by default, its options besides the tokens and the schedule.
 SCHEDULED: dict[str, tuple[Callable[..., Process], str, tuple[str, ...]]] = {
     "absorbing": (Absorbing, "loglinear", ("mask",)),

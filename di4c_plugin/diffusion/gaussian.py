@@ -8,7 +8,7 @@ R_ij = exp(-(|i - j| - 1)^2 / rate_sigma^2), rates outwards follow from detailed
 """
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -16,27 +16,32 @@ from torch import Tensor
 from di4c_plugin.diffusion.categorical import sample_categorical
 from di4c_plugin.diffusion.process import MatrixProcess
 from di4c_plugin.errors import UserError
+from di4c_plugin.values import Range
 
 # Terms of the Poisson mixture, whose mean is at most 1: the rest is below 1e-46.
 POWERS = 40
 MOST = 1024  # tokens: there are as many matrices of S x S numbers
 
 
+Width = Annotated[float, Range(1e-3, 1e6)]
+
+
 class DiscretisedGaussian(MatrixProcess):
     """The forward process of tauLDR's CIFAR-10 model; defaults are its released values.
 
     Raises:
-        UserError: for fewer than 2 or more than `MOST` tokens.
+        UserError: for fewer than 2 or more than `MOST` tokens, and widths so small that some levels
+            are never reached.
     """
 
     def __init__(
         self,
         num_tokens: int,
         *,
-        rate_sigma: float = 6.0,
-        q_sigma: float = 512.0,
-        time_exponential: float = 100.0,
-        time_base: float = 3.0,
+        rate_sigma: Width = 6.0,
+        q_sigma: Width = 512.0,
+        time_exponential: Annotated[float, Range(1.001, 1e6)] = 100.0,
+        time_base: Width = 3.0,
     ) -> None:
         if not 2 <= num_tokens <= MOST:
             raise UserError(f"this process is for 2 to {MOST} tokens, not {num_tokens}")
@@ -45,6 +50,11 @@ class DiscretisedGaussian(MatrixProcess):
         self.time_exponential, self.time_base = time_exponential, time_base
         self.stationary = stationary(num_tokens, q_sigma)
         self.rate = rate_matrix(num_tokens, rate_sigma, self.stationary)
+        if not (self.rate.isfinite().all() and self.stationary.min() > 0):
+            raise UserError(
+                f"rate_sigma={rate_sigma:g} and q_sigma={q_sigma:g} are too narrow for "
+                f"{num_tokens} levels"
+            )
         # Uniformisation: e^{tau R} is a Poisson mixture of powers of the jumps I + R / Lambda.
         self._fastest = float(-self.rate.diagonal().min())
         jump = torch.eye(num_tokens, dtype=torch.float64) + self.rate / self._fastest

@@ -6,12 +6,13 @@ Every schedule has \alpha_0 = 1 and, but for those with eps > 0, \alpha_1 = 0. T
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.values import Range
 
 
 class Schedule(Protocol):
@@ -29,7 +30,7 @@ class LogLinear:
     MDLM itself uses eps = 1e-3, so that its prior is not quite all masks.
     """
 
-    eps: float = 0.0
+    eps: Annotated[float, Range(0, below=1)] = 0.0
 
     def alpha(self, t: Tensor) -> Tensor:
         """See `Schedule.alpha`."""
@@ -49,7 +50,7 @@ class Cosine:
 class DuoCosine:
     r"""\alpha_t = 1 - cos(\pi (1 - (1 - eps) t) / 2): Duo's "cosine", MaskGIT's of Chang et al."""
 
-    eps: float = 0.0
+    eps: Annotated[float, Range(0, below=1)] = 0.0
 
     def alpha(self, t: Tensor) -> Tensor:
         """See `Schedule.alpha`."""

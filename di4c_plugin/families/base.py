@@ -51,7 +51,7 @@ class Family(ABC, Generic[Sizes]):
         mark: how the name of a weight ends that only its networks have.
         made_of: the dataclass of the sizes.
         names: its doors, see `find_doors`.
-        said: what the user may say of sizes, where weights do not tell.
+        said: what the user may say of sizes, where weights do not tell, and its type.
         settings: those of them that change a network and no weight of it.
         root: the program's checkout; None: see `importing.checkout`.
     """
@@ -61,7 +61,7 @@ class Family(ABC, Generic[Sizes]):
     mark: ClassVar[str]
     made_of: ClassVar[type[Any]]
     names: ClassVar[Names] = {}
-    said: ClassVar[tuple[str, ...]] = ()
+    said: ClassVar[Mapping[str, Any]] = {}
     settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, root: str | Path | None = None) -> None:

@@ -4,6 +4,7 @@ What MaskGIT and Halton-MaskGIT have in common: codes 0 ... K - 1, the mask K, w
 the logits as well and is never predicted here; a label or none; no time.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -173,7 +174,11 @@ class GridNetworks(Family[Sizes], Generic[Sizes]):
     """See `Family`."""
 
     made: ClassVar[type[GridDenoiser]] = GridDenoiser
-    said: ClassVar[tuple[str, ...]] = ("heads", "dropout", "carry_over")
+    said: ClassVar[Mapping[str, Any]] = {
+        "heads": int | None,
+        "dropout": float | None,
+        "carry_over": bool | None,
+    }
     settings = ("dropout", "carry_over")
 
     def weights_in(self, content: Content, *, ema: bool = True) -> Weights:

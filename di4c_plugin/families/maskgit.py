@@ -5,6 +5,7 @@ each position's own, so that there is no head in the sense of `HiddenDenoiser` (
 about a thousand codes). A latent by `token` is the official Di4C's layout: behind the class token.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any, ClassVar
@@ -82,7 +83,11 @@ class MaskGITNetworks(GridNetworks[MaskGITSizes]):
 
     name, made, made_of = "maskgit", MaskGITDenoiser, MaskGITSizes
     title, mark = "MaskGIT-pytorch v1", "first_layer.0.weight"
-    said = (*GridNetworks.said, "classes", "codes")
+    said: ClassVar[Mapping[str, Any]] = {
+        **GridNetworks.said,
+        "classes": int | None,
+        "codes": int | None,
+    }
     names: ClassVar[Names] = {
         "embedding": "tok_emb",
         "sequence": "first_layer",

@@ -110,7 +110,11 @@ class TauLDRNetworks(Family[TauLDRSizes]):
 
     name, made_of = "tauldr", TauLDRSizes
     title, mark = "tauLDR's U-Net", "temb_modules.0.weight"
-    said, settings = ("config", "dropout"), ("dropout",)
+    said: ClassVar[Mapping[str, Any]] = {
+        "config": str | Mapping[str, Any] | None,
+        "dropout": float | None,
+    }
+    settings = ("dropout",)
 
     def weights_in(self, content: Content, *, ema: bool = True) -> Weights:
         """See `Family.weights_in`."""

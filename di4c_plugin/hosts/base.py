@@ -22,6 +22,7 @@ from di4c_plugin.checkpoints.schemes import has_scheme, load_scheme
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.errors import UserError, quoted, refusing
 from di4c_plugin.families.base import Family
+from di4c_plugin.options import fitted, parameters
 
 
 class HostData:
@@ -83,22 +84,29 @@ class Host:
     new_teacher: Callable[..., Model] | None = None
     wrote: Callable[[Weights], bool] | None = None
 
+    def __post_init__(self) -> None:
+        """Say what the user may say, in the way in which functions do."""
+        own = {name: p.annotation for name, p in (parameters(self.data) or {}).items()}
+        data = inspect.signature(self.data).parameters
+        places = {"root": str | Path | None, "process": str | Mapping[str, Any] | None}
+        types = (places | dict(self.family.said) if self.program else {}) | own
+        kind = inspect.Parameter.KEYWORD_ONLY
+        told = [
+            inspect.Parameter(
+                name, kind, default=data[name].default if name in data else None, annotation=said
+            )
+            for name, said in types.items()
+        ]
+        object.__setattr__(self, "__signature__", inspect.Signature(told))
+
     @property
     def options(self) -> dict[str, Any]:
         """What the user may say, with what it is by default."""
-        data = inspect.signature(self.data).parameters
-        own = {name: parameter.default for name, parameter in data.items()}
-        named = ("root", "process", *self.family.said) if self.program else ()
-        return dict.fromkeys(named) | own
+        return {name: p.default for name, p in inspect.signature(self).parameters.items()}
 
     def __call__(self, **said: Any) -> "OpenHost":
         """Return the host in use; raises UserError for options that it does not take."""
-        known = self.options
-        if unknown := [name for name in said if name not in known]:
-            takes = f"it takes {', '.join(known) or 'no options'}"
-            wrong = f"got an unexpected keyword argument {unknown[0]!r}"
-            raise UserError(f"host {self.name!r}: {wrong}; {takes}")
-        return OpenHost(self, known | said)
+        return OpenHost(self, self.options | fitted(self, said, f"host {self.name!r}"))
 
 
 class OpenHost:

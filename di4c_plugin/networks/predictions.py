@@ -7,7 +7,7 @@ of S tokens never holds N x P x S numbers.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,6 +50,14 @@ class Prediction(ABC):
     @abstractmethod
     def active(self, part: slice) -> Tensor:
         """Return which of the positions `part` are still unknown, bool, (c,)."""
+
+    @abstractmethod
+    def at(self, index: Tensor) -> "Prediction":
+        """Return the prediction at some of the positions, index (P',), int64."""
+
+    @abstractmethod
+    def detached(self) -> "Prediction":
+        """Return the prediction without gradient."""
 
     @abstractmethod
     def add_gradients(self, of_logits: Tensor, part: slice, sums: Sequence[Tensor | None]) -> None:
@@ -95,6 +103,14 @@ class Formed(Prediction):
     def active(self, part: slice) -> Tensor:
         """See `Prediction.active`."""
         return self.unknown[part]
+
+    def at(self, index: Tensor) -> "Formed":
+        """See `Prediction.at`."""
+        return Formed(self.values.index_select(1, index), self.unknown[index])
+
+    def detached(self) -> "Formed":
+        """See `Prediction.detached`."""
+        return replace(self, values=self.values.detach())
 
     def add_gradients(self, of_logits: Tensor, part: slice, sums: Sequence[Tensor | None]) -> None:
         """See `Prediction.add_gradients`."""
@@ -173,6 +189,16 @@ class Hidden(Prediction):
     def active(self, part: slice) -> Tensor:
         """See `Prediction.active`: where any of the N is."""
         return self.process.active(self.x[:, part]).any(0)
+
+    def at(self, index: Tensor) -> "Hidden":
+        """See `Prediction.at`."""
+        h, x = (v.index_select(1, index) for v in (self.h, self.x))
+        return replace(self, h=h, x=x, t=self.t[index])
+
+    def detached(self) -> "Hidden":
+        """See `Prediction.detached`."""
+        bias = None if self.bias is None else self.bias.detach()
+        return replace(self, h=self.h.detach(), weight=self.weight.detach(), bias=bias)
 
     def add_gradients(self, of_logits: Tensor, part: slice, sums: Sequence[Tensor | None]) -> None:
         """See `Prediction.add_gradients`; sums over positions are in the head's precision."""

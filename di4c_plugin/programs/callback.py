@@ -5,8 +5,12 @@ Lightning starts. Each adapter (`mdlm`, `sdtt`, `duo`) then swaps the one class 
 up at call time.
 """
 
+import contextlib
 import importlib
+import os
 import traceback
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +70,21 @@ def install(config: DictConfig) -> None:
     remedies.install(host.name)
     adapter = importlib.import_module(f"di4c_plugin.programs.{host.name}")
     values = as_typed(plain(config), Path(config.hydra.runtime.cwd))
-    adapter.install(as_chosen(values, config.hydra))
+    check_wandb(values)
+    try:
+        adapter.install(as_chosen(values, config.hydra))
+    except ModuleNotFoundError as error:
+        lacking = f"{host.name} needs {error.name}, which is not installed"
+        raise UserError(f"{lacking}: di4c run {host.script} … has what it lacks") from error
+
+
+def check_wandb(config: Mapping[str, Any]) -> None:
+    """Refuse to start a run that the host's own config logs to a package that is not there."""
+    for_samples = str(config.get("mode", "")).startswith("sample")
+    if config.get("wandb") and not for_samples and find_spec("wandb") is None:
+        raise UserError(
+            "the config logs to wandb, which is not installed: add wandb=null, or pip install wandb"
+        )
 
 
 def warn_of_commit(host: Program, configs: str) -> None:
@@ -90,10 +108,11 @@ def as_typed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         value = section.get(key) if isinstance(section, dict) else None
         if not isinstance(value, str) or not value:
             continue
-        scheme = FILE if value.startswith(FILE) and not (folder / value).exists() else ""
-        path = folder / value.removeprefix(scheme)
-        if path.exists():
-            section[key] = f"{scheme}{path}"
+        scheme = FILE if value.startswith(FILE) and not os.path.exists(folder / value) else ""  # noqa: PTH110
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # of what is no path
+            path = folder / Path(value.removeprefix(scheme)).expanduser()
+            if path.exists():
+                section[key] = f"{scheme}{path}"
     return config
 
 

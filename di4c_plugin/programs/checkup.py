@@ -51,7 +51,12 @@ def _present(found: Found, gpu: bool) -> Iterator[Row]:
     yield name, "present", f"{found.title}{tested}, in {found.root}"
     if found.warning:
         yield name, "warning", found.warning
-    for package in packages.missing(name):
+    absent = packages.missing(name)
+    if absent:
+        yield name, "bare", f"{found.host.script} starts by `di4c run`: {', '.join(absent)} missing"
+    if found.host.configs and packages.is_missing("wandb"):
+        yield name, "bare", "its config logs to wandb, not installed: add wandb=null"
+    for package in absent:
         if packages.has_stand_in(package):
             yield name, "stand-in", f"{package}: not installed"
         else:

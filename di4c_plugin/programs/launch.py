@@ -16,14 +16,17 @@ from pathlib import Path
 from types import ModuleType
 
 from di4c_plugin import checkouts as detect
-from di4c_plugin.announce import announce_once
+from di4c_plugin.announce import announce_once, plain_streams
 from di4c_plugin.errors import UserError
+from di4c_plugin.files import user_path
+from di4c_plugin.overrides import readable
 from di4c_plugin.plugins import lookup, names_of
 from di4c_plugin.programs import shims
 from di4c_plugin.programs.images.program import refuse_flags, take_flags
 from di4c_plugin.programs.shims.after_import import after_import
 
 SCRIPT = "DI4C_HOST_SCRIPT"  # the program that processes started by Lightning run
+FILES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 MODULE = "di4c_plugin.programs.launch"
 
 
@@ -43,6 +46,8 @@ def launch(script: str, arguments: Sequence[str]) -> None:
     patches = {}
     if found.host.configs is not None:
         refuse_flags(found.host.name, arguments)
+        arguments = readable(arguments)
+        check_files(arguments)
     else:
         program = lookup("program", found.host.name)
         arguments, flags = take_flags(arguments, program.own_samplers)
@@ -55,6 +60,20 @@ def launch(script: str, arguments: Sequence[str]) -> None:
     announce_once(f"{found.title}: {'; '.join(done) or 'no shims needed'}")
     os.environ[SCRIPT] = str(Path(script).resolve())
     _execute(Path(script), arguments)
+
+
+def check_files(arguments: Sequence[str]) -> None:
+    """Refuse a model file that is not there, before the imports of a program, which take long.
+
+    Raises:
+        UserError: naming it.
+    """
+    for argument in arguments:
+        key, _, value = argument.lstrip("+").partition("=")
+        value = value.strip("'\"").removeprefix("file:")
+        is_file = value.endswith(FILES) or value.startswith(("./", "../", "/", "~"))
+        if key in ("teacher", "sampler.teacher") and is_file and not user_path(value).exists():
+            raise UserError(f"no such model file: {key}={value}")
 
 
 def _found(script: str) -> detect.Found:
@@ -81,6 +100,7 @@ def _execute(script: Path, arguments: Sequence[str]) -> None:
 
 
 def _main() -> None:
+    plain_streams()
     arguments = [os.environ[SCRIPT]] if SCRIPT in os.environ else []
     script, *rest = [*arguments, *sys.argv[1:]] or [""]
     try:

@@ -7,7 +7,7 @@ from di4c_plugin.samplers.ancestral import ancestral, hybrid
 from di4c_plugin.samplers.base import Callback, Step, walk
 from di4c_plugin.samplers.guidance import Guided
 from di4c_plugin.samplers.maskgit import halton, maskgit
-from di4c_plugin.samplers.sampler import Sampler, sampler_named, sampler_with
+from di4c_plugin.samplers.sampler import Sampler, sampler_named, sampler_options
 from di4c_plugin.samplers.tau_leaping import tau_leaping
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "hybrid",
     "maskgit",
     "sampler_named",
-    "sampler_with",
+    "sampler_options",
     "tau_leaping",
     "walk",
 ]

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from di4c_plugin.announce import announce_once
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.checkpoints.vocabulary import check_models
 from di4c_plugin.diffusion import Process
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, reason
 
 
 def check_labels(model: Model, cond: Tensor | None, n: int) -> None:
@@ -50,14 +51,17 @@ IMPROBABLE = "the predictions of this model are no probabilities"
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Tell what it means when a table is looked up with what was drawn by no probabilities.
+    """Tell what it means when memory ends, or a table is looked up with improbable draws.
 
     Raises:
-        UserError: in place of torch's complaint of an index.
+        UserError: in place of torch's complaint of an index or an allocation.
     """
     try:
         yield
-    except (IndexError, RuntimeError) as error:
+    except (IndexError, MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "allocate" in str(error):
+            told = "not enough memory: draw fewer samples at once (batch_size)"
+            raise UserError(told) from error
         if isinstance(error, RuntimeError) and "out of bounds" not in str(error):
             raise
         raise UserError(IMPROBABLE) from error
@@ -82,11 +86,20 @@ def check_drawn(x: Tensor, process: Process) -> Tensor:
 def usable(device: str | torch.device) -> torch.device:
     """Return the device, once something has been put there.
 
+    Draws are made in float64. Where a device has none, as Apple's mps, it is the CPU, and a line
+    says so.
+
     Raises:
         UserError: if this machine, or this build of torch, has no such device.
     """
     try:
-        return torch.empty(0, device=device).device
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot use device {str(device)!r}: {reason}") from error
+        found = torch.empty(0, device=device).device
+        torch.Generator(found)
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"cannot use device {str(device)!r:.80}: {reason(error)}") from error
+    try:
+        torch.empty(0, dtype=torch.float64, device=found)
+    except (RuntimeError, TypeError):
+        announce_once(f"device {str(device)!r} has no float64, which draws need: using the CPU")
+        return torch.device("cpu")
+    return found

@@ -7,7 +7,7 @@ plugins as for ours.
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser
+from di4c_plugin.options import fitted, parameters
 from di4c_plugin.plugins import lookup
 from di4c_plugin.samplers.base import LATENTS, Callback, Step, inference, with_latent
 from di4c_plugin.samplers.guidance import guide
@@ -61,7 +62,7 @@ class Sampler:
         self, draw: Draw, *, grid: Callable[..., Tensor] | None = None, **defaults: Any
     ) -> None:
         self.draw, self.grid, self.defaults = draw, grid, defaults
-        self.own = inspect.signature(draw).parameters
+        self.own = parameters(draw) or {}
         self.of_grid = keywords(grid) if grid else {}
         self.of_models = {k: p for k, p in keywords(ModelOptions).items() if k not in self.own}
         functools.update_wrapper(self, draw)
@@ -168,26 +169,34 @@ def sampler_named(name: str) -> Sampler:
     return Sampler(found)
 
 
-def sampler_with(name: str, options: Mapping[str, object]) -> Sampler:
-    """Return the registered sampler, if it takes the options.
+def sampler_options(
+    name: str, options: Mapping[str, Any], *, later: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return options of the registered sampler as its annotations have them.
+
+    Args:
+        name: of the sampler.
+        options: keyword arguments.
+        later: names of further ones that the caller will give.
 
     Raises:
-        UserError: as `sampler_named`; for options that it does not take, missing ones that it
-            needs, and an unknown latent policy.
+        UserError: as `sampler_named`; for options that it does not take or that are missing, values
+            of another type, and an unknown latent policy.
     """
     found = sampler_named(name)
-    try:
-        found.__signature__.bind(None, None, None, **GIVEN | dict(options))
-    except TypeError as error:
-        raise UserError(f"sampler {name!r}: {error}") from error
-    if "latents" in options and "latents" in found.of_models:
-        with_latent(None, options["latents"], None)  # type: ignore[arg-type]
-    return found
+    known = found.__signature__.parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    taken = {each for each in later if anything or each in known}
+    asked = {k: v for k, v in options.items() if k != "callback"} | dict.fromkeys({*later} - taken)
+    typed = fitted(found, asked, f"sampler {name!r}", positional=3, given={*GIVEN, *taken})
+    if "latents" in typed and "latents" in found.of_models:
+        with_latent(None, typed["latents"], None)  # type: ignore[arg-type]
+    return typed | {k: v for k, v in options.items() if k == "callback"}
 
 
 def keywords(function: Callable[..., object]) -> dict[str, Parameter]:
     """Return the options of a grid's function, or the fields of `ModelOptions`, as keywords."""
-    found = inspect.signature(function).parameters
+    found = parameters(function) or {}
     return {
         k: p.replace(kind=Parameter.KEYWORD_ONLY)
         for k, p in found.items()

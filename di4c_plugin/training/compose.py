@@ -6,8 +6,8 @@ run with the command line of the first, which must mean the same to them.
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,14 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from di4c_plugin.errors import UserError
-from di4c_plugin.files import configs_dir
-from di4c_plugin.plugins import get_manager
+from di4c_plugin.errors import STRANGE, UserError, reason
+from di4c_plugin.files import configs_dir, user_path
+from di4c_plugin.options import parameters
+from di4c_plugin.overrides import readable
+from di4c_plugin.plugin_configs import SEARCH_PATH
+from di4c_plugin.plugins import get_manager, lookup, names_of
 from di4c_plugin.training.config import TrainingConfig
+from di4c_plugin.values import nearest, shown
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,13 @@ def compose_run(name: str, overrides: Sequence[str]) -> RunConfig:
     out, resume, overwrite = (info.pop(key) for key in ("out", "resume", "overwrite"))
     if out is None:
         raise UserError("name the folder of the run: out=FOLDER")
+    for key in ("teacher", "student"):
+        if not isinstance(info.get(key), str | None):
+            raise UserError(f"{key} must be text, not {shown(info[key])}")
     for key, value in {"resume": resume, "overwrite": overwrite}.items():
         if not isinstance(value, bool):
             raise UserError(f"{key} must be true or false, not {value!r}")
-    return RunConfig(training, Path(str(out)), resume, overwrite, info)
+    return RunConfig(training, user_path(out), resume, overwrite, info)
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -66,13 +73,13 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
             group; the message lists those that exist.
     """
     # Hydra reads a list of strings as JSON writes it.
-    path = f"hydra.searchpath={json.dumps(get_manager().config_paths())}"
+    path = f"hydra.searchpath={json.dumps([*get_manager().config_paths(), SEARCH_PATH])}"
     with initialize_config_dir(str(configs_dir()), version_base="1.3", job_name="di4c"):
         known = compose(name, [path]).keys()
         try:
-            config = compose(name, [path, *overrides])
+            config = compose(name, [path, *readable(overrides, named_by_text())])
             values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, *STRANGE) as error:
             raise UserError(_explain(error)) from error
     if not any(override.lstrip("+~").startswith("recipe.") for override in overrides):
         # `distill` reads the recipe's latent, and takes it where the user named none.
@@ -85,24 +92,31 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def training_config(options: dict[str, Any]) -> TrainingConfig:
-    """Return the options under `training` with their types checked.
+def named_by_text() -> set[str]:
+    """Return the keys whose values are text, and names of files as a rule, whatever they hold."""
+    found = {"teacher", "student", "out"}
+    for host in names_of("host"):
+        for name, parameter in (parameters(lookup("host", host)) or {}).items():
+            found |= {f"host.{name}"} if parameter.annotation in (str, str | None) else set()
+    return found
+
+
+def training_config(options: Mapping[str, Any]) -> TrainingConfig:
+    """Return the options under `training`.
 
     Raises:
         UserError: for an unknown option, a value of another type or out of range.
     """
-    schema = OmegaConf.structured(TrainingConfig)
-    OmegaConf.set_readonly(schema, False)
-    unknown = options.keys() - schema.keys()
+    if not isinstance(options, Mapping):
+        raise UserError(f"training must be a mapping of options, not {shown(options)}")
+    known = [field.name for field in fields(TrainingConfig)]
+    unknown = [str(name) for name in options if name not in known]
     if unknown:
         raise UserError(
-            f"unknown option {_listed(unknown)} of training; there are {_listed(schema)}"
+            f"unknown option {_listed(unknown)} of training; there are {_listed(known)}"
+            f"{nearest(unknown[0], known)}"
         )
-    try:
-        typed: dict[str, Any] = OmegaConf.to_container(OmegaConf.merge(schema, options))  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        raise UserError(f"training.{error.full_key}: {_first_line(error)}") from error
-    return TrainingConfig(**(typed | {"betas": tuple(typed["betas"])}))
+    return TrainingConfig(**options)
 
 
 def _unknown_keys(unknown: set[str], known: Iterable[object], overrides: Sequence[str]) -> str:
@@ -110,7 +124,9 @@ def _unknown_keys(unknown: set[str], known: Iterable[object], overrides: Sequenc
     typed = unknown & {re.split(r"[.=]", override.lstrip("+"))[0] for override in overrides}
     chosen = next((override for override in overrides if override.startswith("experiment=")), None)
     if typed or chosen is None:
-        return f"unknown option {_listed(map(repr, typed or unknown))}; there are {_listed(known)}"
+        names = sorted(typed or unknown)
+        near = nearest(names[0], known)
+        return f"unknown option {_listed(map(repr, names))}; there are {_listed(known)}{near}"
     return (
         f"{chosen}: unknown here are {_listed(unknown)}; if it is for a text host's program: "
         f"di4c run PROGRAM +{chosen}"
@@ -123,18 +139,16 @@ def _explain(error: Exception) -> str:
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
         siblings = [str(key) for key in cause.parent_node if key != "hydra"]
-        return f"unknown option {cause.full_key!r}; there are {_listed(siblings)}"
-    return _first_line(error)
+        near = nearest(str(cause.full_key).rpartition(".")[2], siblings)
+        return f"unknown option {cause.full_key!r}; there are {_listed(siblings)}{near}"
+    return reason(error)
 
 
 def _group(error: MissingConfigException) -> str:
     """Return "GROUP 'option'; there are …"."""
     group, _, option = str(error.missing_cfg_file).rpartition("/")
-    return f"{group} {option!r}; there are {_listed(error.options or [])}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    there = [str(name) for name in error.options or []]
+    return f"{group} {option!r}; there are {_listed(there)}{nearest(option, there)}"
 
 
 def _listed(names: Any) -> str:

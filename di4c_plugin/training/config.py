@@ -4,27 +4,13 @@ The same options with the same defaults, for the command line: configs/training/
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from di4c_plugin.errors import UserError
+from di4c_plugin.options import fit_fields
+from di4c_plugin.values import Choices, Count, Range
 
-CHOICES = {
-    "schedule": ("one_cycle", "constant"),
-    "strategy": ("auto", "ddp"),
-    "precision": ("32-true", "bf16-mixed"),
-    "logger": ("csv", "tensorboard", "wandb", "none"),
-}
-AT_LEAST = {
-    "steps": 1,
-    "batch_size": 1,
-    "accumulate": 1,
-    "devices": 1,
-    "checkpoint_every": 1,
-    "log_every": 1,
-    "seed": 0,
-    "lr": 0,
-    "weight_decay": 0,
-    "clip": 0,
-}
+NotNegative = Annotated[float, Range(0)]
+BelowOne = Annotated[float, Range(0, below=1)]
 
 
 @dataclass(frozen=True)
@@ -51,44 +37,30 @@ class TrainingConfig:
         logger: "csv", "tensorboard", "wandb" (offline unless WANDB_MODE says otherwise), "none".
 
     Raises:
-        UserError: for a value out of range.
+        UserError: for a value of another type or out of range.
     """
 
-    steps: int = 1500
-    batch_size: int = 16
-    accumulate: int = 1
-    lr: float = 2e-3
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    schedule: str = "one_cycle"
-    warmup: float = 0.3
-    clip: float = 1.0
-    ema: float = 0.99
-    rounds: int | None = None
-    seed: int = 0
-    precision: str = "32-true"
+    steps: Count = 1500
+    batch_size: Count = 16
+    accumulate: Count = 1
+    lr: NotNegative = 2e-3
+    weight_decay: NotNegative = 0.01
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    schedule: Annotated[str, Choices("one_cycle", "constant")] = "one_cycle"
+    warmup: BelowOne = 0.3
+    clip: NotNegative = 1.0
+    ema: BelowOne = 0.99
+    rounds: Count | None = None
+    seed: Annotated[int, Range(0)] = 0
+    precision: Annotated[str, Choices("32-true", "bf16-mixed")] = "32-true"
     compile: bool = False
-    devices: int = 1
+    devices: Count = 1
     accelerator: str = "auto"
-    strategy: str = "auto"
-    checkpoint_every: int = 200
-    log_every: int = 10
-    logger: str = "csv"
+    strategy: Annotated[str, Choices("auto", "ddp")] = "auto"
+    checkpoint_every: Count = 200
+    log_every: Count = 10
+    logger: Annotated[str, Choices("csv", "tensorboard", "wandb", "none")] = "csv"
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        for name, least in AT_LEAST.items():
-            if not getattr(self, name) >= least:
-                raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        if self.rounds is not None and not self.rounds >= 1:
-            raise UserError(f"rounds must be at least 1, not {self.rounds}")
-        for name in ("ema", "warmup"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        if len(self.betas) != 2:
-            raise UserError(f"betas must be two numbers, not {list(self.betas)}")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(
-                    f"unknown {name} {getattr(self, name)!r}; there are {', '.join(choices)}"
-                )
+        fit_fields(self)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
 from di4c_plugin.training.checkpoint_file import CheckpointFiles
 from di4c_plugin.training.config import TrainingConfig
@@ -44,7 +46,7 @@ def make_trainer(
         strategy = "ddp_find_unused_parameters_true"
     try:
         return Trainer(
-            accelerator=config.accelerator,
+            accelerator=with_float64(config.accelerator),
             devices=config.devices,
             strategy=strategy,
             # Networks run under an autocast of our own, so that losses stay in fp32.
@@ -63,6 +65,20 @@ def make_trainer(
         )
     except (MisconfigurationException, ValueError) as error:
         raise UserError(" ".join(str(error).split())) from error
+
+
+def with_float64(accelerator: str) -> str:
+    """Return the accelerator, or "cpu" where it is Apple's mps: draws are made in float64.
+
+    A line says so.
+    """
+    mps = accelerator == "mps" or (
+        accelerator in ("auto", "gpu") and not CUDAAccelerator.is_available()
+    )
+    if mps and MPSAccelerator.is_available():
+        announce_once("accelerator mps has no float64, which training needs: using the CPU")
+        return "cpu"
+    return accelerator
 
 
 def make_logger(name: str, out: Path | None) -> Logger | None:

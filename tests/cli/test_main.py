@@ -1,4 +1,5 @@
 import argparse
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -86,3 +87,74 @@ def test_a_reader_that_has_had_enough_is_no_error() -> None:
     process.stdout.close()
     _, err = process.communicate()
     assert (process.returncode, err) == (141, b"")
+
+
+def test_what_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise PermissionError(13, "Permission denied", "a\x1b[31m")
+
+    monkeypatch.setattr(plugins, "run", run)
+    assert main(["plugins"]) == 2
+    assert capsys.readouterr().err == "di4c: error: a\\x1b[31m: Permission denied\n"
+
+
+PROGRAM = """
+import os, signal, sys
+from di4c_plugin.cli import plugins
+from di4c_plugin.cli.main import main
+
+def run(args):
+    {body}
+
+plugins.run = run
+sys.argv = ["di4c", "plugins"]
+sys.exit(main())
+"""
+PRESS = "os.kill(os.getpid(), signal.SIGINT)"
+INTERRUPTED = {
+    "plainly": PRESS,
+    "in an import of C code": f"""
+    try:
+        {PRESS}
+    except KeyboardInterrupt:
+        raise ImportError("multiarray failed to import") from None
+""",
+    "twice": f"""
+    import atexit
+    atexit.register(lambda: {PRESS})
+    {PRESS}
+""",
+    "in a library that answers otherwise": f"""
+    try:
+        {PRESS}
+    except KeyboardInterrupt:
+        raise SystemError("initialization failed") from None
+""",
+}
+
+
+@pytest.mark.parametrize("body", INTERRUPTED)
+def test_ctrl_c_is_one_line(body: str) -> None:
+    program = PROGRAM.format(body=INTERRUPTED[body].strip())
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "di4c: interrupted\n")
+
+
+def test_a_terminal_without_greek() -> None:
+    body = 'print("λ é", "\\udc80"); raise UserError("λ")'
+    program = PROGRAM.format(body="from di4c_plugin.errors import UserError; " + body)
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == "\\u03bb \\xe9 \\udc80\n"
+    assert done.stderr == "di4c: error: \\u03bb\n"

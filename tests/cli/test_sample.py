@@ -73,6 +73,26 @@ def test_hybrid_takes_its_teacher_and_its_share() -> None:
     assert np.array_equal(np.load("a.npy"), np.load("b.npy"))
 
 
+def test_files_are_replaced_only_when_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw = ["sample", "../models/teacher", "--n", "2", "--steps", "1"]
+    assert main(draw) == 0
+    assert main(draw) == 0
+    assert capsys.readouterr().out == "samples.png\nsamples-1.png\n"
+    for flag, name in (("--out", "x.npy"), ("--animate", "x.gif")):
+        Path(name).write_text("mine")
+        assert main([*draw, flag, name]) == 2
+        assert "is there already" in capsys.readouterr().err
+        assert Path(name).read_text() == "mine"
+        assert main([*draw, flag, name, "--overwrite"]) == 0
+        assert Path(name).read_bytes() != b"mine"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main([*draw, "--out", "~/y.npy"]) == 0
+    assert (tmp_path / "y.npy").is_file()
+    assert main([*draw, "--out", f"{'x' * 300}.png"]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

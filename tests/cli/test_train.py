@@ -58,7 +58,7 @@ def test_a_teacher_is_distilled(
         (["foo=1"], "unknown option 'foo'; there are algo, host, latent, out, overwrite, res"),
         (["+foo=1"], "unknown option 'foo'; there are algo, host, latent, out, overwrite, resume"),
         (["training.steps=0"], "steps must be at least 1, not 0"),
-        (["training.lr=fast"], "training.lr: Value 'fast' of type 'str' could not be converted"),
+        (["training.lr=fast"], "lr must be a number, not 'fast'"),
         (["training.betas=[0.9]"], "betas must be two numbers, not [0.9]"),
         (["training.accelerator=gpux"], "You selected an invalid accelerator name"),
         (["resume=perhaps"], "resume must be true or false, not 'perhaps'"),
@@ -86,6 +86,21 @@ def test_mistakes_give_one_line_and_leave_nothing(
     assert printed.err.startswith(f"di4c: error: {message}"), printed.err
     assert printed.err.count("\n") == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["epoch=3-step=10.safetensors", "a(1).pth", "é.pt", "a,b", "2024", "x'y", "[a", "a b"]
+)
+def test_a_name_is_taken_as_it_is(
+    name: str, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Path(name).write_bytes(teacher.read_bytes())
+    command = ["train", "out=~/run", "latent.dim=1", *QUICK, "training.steps=1"]
+    assert main([*command, f"teacher={name}"]) == 0
+    student = load_model(tmp_path / "run" / "student.safetensors")
+    assert student.info["teacher"] == name
 
 
 def test_an_algorithm_that_needs_a_teacher_cannot_make_one(

@@ -316,12 +316,33 @@ def test_unknown_processes_and_schedules_are_named() -> None:
     ],
 )
 def test_options_that_it_does_not_take_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=f"^{message}$"):
+    with pytest.raises(UserError, match=f"^{message}.*; it takes "):
+        build_process({"num_tokens": 3} | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "absorbing", "schedule": ["x"]}, r"unknown schedule \['x'\]; there are arccos"),
+        ({"name": "halton", "randomise": True}, r"'randomise' \(did you mean 'randomize'\?\)"),
+        (
+            {"name": "halton", "grid": [1.5, 2]},
+            r"process 'halton': grid\[0\] must be a whole number",
+        ),
+        ({"name": "duo_cosine"}, "unknown process 'duo_cosine'"),
+        ({"name": {}}, r"unknown process \{\}; there are absorbing"),
+        ({"name": "absorbing", "eps": "small"}, "eps must be a number, not 'small'"),
+        ({"name": "gaussian", "rate_sigma": float("nan")}, "rate_sigma must be in "),
+        ({"name": "gaussian", "q_sigma": 0}, "process 'gaussian'"),
+    ],
+)
+def test_values_of_another_type_are_told(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         build_process({"num_tokens": 3} | options)
 
 
 def test_missing_options_are_named() -> None:
-    with pytest.raises(UserError, match="^process 'halton': missing .* 'num_tokens'$"):
+    with pytest.raises(UserError, match="^process 'halton': missing .* 'num_tokens'; it takes "):
         build_process({"name": "halton"})
 
 

@@ -142,3 +142,41 @@ def test_relative_paths_are_those_of_the_folder_where_the_command_was_typed(tmp_
         ("builtin:digits", "builtin:digits"),
     ):
         assert callback.as_typed({"teacher": typed}, tmp_path) == {"teacher": meant}
+
+
+def test_a_logger_that_is_not_installed_is_told(
+    make_host: MakeHost,
+    installed: list[tuple[str, dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configs = make_host("mdlm") / "configs"
+    (configs / "config.yaml").write_text("mode: train\nwandb: {project: x}\n")
+    monkeypatch.setattr(callback, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        Install().on_job_start(job(configs, "algo=di4c"), task_function=lambda _: None)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "di4c: error: the config logs to wandb, which is not installed: "
+        "add wandb=null, or pip install wandb"
+    )
+    assert not installed
+    Install().on_job_start(job(configs, "algo=di4c", "wandb=null"), task_function=lambda _: None)
+    Install().on_job_start(job(configs, "sampler=di4c", "mode=sample_eval"), task_function=print)
+    assert len(installed) == 2
+
+
+def test_a_package_that_the_host_lacks_is_told(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking(config: Any) -> None:
+        raise ModuleNotFoundError("No module named 'timm'", name="timm")
+
+    modules = SimpleNamespace(import_module=lambda name: SimpleNamespace(install=lacking))
+    monkeypatch.setattr(callback, "importlib", modules)
+    monkeypatch.setattr(callback, "remedies", SimpleNamespace(install=lambda host: None))
+    configs = make_host("mdlm") / "configs"
+    with pytest.raises(SystemExit):
+        Install().on_job_start(job(configs, "algo=di4c"), task_function=lambda _: None)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "di4c: error: mdlm needs timm, which is not installed: di4c run main.py … has what it lacks"
+    )

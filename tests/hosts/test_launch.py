@@ -111,3 +111,21 @@ def test_the_shims_need_no_torch(host: Path, launch: Launch) -> None:
     (host / "main.py").write_text("import sys\nprint('torch' in sys.modules)")
     done: subprocess.CompletedProcess[str] = launch("mdlm/main.py")
     assert done.stdout == "False\n"
+
+
+def test_a_teacher_that_is_not_there_is_told_before_the_imports(host: Path, launch: Launch) -> None:
+    (host / "helper.py").write_text("raise SystemError('imported')\n")
+    for name in ("no/such.ckpt", "./x", "~/none.pth", "epoch=3-step=10.ckpt", "file:x.pt"):
+        done = launch("mdlm/main.py", f"teacher={name}")
+        plain = name.removeprefix("file:")
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1] == f"di4c: error: no such model file: teacher={plain}"
+    done = launch("mdlm/main.py", "teacher=owner/name")  # the hub is asked later
+    assert "imported" in done.stderr
+
+
+def test_names_that_hydra_does_not_read_are_quoted(host: Path, launch: Launch) -> None:
+    (host.parent / "epoch=3-step=10.ckpt").touch()
+    done = launch("mdlm/main.py", "seed=3", "+teacher=epoch=3-step=10.ckpt", "+out=answer.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((host.parent / "answer.json").read_text())["seed"] == 3

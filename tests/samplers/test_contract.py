@@ -16,7 +16,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.hookspecs import hookimpl
 from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.plugins import BUILTINS, GROUP, PluginManager
-from di4c_plugin.samplers import Step, ancestral, sampler_named, sampler_with, walk
+from di4c_plugin.samplers import Step, ancestral, sampler_named, sampler_options, walk
 from tests.enumeration import TableDenoiser, assert_drawn_from, product_law, rank
 from tests.samplers.test_guidance import Labelled
 
@@ -60,7 +60,8 @@ def plain(
 def draw(name: str, model: Any, steps: int = 1, n: int = 20_000, **options: Any) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     x = torch.full((n, D), PROCESS.mask)
-    found = sampler_with(name, options)
+    sampler_options(name, {k: v for k, v in options.items() if k != "cond"})
+    found = sampler_named(name)
     return found(model, x, time_grid(steps), process=PROCESS, generator=generator, **options)
 
 
@@ -79,7 +80,7 @@ def test_its_user_says_how_lambda_is_drawn(register: Register, policy: str) -> N
     register(ancestral)
     assert torch.equal(found, draw("theirs", student, 3, 200, latents=policy))
     with pytest.raises(UserError, match="unknown latent policy 'stale'"):
-        sampler_with("theirs", {"latents": "stale"})
+        sampler_options("theirs", {"latents": "stale"})
 
 
 def test_it_may_be_guided(register: Register) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from di4c_plugin.diffusion import Absorbing, Process, Uniform, time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.plugins import lookup
-from di4c_plugin.samplers import Guided, Step, ancestral, hybrid, sampler_with
+from di4c_plugin.samplers import Guided, Step, ancestral, hybrid, sampler_options
 from di4c_plugin.samplers.base import with_latent
 from di4c_plugin.samplers.grids import ending_at
 from di4c_plugin.samplers.last_step import likeliest
@@ -202,11 +202,11 @@ def test_mistakes_are_told() -> None:
 
 
 def test_options_are_known_to_be_taken() -> None:
-    sampler_with("ancestral", {"guidance": 2.0, "last": "argmax"})
+    sampler_options("ancestral", {"guidance": 2.0, "last": "argmax"})
     signature = inspect.signature(hybrid)
     assert list(signature.parameters)[:3] == ["denoiser", "x", "times"]
     assert {"teacher", "guidance", "min_time", "last_latents"} <= signature.parameters.keys()
     with pytest.raises(UserError, match="'speed'"):
-        sampler_with("hybrid", {"teacher": 1, "teacher_steps": 1, "speed": 2})
+        sampler_options("hybrid", {"teacher": 1, "teacher_steps": 1, "speed": 2})
     with pytest.raises(UserError, match="missing .*'teacher'"):
-        sampler_with("hybrid", {"teacher_steps": 1})
+        sampler_options("hybrid", {"teacher_steps": 1})

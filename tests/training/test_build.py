@@ -20,7 +20,8 @@ def test_options_reach_the_algorithm() -> None:
     [
         (
             {"name": "denoising", "mintime": 1},
-            "algorithm 'denoising': got an unexpected keyword argument 'mintime'; "
+            "algorithm 'denoising': got an unexpected keyword argument 'mintime' "
+            "(did you mean 'min_time'?); "
             "it takes label_dropout, min_time",
         ),
         ({"min_time": 1}, "the algorithm has no name"),

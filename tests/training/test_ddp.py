@@ -1,5 +1,6 @@
 """Two processes through the real command line, against the same draws in this one process."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,15 @@ from tests.conftest import Run
 from tests.training import toy
 
 SIZES = {"patch": (4, 4), "hidden_size": 8, "embedding_size": 4, "num_blocks": 1, "num_heads": 2}
+DI4C = {"name": "di4c"}
 PER_RANK, MICRO_STEPS, RANKS = 3, 2, 2
 
 
-def losses_of(rank: int, step: int, batch: Batch, networks: Networks) -> LossTerms:
-    algorithm = make_algorithm(recipe("builtin", "di4c").algo_with({"name": "di4c"}), toy_process())
+def losses_of(
+    rank: int, step: int, batch: Batch, networks: Networks, algo: dict[str, Any] = DI4C
+) -> LossTerms:
+    options = recipe("builtin", algo["name"]).algo_with(algo)
+    algorithm = make_algorithm(options, toy_process())
     generator = step_generator(0, rank, step)
     return algorithm.losses(batch, networks, Update(generator))
 
@@ -45,20 +50,31 @@ def networks(teacher: Path, latent: dict[str, Any]) -> Networks:
     model = host.load_teacher(str(teacher))
     torch.manual_seed(0)
     student = host.build_student(model, latent).denoiser.train()
-    return {"student": student, "teacher": model.denoiser.requires_grad_(False)}
+    auxiliary = host.build_student(model, None).denoiser.train()
+    frozen = model.denoiser.requires_grad_(False)
+    return {"student": student, "auxiliary": auxiliary, "teacher": frozen}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("latent", ["adaln", "token"])
+@pytest.mark.parametrize(
+    ("latent", "algo"),
+    [
+        ("adaln", DI4C),
+        ("token", DI4C),
+        ("mask_noise", {"name": "dmmd", "together": True}),
+    ],
+)
 def test_the_gradient_of_two_processes_is_that_of_one_with_their_draws(
-    di4c: Run, teacher: Path, tmp_path: Path, latent: str
+    di4c: Run, teacher: Path, tmp_path: Path, latent: str, algo: dict[str, Any]
 ) -> None:
+    roles = ["student", "auxiliary"] if algo["name"] == "dmmd" else ["student"]
     options = ["steps=1", f"batch_size={PER_RANK}", f"accumulate={MICRO_STEPS}", "clip=0"]
     options += [f"devices={RANKS}", "accelerator=cpu", "strategy=ddp", "log_every=1"]
     result = di4c(
         "train",
         f"teacher={teacher}",
         f"latent={latent}",
+        *(f"algo={v}" if k == "name" else f"algo.{k}={json.dumps(v)}" for k, v in algo.items()),
         f"out={tmp_path}",
         *(f"training.{option}" for option in options),
         OMP_NUM_THREADS="1",
@@ -69,20 +85,21 @@ def test_the_gradient_of_two_processes_is_that_of_one_with_their_draws(
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)
     moments = state["optimizer_states"][0]["state"]
     # After one update AdamW's first moment is (1 - beta_1) times the gradient.
-    found = [moments[index]["exp_avg"] / 0.1 for index in range(len(moments))]
-    # The adaLN and token configs have no option but their defaults.
+    rate = 1 - state["optimizer_states"][0]["param_groups"][0]["betas"][0]
+    found = [moments[index]["exp_avg"] / rate for index in range(len(moments))]
+    # The configs of latents have no option but their defaults.
     made = networks(teacher, {"name": latent})
-    total = mean_loss(made)
+    total = mean_loss(made, algo)
     total.backward()
     value = total.item()
-    expected = [p.grad for p in made["student"].parameters()]  # type: ignore[attr-defined]
+    expected = [p.grad for role in roles for p in made[role].parameters()]  # type: ignore[attr-defined]
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-6 * value)
     assert float(toy.rows(tmp_path)[1]["loss"]) == pytest.approx(value, rel=1e-4)
 
 
-def mean_loss(made: Networks) -> Tensor:
+def mean_loss(made: Networks, algo: dict[str, Any]) -> Tensor:
     """The mean over all ranks and micro-steps."""
     data = BUILTIN().data()
     totals = []
@@ -90,7 +107,7 @@ def mean_loss(made: Networks) -> Tensor:
         stream = BatchStream(data, PER_RANK, seed=0, rank=rank, world_size=RANKS)
         for step in range(MICRO_STEPS):
             batch = Batch(stream.batch(step).x_0)
-            totals.append(losses_of(rank, step, batch, made).total)
+            totals.append(losses_of(rank, step, batch, made, algo).total)
     return torch.stack(totals).mean()
 
 

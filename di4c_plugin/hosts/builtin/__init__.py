@@ -14,14 +14,20 @@ from torch import Tensor
 from di4c_plugin.algorithms.base import Data
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing, build_process
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, refusing
 from di4c_plugin.families import load_model
 from di4c_plugin.families.transformer import TransformerNetworks
 from di4c_plugin.hosts.base import Host, HostData, OpenHost
+from di4c_plugin.limits import exceeds, over
 from di4c_plugin.networks import TransformerConfig
+from di4c_plugin.options import fitted
+from di4c_plugin.values import shown
 
 SIDE = 8
 LEVELS = 17
+# Of a new network: how many weights, and the ranges of its sizes that are not [1, 2^20].
+WEIGHTS = 10**9
+LEAST, MOST = {"mask": 0, "num_classes": 0}, {"num_blocks": 1000}
 TEACHER = Path(__file__).parent / "teacher.safetensors"
 
 
@@ -67,7 +73,20 @@ def new_teacher(process: dict[str, Any], **sizes: Any) -> Model:
         "mask": mask,
         "time_conditioned": mask is None,
     }
-    return FAMILY.new(TransformerConfig(**(defaults | sizes)), built)
+    what = "host 'builtin' cannot make this teacher"
+    chosen = fitted(TransformerConfig, defaults | sizes, what)
+    for name, value in chosen.items():
+        least, most = LEAST.get(name, 1), MOST.get(name, 2**20)
+        numbers = value if isinstance(value, tuple) else [value]
+        if any(type(number) is int and not least <= number <= most for number in numbers):
+            raise UserError(f"{what}: {name} must be in [{least}, {most}], not {shown(value)}")
+    with refusing(what):
+        config, family = TransformerConfig(**chosen), TransformerNetworks()
+        outline = family.outline(config, process=built)
+        count = sum(weight.numel() for weight in outline.parameters())
+        if exceeds(count, WEIGHTS):
+            raise UserError(over(f"a network of {count} weights, which is more than {WEIGHTS}"))
+        return family.new(config, built)
 
 
 FAMILY = TransformerNetworks()

@@ -1,4 +1,4 @@
-"""Latent conditioning of students: by extra token, by adaLN, by noise on the mask embedding."""
+"""Latent conditioning of students: by extra token, by adaLN, by noise on embeddings or stream."""
 
 from di4c_plugin.networks.latent.adaln import AdaLNLatent
 from di4c_plugin.networks.latent.base import (
@@ -11,12 +11,16 @@ from di4c_plugin.networks.latent.base import (
 from di4c_plugin.networks.latent.entry import Entry
 from di4c_plugin.networks.latent.making import find_latent, new_injector, same_options
 from di4c_plugin.networks.latent.mask_noise import MaskNoiseLatent
+from di4c_plugin.networks.latent.pyramid_noise import PyramidNoiseLatent
+from di4c_plugin.networks.latent.stream_noise import StreamNoiseLatent
 from di4c_plugin.networks.latent.token import TokenLatent
 
 LATENTS: dict[str, type[LatentInjector]] = {
     "token": TokenLatent,
     "adaln": AdaLNLatent,
     "mask_noise": MaskNoiseLatent,
+    "stream_noise": StreamNoiseLatent,
+    "pyramid_noise": PyramidNoiseLatent,
 }
 
 __all__ = [
@@ -26,7 +30,9 @@ __all__ = [
     "KnownSizes",
     "LatentInjector",
     "MaskNoiseLatent",
+    "PyramidNoiseLatent",
     "Sizes",
+    "StreamNoiseLatent",
     "TokenLatent",
     "draw_latents",
     "find_latent",

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.networks.latent.base import LatentInjector, Sizes, sinusoid
+from di4c_plugin.values import Size, Std
 
 
 class AdaLNLatent(LatentInjector):
@@ -15,7 +16,7 @@ class AdaLNLatent(LatentInjector):
     """
 
     def __init__(
-        self, sizes: Sizes, *, dim: int = 1, features: int = 128, std: float = 0.1
+        self, sizes: Sizes, *, dim: Size = 1, features: Size = 128, std: Std = 0.1
     ) -> None:
         super().__init__()
         self.latent_shape = (dim,)

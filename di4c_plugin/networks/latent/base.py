@@ -121,6 +121,12 @@ def draw_latents(
     return u.float().clamp(max=1 - 2**-24)
 
 
+def gaussian(latent: Tensor) -> Tensor:
+    """Return z = Phi^{-1}(lambda), standard normal, of the shape of lambda."""
+    # Phi^{-1} at the ends of [0, 1) is infinite.
+    return torch.special.ndtri(latent.clamp(1e-6, 1 - 1e-6))
+
+
 def sinusoid(latent: Tensor, size: int, *, scale: float = 1000.0) -> Tensor:
     """Return sinusoidal features of lambda, (B, k) to (B, size), frequencies from 1 down to 1e-4.
 

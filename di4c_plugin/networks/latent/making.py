@@ -4,8 +4,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, refusing
 from di4c_plugin.networks.latent.base import KnownSizes, LatentInjector, Sizes
+from di4c_plugin.options import fitted
 from di4c_plugin.plugins import lookup, names_of
 
 
@@ -31,10 +32,10 @@ def new_injector(network: Sizes, options: Mapping[str, Any]) -> LatentInjector:
             f"{name} enters at the embedding of each position, and the blocks of this network hold "
             "no embeddings but patches or another width: leave out latent.blocks"
         )
-    try:
+    what = f"latent {name!r} cannot be made"
+    own = fitted(kind, own, what, positional=1)
+    with refusing(what):
         injector = kind(sizes, **own)
-    except TypeError as error:
-        raise UserError(f"latent {name!r} cannot be made: {error}") from error
     injector.blocks = blocks
     return injector
 

@@ -3,10 +3,10 @@
 IMDM (2605.10518) and D-MMD (2603.20155, "input noise") inject it there.
 """
 
-import torch
 from torch import Tensor, nn
 
-from di4c_plugin.networks.latent.base import LatentInjector, Sizes
+from di4c_plugin.networks.latent.base import LatentInjector, Sizes, gaussian
+from di4c_plugin.values import Size, Std
 
 
 class MaskNoiseLatent(LatentInjector):
@@ -16,7 +16,7 @@ class MaskNoiseLatent(LatentInjector):
     network's embeddings.
     """
 
-    def __init__(self, sizes: Sizes, *, dim: int = 16, std: float = 0.1) -> None:
+    def __init__(self, sizes: Sizes, *, dim: Size = 16, std: Std = 0.1) -> None:
         super().__init__()
         self.latent_shape = (sizes.positions, dim)
         self.projection = nn.Linear(dim, sizes.embedding_size, bias=False)
@@ -24,9 +24,7 @@ class MaskNoiseLatent(LatentInjector):
 
     def encode(self, latent: Tensor) -> Tensor:
         """See `LatentInjector.encode`: W z, shape (B, D, E)."""
-        # Phi^{-1} at the ends of [0, 1) is infinite.
-        z = torch.special.ndtri(latent.clamp(1e-6, 1 - 1e-6))
-        noise: Tensor = self.projection(z.to(self.projection.weight.dtype))
+        noise: Tensor = self.projection(gaussian(latent).to(self.projection.weight.dtype))
         return noise
 
     def on_embedding(self, e: Tensor, code: Tensor, active: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.networks.latent.base import LatentInjector, Sizes, sinusoid
+from di4c_plugin.values import Size
 
 
 class TokenLatent(LatentInjector):
@@ -14,7 +15,7 @@ class TokenLatent(LatentInjector):
     not at it.
     """
 
-    def __init__(self, sizes: Sizes, *, dim: int = 1, features: int = 128) -> None:
+    def __init__(self, sizes: Sizes, *, dim: Size = 1, features: Size = 128) -> None:
         super().__init__()
         self.latent_shape = (dim,)
         self.features = features

@@ -26,7 +26,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.plugins import lookup
 from di4c_plugin.programs.images.trace import Autocast, Trace, Traced
-from di4c_plugin.samplers import Step, sampler_named, sampler_with
+from di4c_plugin.samplers import Step, sampler_named, sampler_options
 from di4c_plugin.samplers.checks import check_drawn
 
 # Options that are models: "host" is the host's own, anything else is loaded.
@@ -109,7 +109,9 @@ class HostSampler(ABC):
             if student is None:
                 raise UserError(f"sampler {sampler!r} is for a student: add --student PATH")
             self.options = {"teacher": HOSTS_OWN} | self.options
-        sampler_with(sampler, self.options)
+        partners = self.options.keys() & set(MODELS)  # still by name
+        said = {key: value for key, value in self.options.items() if key not in partners}
+        self.options |= sampler_options(sampler, said, later=partners)
         self.origin = "the host's network" if student is None else "a student"
         self.student: Model | None = None
         if student is not None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from di4c_plugin.checkpoints.torch_file import read_torch
 from di4c_plugin.diffusion import Process, time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser
-from di4c_plugin.samplers import sampler_named, sampler_with
+from di4c_plugin.samplers import sampler_named, sampler_options
 from di4c_plugin.samplers.checks import check_drawn, drawing
 from di4c_plugin.samplers.known import conditioned, known_tokens
 
@@ -53,9 +53,9 @@ def sampler_settings(config: Mapping[str, Any] | None) -> SamplerSettings:
         raise UserError(f"sampler.steps must be a whole number from 1, not {settings.steps!r}")
     if settings.name == "hybrid" and settings.teacher is None:
         raise UserError("sampler=hybrid needs its teacher: add sampler.teacher=SOURCE")
-    teacher = {} if settings.teacher is None else {"teacher": None}
-    sampler_with(settings.name, settings.options | teacher)
-    return settings
+    later = () if settings.teacher is None else ("teacher",)
+    options = sampler_options(settings.name, settings.options, later=later)
+    return replace(settings, options=options)
 
 
 def given_by(

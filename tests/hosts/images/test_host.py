@@ -158,9 +158,11 @@ def test_what_is_asked_for_holds_for_model_files_too(root: Root, tmp_path: Path)
         changed.save(file)
     kept: Any = load_teacher(file, host=here).denoiser
     assert kept.carry_over
-    with pytest.raises(UserError, match=r"^process is a name, or a name and options, not \[1\]$"):
+    with pytest.raises(
+        UserError, match=r"process must be text or a mapping of options, not \[1\]$"
+    ):
         load_teacher(file, host=here | {"process": [1]})
-    with pytest.raises(UserError, match="process 'uniform' .* 'mask'$"):
+    with pytest.raises(UserError, match="process 'uniform' .* 'mask'; it takes "):
         load_teacher(file, host=here | {"process": "uniform"})
 
 

@@ -54,12 +54,12 @@ def finish(process: "subprocess.Popen[str]") -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["di4c", "mutual"])
+@pytest.mark.parametrize("method", ["di4c", "dmmd", "mutual"])
 @each_host
 def test_killed_and_resumed(
     root: Root, host: str, method: str, example_plugin: str, tmp_path: Path
 ) -> None:
-    """Di4C, and the example plugin's method of two networks, which are trained in turn."""
+    """Di4C, D-MMD, and the example plugin's method of two networks, which are trained in turn."""
     place = Place(host, root(host), tmp_path)
     asked = {"method": method, "plugins": example_plugin}
     whole = start(place, "whole", **asked)
@@ -84,7 +84,7 @@ def test_killed_and_resumed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["di4c", "mutual"])
+@pytest.mark.parametrize("method", ["di4c", "dmmd", "mutual"])
 @each_host
 def test_two_processes(
     root: Root, host: str, method: str, example_plugin: str, tmp_path: Path

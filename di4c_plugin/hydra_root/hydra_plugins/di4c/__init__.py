@@ -3,12 +3,21 @@
 So it must stay light: no torch, no plugins, nothing done at import.
 """
 
+from collections.abc import Callable
+
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
 
 from di4c_plugin.checkouts import host_of_configs
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
+
+# Those of `di4c_plugin.plugin_configs`, which is not imported in every Hydra app.
+SCHEME = "di4c"
+SEARCH_PATH = f"{SCHEME}://registered"
 
 
 class Di4CSearchPath(SearchPathPlugin):
@@ -30,8 +39,47 @@ class Di4CSearchPath(SearchPathPlugin):
         search_path.append(provider="di4c_plugin", path=str(configs_dir()))
         if known:
             prepare_sweeps()
-            for path in config_paths():
+            for path in [*config_paths(), SEARCH_PATH]:
                 search_path.append(provider="di4c_plugin", path=path)
+
+
+class Registered(ConfigSource):
+    """Configs of what plugins register without writing a YAML file for it."""
+
+    @staticmethod
+    def scheme() -> str:
+        """See `ConfigSource`."""
+        return SCHEME
+
+    def available(self) -> bool:
+        """See `ConfigSource`."""
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        """See `ConfigSource`."""
+        return bool(self.list(config_path, None))
+
+    def is_config(self, config_path: str) -> bool:
+        """See `ConfigSource`."""
+        group, _, name = config_path.removesuffix(".yaml").rpartition("/")
+        return name in self.list(group, None)
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """See `ConfigSource`; of a broken plugin the run hears a line."""
+        from di4c_plugin.plugin_configs import names
+
+        if results_filter is ObjectType.GROUP:
+            return []
+        return told(lambda: sorted(names(config_path)), [])
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """See `ConfigSource`."""
+        from di4c_plugin.plugin_configs import config_of, package_of
+
+        group, _, name = config_path.removesuffix(".yaml").rpartition("/")
+        content = OmegaConf.create(config_of(group, name))
+        header = {"package": package_of(group)}
+        return ConfigResult(self.provider, f"{SCHEME}://{self.path}", content, header)
 
 
 def prepare_sweeps() -> None:
@@ -43,11 +91,17 @@ def prepare_sweeps() -> None:
 
 def config_paths() -> list[str]:
     """Return the search paths of installed plugins; of a broken one the host's run hears a line."""
-    from di4c_plugin.announce import announce_once
     from di4c_plugin.plugins import get_manager
 
+    return told(lambda: get_manager().config_paths(), [])
+
+
+def told(ask: Callable[[], list[str]], otherwise: list[str]) -> list[str]:
+    """Return the answer of plugins; where one is broken, tell it once and return `otherwise`."""
+    from di4c_plugin.announce import announce_once
+
     try:
-        return get_manager().config_paths()
+        return ask()
     except UserError as error:
         announce_once(f"warning: {error}")
-        return []
+        return otherwise

@@ -1,0 +1,342 @@
+r"""D-MMD: distillation by matching moments, and the methods that are switches of it.
+
+Hoogeboom, Ruhe, Heek, Mensink, Salimans, "Beyond Single Tokens: Distilling Discrete Diffusion
+Models via Discrete MMD", 2026, arXiv 2603.20155, its Algorithm 1. A student x_eta, an auxiliary
+network x_phi and the frozen teacher x_theta predict clean tokens:
+
+    1  s ~ U(0, 1), t = min(1, s + U(0, 1/k)), z_t ~ q_t(. | data)
+    2  p = x_eta(z_t; lambda),  x ~ Cat(p) position by position,  z_s ~ q(. | z_t, x)
+    3  generator loss, over eta:  w(s) sum_c p_c (log x_phi(z_s)_c - log x_theta(z_s)_c)
+    4  auxiliary loss, over phi:  -w(s) sum_c (x + x_theta(z_s))_c log x_phi(z_s)_c
+
+in alternation, both at the positions that z_s leaves open. x_phi follows E[x | z_s] under student
+and teacher; where it is the teacher, the student has the teacher's moments. Given lambda ("input
+noise") the student's tokens are independent, over all lambda they are not: without lambda a masked
+student cannot learn what the moments ask of it.
+
+  idlm  IDLM of masked diffusion (2026): z_s is masked afresh at a time of its own, the auxiliary
+        learns p itself and not the teacher, weights are those of the likelihood bound
+  dimo  Di[M]O (Zhu et al. 2025, arXiv 2503.15457): one step from t = 1; the gradient of a
+        divergence of auxiliary and teacher is carried to the student's logits
+"""
+
+from collections.abc import Callable, Collection
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks, Role, Update
+from di4c_plugin.algorithms.denoising import elbo_weight
+from di4c_plugin.algorithms.dmmd_draws import Drawn, clean_tokens, draw_times, ranked_step
+from di4c_plugin.algorithms.noising import drop_labels
+from di4c_plugin.diffusion import Absorbing, Process
+from di4c_plugin.diffusion.categorical import uniform
+from di4c_plugin.errors import UserError
+from di4c_plugin.losses.moments import (
+    cross_entropy,
+    entropy,
+    generator_loss,
+    jeffreys_loss,
+    sharpened,
+    soft_cross_entropy,
+)
+from di4c_plugin.losses.positions import position_sums
+from di4c_plugin.networks.denoiser import Denoiser
+from di4c_plugin.networks.latent import draw_latents
+from di4c_plugin.networks.predict import ActivePositions, States, has_head, predict
+from di4c_plugin.networks.predictions import Hidden, Prediction
+from di4c_plugin.samplers.base import inference
+
+STUDENT, AUXILIARY = "student", "auxiliary"
+# The terms of a role, its loss first.
+LOSSES = {STUDENT: ("generator", "entropy"), AUXILIARY: ("auxiliary",)}
+CHOICES = {
+    "times": ("window", "grid", "independent"),
+    "renoise": ("posterior", "step", "forward"),
+    "target": ("hard", "soft"),
+    "weight": ("constant", "elbo"),
+    "loss": ("auto", "naive", "chunked"),
+}
+
+
+class DMMD(Algorithm):
+    r"""The D-MMD losses for any process with a posterior, with the switches of its kin.
+
+    The defaults are the paper's, and what it does not say as our pilot had it.
+
+    Args:
+        process: the forward process of all networks.
+        steps: k, how many steps the student is made for; None: any number.
+        times: of t and s. "window": s is uniform and t up to 1/k later; "grid": t is one of the k
+            times at which the sampler calls the student, s uniform in the step from there;
+            "independent": both uniform, whichever is larger.
+        renoise: how z_s comes of the drawn x. "posterior": q(z_s | z_t, x); "step": the process's
+            own step, which for MaskGIT's and Halton's opens tokens by rank; "forward": q(z_s | x).
+        target: what the auxiliary learns: the drawn x ("hard") or p itself ("soft", for masked
+            processes: z_s of others depends on x).
+        teacher_weight: \kappa, weight of the teacher's prediction beside it.
+        jeffreys: None: D-MMD's generator loss. A number: Di[M]O's with \beta.
+        weight: w(s): "constant", or of masked diffusion's likelihood bound ("elbo").
+        input_noise: whether the student takes a latent: true, false, or None: masked processes'
+            must, and others' where the user names one.
+        auxiliary_updates: updates of the auxiliary for each of the student.
+        auxiliary_first: who begins.
+        together: train both in every update, by one pass of the student.
+        auxiliary_lr: factor on the learning rate of the auxiliary.
+        betas: of Adam, for both; None: the program's.
+        temperature: of the teacher in both losses.
+        top_p: share of the teacher's law that its nucleus holds.
+        penalty: what the logits of tokens outside of it lose.
+        min_time: s is at least this.
+        label_dropout: share of examples distilled without their class label.
+        loss: "naive", whole tensors of log-probabilities; "chunked", of hidden states and heads;
+            "auto": by chunks if all networks hand out hidden states.
+        loss_mb: budget of a chunk, in MiB.
+
+    Raises:
+        UserError: for values out of range and switches that do not go with each other.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        *,
+        steps: int | None = 4,
+        times: str = "window",
+        renoise: str = "posterior",
+        target: str = "hard",
+        teacher_weight: float = 1.0,
+        jeffreys: float | None = None,
+        weight: str = "constant",
+        input_noise: bool | None = None,
+        auxiliary_updates: int = 1,
+        auxiliary_first: bool = False,
+        together: bool = False,
+        auxiliary_lr: float = 1.0,
+        betas: tuple[float, float] | None = (0.0, 0.99),
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        penalty: float = 2.0,
+        min_time: float = 1e-3,
+        label_dropout: float = 0.1,
+        loss: str = "auto",
+        loss_mb: int = 128,
+    ) -> None:
+        said = {"times": times, "renoise": renoise, "target": target, "weight": weight}
+        for name, value in (said | {"loss": loss}).items():
+            if value not in CHOICES[name]:
+                known = ", ".join(CHOICES[name])
+                raise UserError(f"unknown {name} {value!r}; there are {known}")
+        masked = isinstance(process, Absorbing)
+        if steps is not None and steps < 1:
+            raise UserError(f"steps must be at least 1, not {steps}")
+        if steps is None and times != "independent":
+            raise UserError(f"times={times} needs the number of steps")
+        if times == "independent" and renoise != "forward":
+            raise UserError("times=independent goes with renoise=forward")
+        if not masked and (target == "soft" or weight == "elbo"):
+            raise UserError("target=soft and weight=elbo are for masked processes")
+        if auxiliary_updates < 1 or (together and auxiliary_updates > 1):
+            raise UserError("auxiliary_updates must be at least 1, and 1 with together=true")
+        if temperature <= 0 or not 0 < top_p <= 1 or penalty < 0 or teacher_weight < 0:
+            raise UserError("temperature > 0, 0 < top_p <= 1, penalty and teacher_weight >= 0")
+        if not 0 < min_time < 1 / (steps or 1):
+            raise UserError(f"min_time must be above 0 and below 1/steps, not {min_time}")
+        if loss_mb < 1:
+            raise UserError(f"loss_mb must be at least 1, not {loss_mb}")
+        noise = {True: "required", False: "none", None: "required" if masked else "optional"}
+        beta = None if betas is None else (float(betas[0]), float(betas[1]))
+        self.roles = {
+            STUDENT: Role(latent=noise[input_noise], betas=beta),
+            AUXILIARY: Role(lr=auxiliary_lr, betas=beta),
+        }
+        # lambda is the noise of one pass: a new one at every step.
+        self.sampling = {"latents": "fresh"} | ({} if steps is None else {"steps": steps})
+        self.process, self.steps, self.times, self.renoise = process, steps, times, renoise
+        self.soft, self.teacher_weight, self.jeffreys = target == "soft", teacher_weight, jeffreys
+        self.weight, self.together = weight, together
+        self.auxiliary_updates, self.auxiliary_first = auxiliary_updates, auxiliary_first
+        self.temperature, self.top_p, self.penalty = temperature, top_p, penalty
+        self.min_time, self.label_dropout = min_time, label_dropout
+        self.loss, self.max_bytes = loss, loss_mb << 20
+
+    def trained(self, update: Update) -> Collection[str]:
+        """See `Algorithm.trained`: the student once in a cycle, or both always."""
+        if self.together:
+            return self.roles
+        place = update.index % (1 + self.auxiliary_updates)
+        turn = self.auxiliary_updates if self.auxiliary_first else 0
+        return (STUDENT,) if place == turn else (AUXILIARY,)
+
+    def losses(self, batch: Batch, networks: Networks, update: Update) -> LossTerms:
+        """See `Algorithm.losses`."""
+        trained, teacher = self.trained(update), networks["teacher"]
+        if getattr(teacher, "latent_shape", None) is not None:
+            raise UserError("this teacher takes a latent: name it as the student to start from")
+        hidden = self._hidden(networks)
+        predicts = partial(self._predict, hidden=hidden)
+        drawn = self._draw(batch, networks[STUDENT], update.generator, predicts, trained)
+        open_t, open_s = drawn.open_t, ActivePositions(self.process.active(drawn.z_s))
+        states = States(drawn.z_s.unsqueeze(0), drawn.s, drawn.cond, None)
+        phi = predicts(networks[AUXILIARY], states, open_s, learns=AUXILIARY in trained)
+        theta = predicts(teacher, states, open_s, learns=False)
+
+        def at(positions: ActivePositions) -> tuple[Prediction, Prediction]:
+            index = within(positions, open_s)
+            return phi.at(index), theta.at(index)
+
+        # Of what z_s leaves open: what z_t leaves open too, which is all unless z_s is of x alone.
+        both = ActivePositions(open_s.active & open_t.active)
+        asked = STUDENT in trained or self.soft
+        p = drawn.p.at(within(both, open_t)) if asked else None
+        found = self._terms(drawn, both, trained, *at(both), p)
+        if self.renoise != "forward" or AUXILIARY not in trained:
+            return found
+        # And what z_t shows, which is certain: the auxiliary learns it, the student does not.
+        shown = ActivePositions(open_s.active & ~open_t.active)
+        return added(found, self._terms(drawn, shown, (AUXILIARY,), *at(shown)))
+
+    def _hidden(self, networks: Networks) -> bool:
+        """Whether the losses are taken by chunks of hidden states."""
+        headless = [k for k in (STUDENT, AUXILIARY, "teacher") if not has_head(networks[k])]
+        if self.loss == "chunked" and headless:
+            raise UserError(f"loss=chunked: the {headless[0]} has no hidden states; use naive")
+        return self.loss != "naive" and not headless
+
+    def _predict(
+        self,
+        denoiser: Denoiser,
+        states: States,
+        positions: ActivePositions,
+        *,
+        hidden: bool,
+        learns: bool,
+    ) -> Prediction:
+        if learns:
+            return predict(denoiser, states, positions, self.process, hidden=hidden)
+        with inference(denoiser):
+            found = predict(denoiser, states, positions, self.process, hidden=hidden)
+        return found.detached()
+
+    def _draw(
+        self,
+        batch: Batch,
+        student: Denoiser,
+        generator: torch.Generator,
+        predicts: Callable[..., Prediction],
+        trained: Collection[str],
+    ) -> Drawn:
+        """Return the student's prediction from noised data, and what is drawn from it."""
+        count, device = len(batch.x_0), generator.device
+        t, s = draw_times(self.times, count, self.steps, self.min_time, generator)
+        z_t = self.process.corrupt(batch.x_0, t, generator=generator)
+        cond = drop_labels(batch.cond, self.label_dropout, generator)
+        latent, shape = None, getattr(student, "latent_shape", None)
+        if shape is not None:
+            latent = draw_latents(shape, 1, count, generator=generator, device=device)
+        open_t = ActivePositions(self.process.active(z_t))
+        p = predicts(
+            student, States(z_t.unsqueeze(0), t, cond, latent), open_t, learns=STUDENT in trained
+        )
+        noise = uniform((2, *z_t.shape), generator=generator, device=device)
+        with torch.no_grad():
+            if self.renoise == "step" and not self.process.factorised:
+                x, z_s = ranked_step(self.process, p, open_t, z_t, noise, t, s)
+            else:
+                x = clean_tokens(p, open_t, z_t, noise[1], self.max_bytes)
+                z_s = (
+                    self.process.corrupt(x, s, generator=generator)
+                    if self.renoise == "forward"
+                    else self.process.bridge(noise[0], x, z_t, t, s)
+                )
+        return Drawn(open_t, p, x, z_s, s, cond)
+
+    def _terms(
+        self,
+        drawn: Drawn,
+        positions: ActivePositions,
+        trained: Collection[str],
+        phi: Prediction,
+        theta: Prediction,
+        p: Prediction | None = None,
+    ) -> LossTerms:
+        """Return the losses over `positions`, where the predictions are; without p, of hard x."""
+        x = positions.take(drawn.x.unsqueeze(0)).squeeze(0)
+        predictions = [phi, theta] if p is None else [phi, theta, p]
+
+        def values(part: slice, log_phi: Tensor, log_q: Tensor, *own: Tensor) -> list[Tensor]:
+            log_q = sharpened(log_q, self.temperature, self.top_p, self.penalty)
+            found = []
+            if STUDENT in trained:
+                (log_p,) = own
+                found += [self._generator(log_p, log_phi, log_q), entropy(log_p)]
+            if AUXILIARY in trained:
+                soft = [soft_cross_entropy(log_p, log_phi) for log_p in own if self.soft]
+                (target,) = soft or [cross_entropy(x[part], log_phi)]
+                found.append(target + self.teacher_weight * soft_cross_entropy(log_q, log_phi))
+            return found
+
+        sums = position_sums(
+            values,
+            *predictions,
+            implementation="chunked" if isinstance(phi, Hidden) else "naive",
+            max_bytes=self.max_bytes,
+        )
+        weight = self._weights(drawn.s)[positions.index // drawn.x.shape[1]] / len(drawn.s)
+        names = [name for role in self.roles if role in trained for name in LOSSES[role]]
+        found = {k: (v * weight.to(v.dtype)).sum() for k, v in zip(names, sums, strict=True)}
+        return LossTerms(
+            {role: found[LOSSES[role][0]] for role in trained},
+            {name: value.detach() for name, value in found.items()},
+        )
+
+    def _generator(self, log_p: Tensor, log_phi: Tensor, log_theta: Tensor) -> Tensor:
+        if self.jeffreys is None:
+            return generator_loss(log_p, log_phi, log_theta)
+        return jeffreys_loss(log_p, log_phi, log_theta, self.jeffreys)
+
+    def _weights(self, s: Tensor) -> Tensor:
+        """Return w(s), (B,), float64."""
+        if self.weight == "constant":
+            return torch.ones_like(s)
+        assert isinstance(self.process, Absorbing), "refused for others"
+        return elbo_weight(self.process.schedule, s)
+
+
+def within(some: ActivePositions, all_of: ActivePositions) -> Tensor:
+    """Return where in the second positions the first ones, a part of them, are."""
+    return torch.searchsorted(all_of.index, some.index)
+
+
+def added(one: LossTerms, other: LossTerms) -> LossTerms:
+    """Return the sums of losses; the second has some of the first one's."""
+    totals = {k: v + other.totals[k] if k in other.totals else v for k, v in one.totals.items()}
+    terms = {k: v + other.terms[k] if k in other.terms else v for k, v in one.terms.items()}
+    return LossTerms(totals, terms)
+
+
+# IDLM, its masked branch; its authors' lr is 1e-6 for both networks, their batch 512.
+IDLM = partial(
+    DMMD,
+    steps=None,
+    times="independent",
+    renoise="forward",
+    target="soft",
+    teacher_weight=0.0,
+    weight="elbo",
+    input_noise=False,
+    auxiliary_first=True,
+    betas=(0.9, 0.999),
+)
+# Di[M]O as released (github.com/yuanzhi-zhu/DiMO) for a first state of masks only: its authors
+# begin with a share of random tokens instead, and have label smoothing .1 and guidance 2.
+DIMO = partial(
+    DMMD,
+    steps=1,
+    times="grid",
+    renoise="forward",
+    teacher_weight=0.0,
+    jeffreys=0.0,
+    betas=(0.9, 0.999),
+)

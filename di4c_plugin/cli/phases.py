@@ -1,0 +1,51 @@
+"""Phases of `di4c train`: runs one after the other, each from the student of the one before."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from di4c_plugin.errors import UserError
+
+OWN = ("experiment", "out", "phases", "student")
+
+
+def run_phases(
+    phases: Any, overrides: Sequence[str], out: Path, run: Callable[[list[str]], int]
+) -> int:
+    """Run each phase in a folder of its own in `out`; return the first exit code that is not 0.
+
+    A phase that is complete is found so and left as it is where `overrides` resume, so that one
+    command goes on wherever it was stopped.
+
+    Args:
+        phases: overrides of `di4c train` for each phase, by the name of its folder.
+        overrides: what was typed; it goes over every phase.
+        out: the folder of the folders.
+        run: runs the overrides of one phase, which leaves out/NAME/student.safetensors.
+
+    Raises:
+        UserError: for phases that are no such mapping.
+    """
+    if not (
+        isinstance(phases, Mapping)
+        and all(isinstance(o, list) and all(isinstance(v, str) for v in o) for o in phases.values())
+    ):
+        raise UserError("phases are options for each run by its name: phases.NAME=[key=value, ...]")
+    typed = [o for o in overrides if key(o) not in OWN]
+    if any(key(o) == "training.devices" and not o.endswith("=1") for o in typed):
+        raise UserError("phases run on one process; on several, run them one by one: student=FILE")
+    start = [o for o in overrides if key(o) == "student"]
+    for name, own in phases.items():
+        folder = out / str(name)
+        code = run([*own, *typed, *start, f"out={json.dumps(str(folder))}"])
+        if code:
+            return code
+        start = [f"student={json.dumps(str(folder / 'student.safetensors'))}"]
+    return 0
+
+
+def key(override: str) -> str:
+    """Return the option that an override sets, of a nested one of `phases` the group."""
+    name = override.lstrip("+~").partition("=")[0]
+    return "phases" if name.startswith("phases.") else name

@@ -1,0 +1,111 @@
+"""Several runs by one command, with one resume."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from di4c_plugin import load_student
+from di4c_plugin.cli.main import main
+from di4c_plugin.cli.phases import run_phases
+from di4c_plugin.errors import UserError
+from di4c_plugin.files import configs_dir
+from di4c_plugin.hosts.builtin import HOST as BUILTIN
+from di4c_plugin.training.compose import compose_config
+from di4c_plugin.training.module import TrainingModule
+from tests.training import toy
+
+SIZES = {"patch": (4, 4), "hidden_size": 8, "embedding_size": 4, "num_blocks": 1, "num_heads": 2}
+PHASES = [
+    "phases.di4c=['algo=di4c','latent=mask_noise']",
+    "phases.dmmd=['algo=dmmd','algo.steps=2']",
+]
+SHORT = ["training.steps=4", "training.batch_size=2", "training.checkpoint_every=1"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    BUILTIN().new_teacher({"name": "absorbing"}, **SIZES).save(path)
+    return path
+
+
+def train(teacher: Path, out: Path, *more: str) -> int:
+    phases = ["+phases={}", *(f"+{p}" for p in PHASES)]
+    common = [f"teacher={teacher}", f"out={out}", *SHORT, "training.logger=none"]
+    return main(["train", *phases, *common, "training.accelerator=cpu", *more])
+
+
+@pytest.mark.parametrize("phase", ["di4c", "dmmd"])
+def test_a_stopped_command_goes_on_where_it_was(
+    phase: str, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(teacher, tmp_path / "whole") == 0
+    step, done = TrainingModule.optimizer_step, []
+
+    def killed(self: TrainingModule, *arguments: Any, **options: Any) -> None:
+        done.append(1)
+        if len(done) == (3 if phase == "di4c" else 7):
+            raise RuntimeError("power cut")
+        step(self, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingModule, "optimizer_step", killed)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(teacher, tmp_path / "broken")
+    assert (tmp_path / "broken/dmmd").exists() == (phase == "dmmd")
+    taken: list[int] = []
+
+    def counted(self: TrainingModule, *arguments: Any, **options: Any) -> None:
+        taken.append(1)
+        step(self, *arguments, **options)
+
+    monkeypatch.setattr(TrainingModule, "optimizer_step", counted)
+    assert train(teacher, tmp_path / "broken", "resume=true") == 0
+    assert len(taken) == (6 if phase == "di4c" else 2)
+    for name in ("di4c", "dmmd"):
+        one, other = (
+            load_student(tmp_path / run / name / "student.safetensors")
+            for run in ("whole", "broken")
+        )
+        assert toy.same(toy.weights(one), toy.weights(other))
+    assert one.latent is not None
+    assert one.latent["name"] == "mask_noise"
+    assert one.sampling == {"steps": 2, "latents": "fresh"}
+    assert one.info["start"].endswith("di4c/student.safetensors")
+
+
+def test_each_phase_starts_from_the_one_before_and_ends_the_command_if_it_fails() -> None:
+    seen: list[list[str]] = []
+    codes = iter([0, 130])
+
+    def run(overrides: list[str]) -> int:
+        seen.append(overrides)
+        return next(codes)
+
+    phases = {"a": ["x=1"], "b": ["x=2"], "c": []}
+    typed = ["experiment=e", "out=o", "student=s", "phases.a=[x=1]", "y=3", "resume=true"]
+    assert run_phases(phases, typed, Path("o"), run) == 130
+    assert seen == [
+        ["x=1", "y=3", "resume=true", "student=s", 'out="o/a"'],
+        ["x=2", "y=3", "resume=true", 'student="o/a/student.safetensors"', 'out="o/b"'],
+    ]
+
+
+def test_mistakes() -> None:
+    with pytest.raises(UserError, match="^phases are options for each run by its name"):
+        run_phases({"a": "x=1"}, [], Path("o"), lambda overrides: 0)
+    with pytest.raises(UserError, match="^phases run on one process"):
+        run_phases({"a": []}, ["training.devices=2"], Path("o"), lambda overrides: 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [p.stem for p in (configs_dir() / "experiment").glob("*.yaml") if "\nphases:" in p.read_text()],
+)
+def test_the_phases_of_an_experiment_are_composed(name: str) -> None:
+    phases = compose_config("train", [f"experiment={name}"])["phases"]
+    algos = [compose_config("train", own)["algo"]["name"] for own in phases.values()]
+    assert algos == list(phases)
