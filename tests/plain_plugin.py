@@ -44,13 +44,14 @@ def di4c_samplers():
 
 @hookimpl
 def di4c_hosts():
-    from di4c_plugin.hosts.builtin import BuiltinHost
+    from di4c_plugin.hosts import Host
+    from di4c_plugin.hosts.builtin import FAMILY, Digits
 
-    class Digits(BuiltinHost):
+    class Shaded(Digits):
         def __init__(self, *, shade: float = 0.5):
             pass
 
-    return {"shaded": Digits}
+    return {"shaded": Host("shaded", FAMILY, Shaded)}
 '''
 
 

@@ -51,11 +51,21 @@ class Released:
     training: dict[str, Any]
 
 
+# latent_feature_dim
+TOKEN = {"name": "token", "dim": 1, "features": 128, "blocks": None, "doors": None}
+
+
 def maskgit(host: str, c: float) -> Released:
     """di4c_main.py: its defaults, with --alpha_const c."""
     return Released(
         host,
-        {"name": "token", "dim": 1, "features": 128, "blocks": None},  # latent_feature_dim
+        {
+            "name": "token",
+            "dim": 1,
+            "features": 128,
+            "blocks": None,
+            "doors": None,
+        },  # latent_feature_dim
         MASKGIT,
         {
             "latents": 32,  # --latent_bsize
@@ -110,6 +120,7 @@ IMAGES = {
 }
 COMMON = {"stratified": False, "alpha": "sigmoid", "partial": False, "prior_share": 0.0}
 DIGITS = ("digits", "digits_full", "digits_quick")
+PHASES = ("digits_dmmd",)  # of several runs; see tests/cli/test_phases.py
 
 
 def run_of(name: str) -> RunConfig:
@@ -121,7 +132,7 @@ def attributes(algorithm: Algorithm) -> dict[str, Any]:
 
 
 def test_every_experiment_is_tested_here() -> None:
-    assert {*options("experiment")} == {*IMAGES, *TEXT, *DIGITS}
+    assert {*options("experiment")} == {*IMAGES, *TEXT, *DIGITS, *PHASES}
 
 
 @pytest.mark.parametrize("name", DIGITS)
@@ -229,7 +240,13 @@ def check_text(name: str, config: dict[str, Any]) -> None:
     # load_small_student("kld", round) takes this revision of jdeschena/sdtt
     assert settings.teacher == f"jdeschena/sdtt@baselines_kld_step_{round_of_sdtt * 10_000}"
     assert settings.rounds == 2
-    assert settings.latent == {"name": "token", "dim": 1, "features": 128, "blocks": None}
+    assert settings.latent == {
+        "name": "token",
+        "dim": 1,
+        "features": 128,
+        "blocks": None,
+        "doors": None,
+    }
     method = attributes(settings.make(Absorbing(4, mask=3)))
     wanted = COMMON | {
         "latents": 16,  # latent_bsize

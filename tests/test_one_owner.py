@@ -197,7 +197,8 @@ def test_a_text_hosts_teacher_is_not_distilled_as_digits(
     options, _, training = by_python(dit)
     assert options == options_of(make_algorithm({"name": "di4c"}, model.process))
     assert training == asdict(TrainingConfig())
-    assert by_python(dit, host="builtin") == by_python(model)
+    with pytest.raises(UserError, match="this is a model of 'dit', and host 'builtin' has"):
+        by_python(dit, host="builtin")
 
 
 TWO_BITS = """# @package _global_
@@ -222,7 +223,7 @@ def test_a_plugins_recipe_is_for_all(
     one, other = by_python(model, host="two_bits"), by_command(tmp_path, "two_bits", "di4c")
     assert one == other
     assert one[0]["delta_t"] == (0.25, 0.25)
-    assert one[1] == {"name": "token", "dim": 2, "features": 128, "blocks": None}
+    assert one[1] == {"name": "token", "dim": 2, "features": 128, "blocks": None, "doors": None}
     assert (one[2]["steps"], one[2]["lr"]) == (9, 5e-3)
     kept = TrainingConfig(lr=1.0)
     assert by_python(model, host="two_bits", training=kept)[2] == asdict(kept)
@@ -291,7 +292,7 @@ def test_a_file_of_a_method_is_its_class(name: str, tmp_path: Path) -> None:
 def test_a_file_of_a_latent_is_its_class(name: str) -> None:
     kind = UNetLatent if name == "unet" else lookup("latent", name)
     expected = {"name": name} | defaults_of(kind, "sizes", "network")
-    blocks = {} if name == "unet" else {"blocks": None}
+    blocks = {} if name == "unet" else {"blocks": None, "doors": None}
     assert compose_config("train", [f"latent={name}"])["latent"] == expected | blocks
 
 

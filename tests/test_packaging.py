@@ -89,10 +89,13 @@ def test_the_wheel_holds_package_and_configs_and_nothing_else(
         found = (path for path in folder.rglob("*") if path.is_file())
         return {path.relative_to(folder).as_posix() for path in found if path.suffix != ".pyc"}
 
+    def shipped(folder: Path) -> set[str]:
+        return {name for name in files(folder) if not name.endswith("README.md")}
+
     package = repository / "di4c_plugin"
     hydra = files(package / "hydra_root")
     expected = {f"di4c_plugin/configs/{name}" for name in files(repository / "configs")}
-    expected |= {f"di4c_plugin/{name}" for name in files(package)} | hydra
+    expected |= {f"di4c_plugin/{name}" for name in shipped(package)} | hydra
     expected -= {f"di4c_plugin/hydra_root/{name}" for name in hydra}
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == expected

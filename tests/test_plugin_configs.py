@@ -54,7 +54,10 @@ def test_a_run_of_registered_names_alone(tmp_path: Path, capfd: pytest.CaptureFi
         ("algo.strength=much", "algorithm 'naive': strength must be a number, not 'much'"),
         ("algo.strenth=1", "unknown option 'algo.strenth'; there are extra, latents, name, stren"),
         ("latent.wave=[1]", "latent 'shift' cannot be made: wave must be a number, not [1]"),
-        ("algo=niave", "unknown algo 'niave'; there are denoising, di4c, naive (did you mean 'na"),
+        (
+            "algo=niave",
+            "unknown algo 'niave'; there are denoising, di4c, dimo, dmmd, idlm, naive (did",
+        ),
     ],
 )
 def test_its_options_are_checked_like_ours(

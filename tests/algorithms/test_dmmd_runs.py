@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from di4c_plugin.algorithms.dmmd import DMMD
-from di4c_plugin.checkpoints.model import Model, load_model
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing
+from di4c_plugin.families import load_model
 from di4c_plugin.training import TrainingConfig, train
 from di4c_plugin.training.module import TrainingModule
 from tests.training import toy

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from di4c_plugin import distill, load_student, load_teacher, sample, save_student
 from di4c_plugin.algorithms.base import Data
-from di4c_plugin.checkpoints.model import Model, new_model
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing, build_process
+from di4c_plugin.families import new_model
 from di4c_plugin.networks import TransformerConfig
 from di4c_plugin.training import TrainingConfig
 from tests.campaigns.outcome import Tally

@@ -65,7 +65,7 @@ def test_it_prints_and_saves_a_value_for_each_number_of_steps(di4c: Run) -> None
         ("teacher --steps 1,two", "--steps takes numbers from 1 separated by commas, not '1,two'"),
         ("teacher --steps 1,,2", "--steps takes numbers from 1 separated by commas, not '1,,2'"),
         ("teacher --metric fdd", "unknown metric 'fdd' (did you mean 'fd'?); there are bits, "),
-        ("teacher --host mdlm", "unknown host 'mdlm'; there are builtin"),
+        ("teacher --host mdlm", "teacher is a model of 'transformer', not of 'dit'"),
         ("teacher --sampler euler", "unknown sampler 'euler'; there are analytic, ancestral, "),
         ("teacher --temperatures 1,0", "temperatures are above 0, not 0"),
         ("teacher --temperatures 1,x", "--temperatures takes numbers separated by commas, not "),

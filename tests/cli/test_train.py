@@ -51,12 +51,18 @@ def test_a_teacher_is_distilled(
     [
         (["algo=dic4"], "unknown algo 'dic4'; there are denoising, di4c"),
         (["host=x"], "unknown host 'x'; there are builtin"),
-        (["latent=x"], "unknown latent 'x'; there are adaln, mask_noise, token"),
+        (["latent=x"], "unknown latent 'x'; there are adaln, mask_noise, pyramid_noise, "),
         (["+algo.name2=1"], "algorithm 'di4c': got an unexpected keyword argument 'name2'; it tak"),
         (["training.stesp=1"], "unknown option 'training.stesp'; there are accelerator, accum"),
         (["+training.x=1"], "unknown option x of training; there are accelerator, accumulate"),
-        (["foo=1"], "unknown option 'foo'; there are algo, host, latent, out, overwrite, res"),
-        (["+foo=1"], "unknown option 'foo'; there are algo, host, latent, out, overwrite, resume"),
+        (
+            ["foo=1"],
+            "unknown option 'foo'; there are algo, host, latent, out, overwrite, phases, res",
+        ),
+        (
+            ["+foo=1"],
+            "unknown option 'foo'; there are algo, host, latent, out, overwrite, phases, resume",
+        ),
         (["training.steps=0"], "steps must be at least 1, not 0"),
         (["training.lr=fast"], "lr must be a number, not 'fast'"),
         (["training.betas=[0.9]"], "betas must be two numbers, not [0.9]"),

@@ -97,9 +97,7 @@ def test_what_is_of_no_host_is_one_line(tmp_path: Path) -> None:
     for name in ("x.safetensors", "x.ckpt"):
         with pytest.raises(UserError, match="^.*holds no weights of a network that we know"):
             load_teacher(tmp_path / name)
-        with pytest.raises(
-            UserError, match="^.*holds no weights of MaskGIT-pytorch v1: first_layer"
-        ):
+        with pytest.raises(UserError, match="^.*holds no weights of a network that we know"):
             load_teacher(tmp_path / name, host={"name": "maskgit"})
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty holds neither model.safetensors nor"):

@@ -78,6 +78,7 @@ def rewritten(path: Path, **host: Any) -> Path:
     with safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         description = json.loads(file.metadata()["di4c"])
+    del description["sha256"]  # of what it said before
     description["info"]["host"] |= host
     save_file(tensors, path, metadata={"di4c": json.dumps(description)})
     return path
