@@ -91,10 +91,9 @@ class Host:
         places = {"root": str | Path | None, "process": str | Mapping[str, Any] | None}
         types = (places | dict(self.family.said) if self.program else {}) | own
         kind = inspect.Parameter.KEYWORD_ONLY
+        defaults = {name: data[name].default if name in data else None for name in types}
         told = [
-            inspect.Parameter(
-                name, kind, default=data[name].default if name in data else None, annotation=said
-            )
+            inspect.Parameter(name, kind, default=defaults[name], annotation=said | None)
             for name, said in types.items()
         ]
         object.__setattr__(self, "__signature__", inspect.Signature(told))
@@ -105,8 +104,13 @@ class Host:
         return {name: p.default for name, p in inspect.signature(self).parameters.items()}
 
     def __call__(self, **said: Any) -> "OpenHost":
-        """Return the host in use; raises UserError for options that it does not take."""
-        return OpenHost(self, self.options | fitted(self, said, f"host {self.name!r}"))
+        """Return the host in use; None is an option's default.
+
+        Raises:
+            UserError: for options that it does not take, or of another type.
+        """
+        own = {k: v for k, v in fitted(self, said, f"host {self.name!r}").items() if v is not None}
+        return OpenHost(self, self.options | own)
 
 
 class OpenHost:

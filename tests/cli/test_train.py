@@ -57,11 +57,11 @@ def test_a_teacher_is_distilled(
         (["+training.x=1"], "unknown option x of training; there are accelerator, accumulate"),
         (
             ["foo=1"],
-            "unknown option 'foo'; there are algo, host, latent, out, overwrite, phases, res",
+            "unknown option 'foo'; there are algo, host, latent, out, overwrite, phase",
         ),
         (
             ["+foo=1"],
-            "unknown option 'foo'; there are algo, host, latent, out, overwrite, phases, resume",
+            "unknown option 'foo'; there are algo, host, latent, out, overwrite, phase",
         ),
         (["training.steps=0"], "steps must be at least 1, not 0"),
         (["training.lr=fast"], "lr must be a number, not 'fast'"),
