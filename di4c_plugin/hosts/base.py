@@ -93,7 +93,7 @@ class Host:
         kind = inspect.Parameter.KEYWORD_ONLY
         defaults = {name: data[name].default if name in data else None for name in types}
         told = [
-            inspect.Parameter(name, kind, default=defaults[name], annotation=said | None)
+            inspect.Parameter(name, kind, default=defaults[name], annotation=_or_none(said))
             for name, said in types.items()
         ]
         object.__setattr__(self, "__signature__", inspect.Signature(told))
@@ -234,6 +234,12 @@ class OpenHost:
         if self.known_sizes is None:
             raise UserError(f"host {self.name!r} needs its teacher before data or pictures")
         return self.known_sizes
+
+
+def _or_none(annotation: Any) -> Any:
+    """Return the annotation of what may be None too; nothing said is anything."""
+    anything = annotation is inspect.Parameter.empty or isinstance(annotation, str)
+    return annotation if anything else annotation | None
 
 
 def named(process: Any) -> dict[str, Any] | None:
