@@ -7,21 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear
 
 from di4c_plugin.checkpoints.content import read_content
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.files import weights_of
-from di4c_plugin.families.halton import HEADS, HaltonNetworks, HaltonSizes
+from di4c_plugin.families.halton import HEADS
 from di4c_plugin.networks.attach import attach_latent
 from di4c_plugin.networks.latent import LatentInjector, sinusoid
-from tests.families.test_maskgit import COND, LAM, D, K, T, X, randomised
 from tests.stand_ins.images.checkouts import Root
+from tests.stand_ins.images.small_halton import ABSORBING, NETS, SIZES, plain
+from tests.stand_ins.images.small_maskgit import COND, LAM, D, K, T, X, as_weights, randomised
 
-SIZES = HaltonSizes(hidden=16, codes=7, side=3, depth=3, heads=2, mlp=256, classes=5, registers=2)
-NETS = HaltonNetworks()
-ABSORBING = {"name": "absorbing", "num_tokens": K + 1, "mask": K}
 LATENTS = [
     {"name": "token"},
     {"name": "adaln"},
@@ -37,10 +34,6 @@ def weights(tmp_path: Path, state: dict[str, Tensor]) -> Any:
     """As a host's file gives them."""
     torch.save({"iter": 1, "model_state_dict": state}, tmp_path / "h.pth")
     return NETS.read(read_content(tmp_path / "h.pth"))
-
-
-def plain(root: Path) -> Any:
-    return randomised(NETS.at(root).build(SIZES)).eval()
 
 
 def direct(network: Any) -> Tensor:
@@ -202,10 +195,6 @@ def test_without_registers(real_root: Root) -> None:
     student = NETS.at(real_root("halton_maskgit")).denoiser(sizes, {"name": "token"})
     assert NETS.sizes(as_weights(student.network), heads=2) == sizes
     assert student(X, T, latent=torch.rand(4, 1)).shape == (4, D, K + 1)
-
-
-def as_weights(network: nn.Module) -> Any:
-    return weights_of(network.state_dict(), "a network")
 
 
 def test_bad_input(root: Root) -> None:

@@ -11,34 +11,29 @@ from torch import Tensor, nn
 
 from di4c_plugin.checkpoints.content import read_content
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.files import weights_of
 from di4c_plugin.families.maskgit import (
     HEADS,
     MaskGITDenoiser,
-    MaskGITNetworks,
     MaskGITSizes,
     count,
 )
 from di4c_plugin.networks.attach import attach_latent
 from di4c_plugin.networks.latent import LatentInjector, sinusoid
 from tests.stand_ins.images.checkouts import Root
+from tests.stand_ins.images.small_maskgit import (
+    COND,
+    LAM,
+    NETS,
+    SIZES,
+    D,
+    K,
+    T,
+    X,
+    plain,
+    randomised,
+)
 
-SIZES = MaskGITSizes(hidden=16, codes=7, side=3, depth=2, heads=2, mlp=24, classes=5)
-NETS = MaskGITNetworks()
-D, K, T = 9, 7, torch.tensor([0.5, 0.5], dtype=torch.float64)
-X = torch.randint(K + 1, (2, D), generator=torch.Generator().manual_seed(0))
-COND = torch.tensor([3, -1])
-LAM = torch.rand(2, 1, generator=torch.Generator().manual_seed(1))
 TOKEN = {"name": "token"}
-
-
-def randomised(network: nn.Module) -> nn.Module:
-    """Random weights, none of them zero."""
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for p in network.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * 0.3)
-    return network
 
 
 def weights(tmp_path: Path, state: dict[str, Tensor], name: str = "w.pth") -> Any:
@@ -46,15 +41,6 @@ def weights(tmp_path: Path, state: dict[str, Tensor], name: str = "w.pth") -> An
     content = {"iter": 1, "global_epoch": 0, "model_state_dict": state, "optimizer_state_dict": {}}
     torch.save(content, tmp_path / name)
     return NETS.read(read_content(tmp_path / name))
-
-
-def as_weights(network: nn.Module) -> Any:
-    return weights_of(network.state_dict(), "a network")
-
-
-def plain(root: Path) -> Any:
-    """The host's own network."""
-    return randomised(NETS.at(root).build(SIZES)).eval()
 
 
 def direct(network: Any) -> Tensor:

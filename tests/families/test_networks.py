@@ -11,18 +11,18 @@ from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.samplers.ancestral import ancestral
 from di4c_plugin.samplers.guidance import guide
-from tests.families import test_halton, test_maskgit, test_tauldr
+from tests.stand_ins.images import small_halton, small_maskgit, small_tauldr
 from tests.stand_ins.images.checkouts import Root
 
 TOKEN, ADALN = {"name": "token"}, {"name": "adaln", "blocks": 1}
 KEPT = {"sizes": {"carry_over": True}}
 CASES: list[tuple[Any, dict[str, Any], dict[str, Any], str]] = [
-    (test_maskgit, TOKEN, {}, "naive"),
-    (test_maskgit, TOKEN, KEPT, "naive"),
-    (test_halton, TOKEN, {}, "naive"),
+    (small_maskgit, TOKEN, {}, "naive"),
+    (small_maskgit, TOKEN, KEPT, "naive"),
+    (small_halton, TOKEN, {}, "naive"),
     # By chunks of positions: not with the default process, which ranks them.
-    (test_halton, ADALN, KEPT | {"process": test_halton.ABSORBING}, "chunked"),
-    (test_tauldr, {"name": "unet"}, {}, "naive"),
+    (small_halton, ADALN, KEPT | {"process": small_halton.ABSORBING}, "chunked"),
+    (small_tauldr, {"name": "unet"}, {}, "naive"),
 ]
 
 
@@ -34,10 +34,10 @@ def test_update_and_samples(root: Root, case: tuple[Any, ...]) -> None:
     options = dict(options)
     nets, sizes = module.NETS, replace(module.SIZES, **options.pop("sizes", {}))
     place = root(nets.name)
-    weights = module.as_weights(module.plain(place))
+    weights = small_maskgit.as_weights(module.plain(place))
     teacher = nets.at(place).restore(weights, sizes, **options)
     student = nets.at(place).student(weights, sizes, latent, **options)
-    labelled = module is not test_tauldr
+    labelled = module is not small_tauldr
     x_0 = module.X.clamp(max=6)
     cond = torch.tensor([3, 0]) if labelled else None
     algorithm = Di4C(teacher.process, latents=3, loss=loss)

@@ -4,81 +4,47 @@ import copy
 import math
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import silu
 
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.files import weights_of
 from di4c_plugin.families.importing import host_module
-from di4c_plugin.families.logistic import logistic_logits
 from di4c_plugin.families.tauldr import (
     RELEASED,
-    TauLDRNetworks,
     TauLDRSizes,
     sizes_of_config,
 )
 from di4c_plugin.families.unet_latent import let_latent_in, residual_blocks
-from di4c_plugin.families.unet_sizes import Layout, layout_of
-from tests.families.test_maskgit import LAM, randomised
+from di4c_plugin.families.unet_sizes import layout_of
 from tests.stand_ins.images.checkouts import Root
+from tests.stand_ins.images.small_maskgit import LAM
+from tests.stand_ins.images.small_tauldr import (
+    CONFIG,
+    LAYOUT,
+    NETS,
+    SIZES,
+    E,
+    S,
+    T,
+    X,
+    log_p_of,
+    plain,
+    small,
+)
 
-E, S = 16, 17
-LAYOUT = Layout(channels=8, blocks=1, widths=(1, 2), attention=1, inputs=3, features=E)
-SIZES = TauLDRSizes(LAYOUT, shape=(3, 4, 4), num_tokens=S, data_min_max=(0, S - 1))
-NETS = TauLDRNetworks()
-X = torch.randint(S, (2, 48), generator=torch.Generator().manual_seed(0))
-T = torch.tensor([0.3, 0.9], dtype=torch.float64)
 UNET = {"name": "unet"}
-CONFIG: dict[str, Any] = {
-    "data": {"shape": [3, 4, 4], "S": S},
-    "model": {
-        "data_min_max": [0, S - 1],
-        "dropout": 0.1,
-        "skip_rescale": True,
-        "time_scale_factor": 1000,
-        "fix_logistic": False,
-        "rate_sigma": 6.0,
-        "Q_sigma": 512.0,
-        "time_exponential": 100.0,
-        "time_base": 3.0,
-    },
-}
-
-
-def as_weights(network: nn.Module) -> Any:
-    return weights_of(network.state_dict(), "a network")
-
-
-def small(network: nn.Module) -> nn.Module:
-    """Random weights whose outputs are not all in the tails."""
-    randomised(network)
-    with torch.no_grad():
-        for p in network.parameters():
-            p.mul_(0.3)
-    return network
-
-
-def plain(root: Path) -> Any:
-    return small(NETS.at(root).build(SIZES)).eval()
 
 
 def features(v: Tensor) -> Tensor:
     """Sinusoids of (B,), as everybody writes them."""
     angle = v.float()[:, None] * 1000 * torch.exp(torch.arange(8) * (-math.log(10000) / 7))
     return torch.cat([angle.sin(), angle.cos()], 1)
-
-
-def log_p_of(out: Tensor) -> Tensor:
-    """Of the U-Net's output; for the function itself see test_logistic and test_hosts_model."""
-    mu, s = (half.flatten(1) for half in out.chunk(2, 1))
-    return logistic_logits(mu, s, S).log_softmax(-1)
 
 
 @torch.no_grad()

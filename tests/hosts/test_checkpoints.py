@@ -12,8 +12,8 @@ from torch import Tensor
 from di4c_plugin.announce import announce_once
 from di4c_plugin.api import load_teacher
 from di4c_plugin.errors import UserError
-from tests.hosts.test_image_hosts import HOSTS, Place, options
 from tests.stand_ins.images.checkouts import Root
+from tests.stand_ins.images.place import HOSTS, Place, options
 
 State = dict[str, Tensor]
 

@@ -19,8 +19,8 @@ from di4c_plugin import load_student, sample
 from di4c_plugin.checkouts import host_named
 from di4c_plugin.cli.main import main
 from di4c_plugin.hosts import host_for
-from tests.hosts.test_image_hosts import HOSTS, Place
 from tests.stand_ins.images.checkouts import MODULES, stand_in
+from tests.stand_ins.images.place import HOSTS, Place
 from tests.stand_ins.images.vq_files import STAND_INS
 
 watched: list[str] = []

@@ -11,9 +11,9 @@ import torch
 from di4c_plugin import load_teacher
 from di4c_plugin.checkpoints import content, model_file, torch_file
 from di4c_plugin.hosts.builtin import HOST
-from tests.hosts.test_image_hosts import Place, options
 from tests.stand_ins.dit_files import lightning, state
 from tests.stand_ins.images.checkouts import Root
+from tests.stand_ins.images.place import Place, options
 
 
 @pytest.fixture

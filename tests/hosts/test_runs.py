@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.hosts.test_image_hosts import Place
 from tests.stand_ins.images.checkouts import Root
+from tests.stand_ins.images.place import Place
 
 CASES = [
     ("stand-in", "maskgit"),

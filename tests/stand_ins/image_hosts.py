@@ -1,8 +1,8 @@
 """The programs of MaskGIT, Halton-MaskGIT and tauLDR at tiny size: digits, networks, features.
 
 `python -m tests.stand_ins.image_hosts PROGRAM …` runs a host's unmodified program by `di4c run`'s
-way; what the host looks up by name at call time is small here: its network, and a VQ module that reads
-codes off the pixels (grey = 15 x code). Nothing is downloaded.
+way; what the host looks up by name at call time is small here: its network, and a VQ module that
+reads codes off the pixels (grey = 15 x code). Nothing is downloaded.
 """
 
 import pickle

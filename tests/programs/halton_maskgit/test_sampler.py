@@ -15,10 +15,9 @@ from di4c_plugin.programs.halton_maskgit.sampler import ConfidenceSampler, Halto
 from di4c_plugin.programs.images.program import SamplerFlags
 from di4c_plugin.programs.images.sampler import host_generator
 from di4c_plugin.samplers import halton
-from tests.families import test_halton
-from tests.families.test_halton import NETS, SIZES
-from tests.families.test_maskgit import randomised
 from tests.stand_ins.images.checkouts import Root
+from tests.stand_ins.images.small_halton import NETS, SIZES
+from tests.stand_ins.images.small_maskgit import as_weights, randomised
 from tests.stand_ins.images.trainers import HaltonTrainer, Wrapped, hooks_of, student_of
 
 LABELS = torch.tensor([0, 4, 2, 1, 1, 3])
@@ -53,7 +52,7 @@ def test_samples_are_those_of_our_sampler_with_the_hosts_flags(trainer: Any, roo
     torch.manual_seed(5)
     sampler = HaltonSampler(w=2, step=3, sched_pow=2, randomize=True, root=place)
     _, codes, _ = sampler(trainer=trainer, nb_sample=6, labels=LABELS)
-    denoiser = NETS.at(place).restore(test_halton.as_weights(trainer.vit), SIZES)
+    denoiser = NETS.at(place).restore(as_weights(trainer.vit), SIZES)
     torch.manual_seed(5)
     expected = halton(
         denoiser,

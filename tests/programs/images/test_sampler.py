@@ -16,9 +16,9 @@ from di4c_plugin.programs.images.shared import SharedNetworks, tensors_of
 from di4c_plugin.programs.images.trace import Trace, Traced
 from di4c_plugin.samplers.base import Step
 from di4c_plugin.samplers.guidance import Guided
-from tests.families import test_halton, test_maskgit
-from tests.families.test_maskgit import COND, NETS, SIZES, T, X
+from tests.stand_ins.images import small_halton, small_maskgit
 from tests.stand_ins.images.checkouts import stand_in
+from tests.stand_ins.images.small_maskgit import COND, NETS, SIZES, T, X
 from tests.stand_ins.images.trainers import student_of
 
 
@@ -29,13 +29,13 @@ def place(make_host: Any) -> Path:
 
 @pytest.fixture
 def own(place: Path) -> Any:
-    network = test_maskgit.plain(place)
+    network = small_maskgit.plain(place)
     return SharedNetworks(NETS, place).of(network, tensors_of(network), heads=2, codes=7)
 
 
 @pytest.fixture
 def student(place: Path) -> Model:
-    return student_of(NETS, test_maskgit.plain(place), SIZES, place)
+    return student_of(NETS, small_maskgit.plain(place), SIZES, place)
 
 
 class Plain(HostSampler):
@@ -83,7 +83,7 @@ def test_a_student_of_something_else_is_refused(own: Any, student: Model, place:
     with pytest.raises(UserError, match="is a teacher, not a student"):
         Plain("ancestral", student=replace(student, role="teacher"))
     with pytest.raises(UserError, match="is a student of 'halton_maskgit', not of 'maskgit'"):
-        Plain("ancestral", student=replace(student, network=test_halton.SIZES))
+        Plain("ancestral", student=replace(student, network=small_halton.SIZES))
     other = replace(SIZES, classes=4)
     network = NETS.at(place).build(other)
     with pytest.raises(UserError, match="the student has classes 4, and this program 5"):

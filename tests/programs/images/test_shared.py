@@ -8,30 +8,30 @@ from torch import Tensor, nn
 
 from di4c_plugin.errors import UserError
 from di4c_plugin.programs.images.shared import SharedNetworks, share, tensors_of
-from tests.families import test_halton, test_maskgit, test_tauldr
-from tests.families.test_maskgit import COND, T, X
+from tests.stand_ins.images import small_halton, small_maskgit, small_tauldr
 from tests.stand_ins.images.checkouts import Root
+from tests.stand_ins.images.small_maskgit import COND, T, X
 from tests.stand_ins.images.trainers import Wrapped, hooks_of
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "maskgit": {"heads": 2, "codes": 7},
     "halton_maskgit": {"heads": 2},
-    "tauldr": {"config": test_tauldr.CONFIG},
+    "tauldr": {"config": small_tauldr.CONFIG},
 }
-CASES = [test_maskgit, test_halton, test_tauldr]
+CASES = [small_maskgit, small_halton, small_tauldr]
 
 
 def predicted(module: Any, denoiser: Any) -> Tensor:
-    if module is test_tauldr:
-        return denoiser(test_tauldr.X, test_tauldr.T)
+    if module is small_tauldr:
+        return denoiser(small_tauldr.X, small_tauldr.T)
     return denoiser(X, T, cond=COND)
 
 
 def direct(module: Any, network: Any) -> Tensor:
     """What the host's network itself says."""
-    if module is test_tauldr:
-        t = test_tauldr.T.float()
-        return test_tauldr.log_p_of(network(test_tauldr.X.view(2, 3, 4, 4), t))
+    if module is small_tauldr:
+        t = small_tauldr.T.float()
+        return small_tauldr.log_p_of(network(small_tauldr.X.view(2, 3, 4, 4), t))
     logits: Tensor = network(X.view(-1, 3, 3), COND.clamp(min=0), COND == -1)
     return logits[..., :7].log_softmax(-1)
 
@@ -65,23 +65,23 @@ def test_it_says_what_the_network_says(root: Root, module: Any) -> None:
 @torch.no_grad()
 def test_tensors_that_the_host_has_replaced_are_followed(root: Root) -> None:
     place = root("maskgit")
-    first, second = test_maskgit.plain(place), test_maskgit.plain(place).double()
+    first, second = small_maskgit.plain(place), small_maskgit.plain(place).double()
     second.bias.add_(torch.randn_like(second.bias))
-    shared, owner = SharedNetworks(test_maskgit.NETS, place), Wrapped(first)
+    shared, owner = SharedNetworks(small_maskgit.NETS, place), Wrapped(first)
     options = OPTIONS["maskgit"]
     denoiser = shared.of(owner, tensors_of(first), **options)
     assert shared.of(owner, tensors_of(second), **options) is denoiser
-    found = predicted(test_maskgit, denoiser)[..., :7]
-    torch.testing.assert_close(found, direct(test_maskgit, second), atol=1e-8, rtol=1e-6)
+    found = predicted(small_maskgit, denoiser)[..., :7]
+    torch.testing.assert_close(found, direct(small_maskgit, second), atol=1e-8, rtol=1e-6)
     assert shared.of(Wrapped(second), tensors_of(second), **options) is not denoiser
 
 
 def test_other_networks_are_refused(root: Root) -> None:
     place = root("maskgit")
-    network = test_maskgit.plain(place)
+    network = small_maskgit.plain(place)
     with pytest.raises(UserError, match=r"is of MaskGIT-pytorch v1, not of Halton-MaskGIT"):
-        SharedNetworks(test_halton.NETS, place).of(network, tensors_of(network), heads=2)
+        SharedNetworks(small_halton.NETS, place).of(network, tensors_of(network), heads=2)
     with pytest.raises(UserError, match=r"no size that its host names: say .*heads="):
-        SharedNetworks(test_maskgit.NETS, place).of(network, tensors_of(network), codes=7)
+        SharedNetworks(small_maskgit.NETS, place).of(network, tensors_of(network), codes=7)
     with pytest.raises(UserError, match=r"the host's network has changed: .*Missing key"):
         share(nn.Linear(2, 2), {})

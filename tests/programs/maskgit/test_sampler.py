@@ -13,9 +13,8 @@ from di4c_plugin.programs.images.program import SamplerFlags
 from di4c_plugin.programs.images.sampler import host_generator
 from di4c_plugin.programs.maskgit.sampler import MaskGITSampler, half_precision, install
 from di4c_plugin.samplers import maskgit
-from tests.families import test_maskgit
-from tests.families.test_maskgit import NETS, SIZES
 from tests.stand_ins.images.checkouts import Root
+from tests.stand_ins.images.small_maskgit import NETS, SIZES, as_weights
 from tests.stand_ins.images.trainers import MaskGIT, hooks_of, student_of
 
 LABELS = torch.tensor([0, 4, 2, 1, 1, 3])
@@ -52,7 +51,7 @@ def test_samples_are_those_of_our_sampler_with_the_hosts_flags(trainer: Any, roo
     x, _, _ = MaskGITSampler(root=place)(
         trainer, None, 6, LABELS, 1, 2.5, "linear", 3.0, "cosine", 4
     )
-    denoiser = NETS.at(place).restore(test_maskgit.as_weights(trainer.vit), SIZES)
+    denoiser = NETS.at(place).restore(as_weights(trainer.vit), SIZES)
     config = {"name": "confidence", "num_tokens": 8, "mask": 7, "schedule": "duo_cosine"}
     process = NETS.at(place).denoiser(SIZES, process=config).process
     torch.manual_seed(5)

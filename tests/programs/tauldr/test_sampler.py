@@ -15,8 +15,9 @@ from di4c_plugin.programs.images.program import SamplerFlags
 from di4c_plugin.programs.images.sampler import host_generator
 from di4c_plugin.programs.tauldr.sampler import TauLDRSampler, averaged, register
 from di4c_plugin.samplers import tau_leaping
-from tests.families.test_tauldr import NETS, SIZES, S, as_weights
 from tests.stand_ins.images.checkouts import Root
+from tests.stand_ins.images.small_maskgit import as_weights
+from tests.stand_ins.images.small_tauldr import NETS, SIZES, S
 from tests.stand_ins.images.trainers import GaussianModel, hooks_of, student_of
 
 

@@ -22,9 +22,9 @@ from di4c_plugin.programs.tauldr.training import (
     register_loss,
     register_train_step,
 )
-from tests.families.test_maskgit import LAM
-from tests.families.test_tauldr import CONFIG, NETS, SIZES, S, T, X
 from tests.stand_ins.images.checkouts import Root
+from tests.stand_ins.images.small_maskgit import LAM
+from tests.stand_ins.images.small_tauldr import CONFIG, NETS, SIZES, S, T, X
 from tests.stand_ins.images.trainers import GaussianModel
 
 BATCH = torch.randint(S, (4, 3, 4, 4), generator=torch.Generator().manual_seed(7))

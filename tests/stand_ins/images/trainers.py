@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.families.base import Family
-from tests.families import test_halton, test_maskgit, test_tauldr
-from tests.families.test_maskgit import randomised
+from tests.stand_ins.images import small_halton, small_maskgit, small_tauldr
+from tests.stand_ins.images.small_maskgit import randomised
 
 
 class Decoder:
@@ -26,7 +26,7 @@ class MaskGIT:
     """Of v1: nothing of it but what a sampler looks at."""
 
     def __init__(self, place: Path) -> None:
-        self.vit = randomised(test_maskgit.NETS.at(place).build(test_maskgit.SIZES)).train()
+        self.vit = randomised(small_maskgit.NETS.at(place).build(small_maskgit.SIZES)).train()
         self.codebook_size, self.patch_size = 7, 3
         self.ae, self.args = Decoder(), SimpleNamespace(mask_value=7, device="cpu")
 
@@ -38,14 +38,14 @@ class HaltonTrainer:
     """Of Halton-MaskGIT."""
 
     def __init__(self, place: Path) -> None:
-        self.vit = randomised(test_halton.NETS.at(place).build(test_halton.SIZES)).train()
+        self.vit = randomised(small_halton.NETS.at(place).build(small_halton.SIZES)).train()
         self.ae, self.autocast, self.input_size = Decoder(), nullcontext(), 3
         self.args = SimpleNamespace(
             mask_value=7, device="cpu", use_ema=False, vit_size="tiny", codebook_size=7
         )
 
     def transformer_size(self, size: str) -> tuple[int, int, int]:
-        return 16, 2, test_halton.SIZES.heads
+        return 16, 2, small_halton.SIZES.heads
 
 
 class Wrapped(nn.Module):
@@ -61,8 +61,8 @@ class GaussianModel(nn.Module):
 
     def __init__(self, place: Path) -> None:
         super().__init__()
-        sizes = test_tauldr.SIZES
-        self.net: Any = test_tauldr.plain(place).train()
+        sizes = small_tauldr.SIZES
+        self.net: Any = small_tauldr.plain(place).train()
         self.net.data_min_max, self.net.dropout = list(sizes.data_min_max), sizes.dropout
         self.net.skip_rescale = sizes.skip_rescale
         self.S, self.data_shape, self.fix_logistic = sizes.num_tokens, list(sizes.shape), False
