@@ -23,7 +23,7 @@ from di4c_plugin.families.tauldr import (
 from di4c_plugin.families.unet_latent import let_latent_in, residual_blocks
 from di4c_plugin.families.unet_sizes import layout_of
 from tests.stand_ins.images.checkouts import Root
-from tests.stand_ins.images.small_maskgit import LAM
+from tests.stand_ins.images.small_maskgit import LAM, as_weights
 from tests.stand_ins.images.small_tauldr import (
     CONFIG,
     LAYOUT,

@@ -7,61 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from di4c_plugin.checkpoints.content import read_content
-from di4c_plugin.diffusion import build_process
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.attach import latent_shape
-from di4c_plugin.programs.tauldr.sampler import averaged
 from di4c_plugin.programs.tauldr.step import Di4CStep
 from di4c_plugin.programs.tauldr.training import (
-    Di4CLoss,
     let_latents_in,
     make_student,
     register_loss,
     register_train_step,
 )
+from tests.programs.tauldr.started import BATCH, Writer, started
 from tests.stand_ins.images.checkouts import Root
 from tests.stand_ins.images.small_maskgit import LAM
-from tests.stand_ins.images.small_tauldr import CONFIG, NETS, SIZES, S, T, X
+from tests.stand_ins.images.small_tauldr import NETS, SIZES, T, X
 from tests.stand_ins.images.trainers import GaussianModel
-
-BATCH = torch.randint(S, (4, 3, 4, 4), generator=torch.Generator().manual_seed(7))
-
-
-class Writer(dict[str, float]):
-    def add_scalar(self, name: str, value: Any, update: int) -> None:
-        self[name] = float(value)
-
-
-@pytest.fixture
-def cfg(root: Root, tmp_path: Path) -> Any:
-    """A config, and a teacher whose averages differ from its weights."""
-    teacher = GaussianModel(root("tauldr"))
-    with torch.no_grad():
-        for p in teacher.parameters():
-            p.add_(0.01)
-    torch.save({"model": teacher.state_dict(), "n_iter": 3}, tmp_path / "teacher.pt")
-    options = {"latents": 2, "states": 3, "min_time": 0.05, "delta": 0.05, "delta_share": None}
-    return SimpleNamespace(
-        loss=SimpleNamespace(
-            name="Di4C", teacher=str(tmp_path / "teacher.pt"), min_time=0.01, options=options
-        ),
-        training=SimpleNamespace(n_iters=10, clip_grad=True, warmup=2),
-        optimizer=SimpleNamespace(lr=1e-3),
-        distributed=False,
-        **{name: dict(part) for name, part in CONFIG.items()},
-    )
-
-
-def started(cfg: Any, place: Path) -> tuple[Any, Any, Any]:
-    """As train.py starts: model, loss, state."""
-    model = GaussianModel(place)
-    make_student(model, cfg)
-    loss = type("Di4C", (Di4CLoss,), {"root": place})(cfg)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    return model, loss, {"model": model, "optimizer": optimizer, "n_iter": 0}
 
 
 def test_updates_train_the_hosts_model(cfg: Any, root: Root, tmp_path: Path) -> None:
@@ -250,70 +211,3 @@ def test_both_are_registered_by_their_name(cfg: Any, root: Root) -> None:
     assert [kind.__name__ for kind in found.values()] == ["Di4C", "Di4C"]
     assert found[0](cfg).root == place
     assert found[1](cfg).warmup == 2
-
-
-def test_a_method_of_two_networks(
-    cfg: Any, root: Root, tmp_path: Path, mutual: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In turn, with averages of their own; a run that was broken off goes on exactly."""
-    place, path = root("tauldr"), "di4c_plugin.programs.tauldr.training.method_of"
-    monkeypatch.setattr(path, lambda cfg, sizes: mutual(build_process(NETS.process(sizes))))
-
-    def parts(model: Any) -> dict[str, list[torch.Tensor]]:
-        found = {
-            "student": model.net.parameters(),
-            "mean": model.shadow_params[: len(list(model.net.parameters()))],
-            "peer": model.di4c_networks.parameters(),
-            "peer_mean": model.di4c_averages.parameters(),
-        }
-        return {name: [p.detach().clone() for p in group] for name, group in found.items()}
-
-    def run(state: Any, loss: Any, updates: range) -> list[set[str]]:
-        moved, step = [], Di4CStep(cfg)
-        for state["n_iter"] in updates:
-            loss.engine_for(state["model"])
-            before = parts(state["model"])
-            step.step(state, BATCH, loss, Writer())
-            after = parts(state["model"])
-            moved.append({k for k in before if any(map(differ, before[k], after[k]))})
-        return moved
-
-    def differ(one: torch.Tensor, other: torch.Tensor) -> bool:
-        return not torch.equal(one, other)
-
-    model, loss, state = started(cfg, place)
-    student, peer = {"student", "mean"}, {"peer", "peer_mean"}
-    assert run(state, loss, range(4)) == [student, student, peer, student]
-    assert all(p.requires_grad for p in model.net.parameters())
-    saved = copy.deepcopy({k: v.state_dict() for k, v in state.items() if k != "n_iter"})
-    run(state, loss, range(4, 7))
-    again, loss, other = started(cfg, place)
-    nn.Module.load_state_dict(again, saved["model"], strict=False)
-    again.shadow_params = saved["model"]["ema_shadow_params"]
-    again.num_updates = saved["model"]["ema_num_updates"]
-    other["optimizer"].load_state_dict(saved["optimizer"])
-    run(other, loss, range(4, 7))
-    for name, group in parts(model).items():
-        assert all(map(torch.equal, group, parts(again)[name])), name
-    torch.save({"model": model.state_dict()}, tmp_path / "student.pt")
-    weights = NETS.read(read_content(tmp_path / "student.pt"))
-    assert weights.latent is None
-    NETS.at(place).restore(weights, SIZES)
-    state["optimizer"].di4c_step = False  # as under the host's own step
-    with pytest.raises(UserError, match="this method trains several networks"):
-        loss.calc_loss(BATCH, state, Writer())
-
-
-def test_rounds_make_the_average_the_teacher(cfg: Any, root: Root) -> None:
-    cfg.loss.rounds = 2
-    model, loss, state = started(cfg, root("tauldr"))
-    step = Di4CStep(cfg)
-    for state["n_iter"] in range(5):
-        step.step(state, BATCH, loss, Writer())
-    assert loss.engine.teacher.latent_shape is None
-    want = copy.deepcopy(averaged(model))
-    state["n_iter"] = 5
-    step.step(state, BATCH, loss, Writer())
-    teacher = loss.engine.teacher
-    assert teacher.latent_shape == (1,)
-    assert all(torch.equal(v, want[k]) for k, v in teacher.network.state_dict().items())
