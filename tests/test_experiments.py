@@ -28,8 +28,8 @@ from di4c_plugin.plugins import make
 from di4c_plugin.programs.text.settings import distillation
 from di4c_plugin.training import TrainingConfig, make_algorithm
 from di4c_plugin.training.compose import RunConfig, compose_run
-from tests.hosts.images.conftest import real, stand_in
-from tests.hosts.images.test_host import Place
+from tests.stand_ins.images.checkouts import real, stand_in
+from tests.stand_ins.images.place import Place
 from tests.test_configs import in_host, options
 
 MASKGIT = Confidence(5, mask=4)

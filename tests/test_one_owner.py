@@ -29,7 +29,7 @@ from di4c_plugin.samplers import sampler_named
 from di4c_plugin.training import TrainingConfig, make_algorithm
 from di4c_plugin.training.compose import compose_config
 from di4c_plugin.training.recipes import Recipe, recipe
-from tests.hosts.images.test_tauldr import SIZES
+from tests.stand_ins.images.small_tauldr import SIZES
 from tests.test_configs import HOSTS, in_host
 
 ALGOS = ("di4c", "dimo", "dmmd", "idlm", "mutual", "marginal")

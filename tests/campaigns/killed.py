@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
 from di4c_plugin.training import TrainingConfig, train
-from tests.hosts.text import stand_in
+from tests.stand_ins.text import stand_in
 from tests.training import toy
 
 UPDATES = 24

@@ -23,7 +23,7 @@ from di4c_plugin.networks import DiTConfig, TransformerConfig
 from di4c_plugin.plain_files import read_json, read_yaml
 from di4c_plugin.training.folder import recorded
 from tests.campaigns.outcome import Tally
-from tests.hosts import dit_files
+from tests.stand_ins import dit_files
 
 Read = Callable[[Path], Any]
 

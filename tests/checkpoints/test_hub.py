@@ -16,8 +16,8 @@ from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.checkpoints.weights import read_weights
 from di4c_plugin.errors import UserError
 from di4c_plugin.families import student_of
-from tests.hosts.dit_files import CONFIGS, HUB_CONFIG, state
-from tests.hosts.hub_server import Repositories, commit_of, serve
+from tests.stand_ins.dit_files import CONFIGS, HUB_CONFIG, state
+from tests.stand_ins.hub_server import Repositories, commit_of, serve
 
 
 def snapshot(folder: Path, seed: int, config: object, prefix: str, name: str) -> Path:

@@ -25,8 +25,8 @@ from di4c_plugin.checkpoints.vocabulary import (
 )
 from di4c_plugin.checkpoints.weights import read_weights
 from di4c_plugin.errors import UserError
-from tests.hosts.dit_files import HUB_CONFIG, in_module, lightning, state
-from tests.hosts.dit_files import tokenizer as saved_tokenizer
+from tests.stand_ins.dit_files import HUB_CONFIG, in_module, lightning, state
+from tests.stand_ins.dit_files import tokenizer as saved_tokenizer
 
 ABSORBING = {"num_tokens": 7, "mask": 6}
 WORDS = ["a", "b", "c", "d", "e", "f"]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from di4c_plugin.checkpoints.weights import Weights, fingerprint, read_weights
 from di4c_plugin.errors import UserError
-from tests.hosts import dit_files
-from tests.hosts.dit_files import CONFIGS, in_module, lightning, state
+from tests.stand_ins import dit_files
+from tests.stand_ins.dit_files import CONFIGS, in_module, lightning, state
 
 
 def same(found: Weights, weights: dict[str, Tensor]) -> bool:

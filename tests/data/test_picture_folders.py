@@ -10,7 +10,7 @@ from di4c_plugin.announce import announce_once
 from di4c_plugin.data.picture_folders import find_pictures
 from di4c_plugin.data.pictures import read_pictures
 from di4c_plugin.errors import UserError
-from tests.hosts.images.picture_files import ramp, write_picture
+from tests.stand_ins.images.picture_files import ramp, write_picture
 
 
 def folder_with(folder: Path, *names: str) -> Path:

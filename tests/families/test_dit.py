@@ -13,9 +13,9 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.families import dit
 from di4c_plugin.families.dit import network_of, process_of
 from di4c_plugin.networks import DiTConfig
-from tests.hosts import dit_files
-from tests.hosts.dit_files import CONFIGS, HUB_CONFIG, in_module, lightning, state
 from tests.networks import dit_reference
+from tests.stand_ins import dit_files
+from tests.stand_ins.dit_files import CONFIGS, HUB_CONFIG, in_module, lightning, state
 
 SIZES = DiTConfig(vocab_size=7, length=6, hidden_size=24, cond_dim=5, n_blocks=2, n_heads=3)
 

@@ -10,7 +10,7 @@ from di4c_plugin.hosts import host_for, load_source
 from di4c_plugin.hosts.builtin import HOST as BUILTIN
 from di4c_plugin.networks.latent import TokenLatent, find_latent
 from di4c_plugin.programs.text.settings import DEFAULT_LATENT
-from tests.hosts.dit_files import CONFIGS, in_module, lightning, state
+from tests.stand_ins.dit_files import CONFIGS, in_module, lightning, state
 
 LOOKUP = "di4c_plugin.checkpoints.schemes.lookup"
 
