@@ -11,9 +11,9 @@ from di4c_plugin.hookspecs import hookimpl
 @hookimpl
 def di4c_hosts() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
-    from di4c_plugin.hosts import builtin, duo, halton, maskgit, mdlm, sdtt, tauldr
+    from di4c_plugin.hosts import builtin, duo, halton, hf, maskgit, mdlm, sdtt, tauldr
 
-    hosts = (builtin, maskgit, halton, tauldr, mdlm, sdtt, duo)
+    hosts = (builtin, maskgit, halton, tauldr, mdlm, sdtt, duo, hf)
     values = {module.HOST.name: module.HOST for module in hosts}
     return values | {"halton": halton.HOST}  # as users call it
 

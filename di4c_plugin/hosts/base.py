@@ -89,7 +89,8 @@ class Host:
         own = {name: p.annotation for name, p in (parameters(self.data) or {}).items()}
         data = inspect.signature(self.data).parameters
         places = {"root": str | Path | None, "process": str | Mapping[str, Any] | None}
-        types = (places | dict(self.family.said) if self.program else {}) | own
+        foreign = self.program or self.family.said  # networks that are not ours
+        types = (places | dict(self.family.said) if foreign else {}) | own
         kind = inspect.Parameter.KEYWORD_ONLY
         defaults = {name: data[name].default if name in data else None for name in types}
         told = [
@@ -129,7 +130,8 @@ class OpenHost:
         self.value, self.options = value, dict(options)
         self.name, self.latent = value.name, value.latent
         self.root = options.get("root")
-        self.family = value.family.at(self.root) if self.root else value.family
+        family = value.family.at(self.root) if self.root else value.family
+        self.family = family.trusting(options)
         self.process = named(options.get("process"))
         own = inspect.signature(value.data).parameters
         self.pictures = value.data(**{name: options[name] for name in own})

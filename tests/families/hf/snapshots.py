@@ -1,0 +1,58 @@
+"""Tiny random snapshots: native classes made from their configs, foreign ones of our own code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TOKENS = 40
+SPECIAL = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
+NATIVE = ("bert", "roberta", "distilbert", "modernbert")
+
+
+def native(kind: str, folder: Path, **options: Any) -> Any:
+    """Write a random network of a class of transformers to a folder, and return it, in eval mode."""
+    import transformers as hf
+
+    common = {"vocab_size": TOKENS, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    configs: dict[str, Any] = {
+        "bert": lambda: hf.BertConfig(**common, **sizes, max_position_embeddings=24, initializer_range=0.3, **options),
+        "roberta": lambda: hf.RobertaConfig(**common, **sizes, max_position_embeddings=25, initializer_range=0.3, **options),
+        "distilbert": lambda: hf.DistilBertConfig(**common, dim=16, n_layers=2, n_heads=2, hidden_dim=24, max_position_embeddings=24, initializer_range=0.3, **options),
+        "modernbert": lambda: hf.ModernBertConfig(**common, **sizes, cls_token_id=2, sep_token_id=3, max_position_embeddings=24, initializer_range=0.3, local_attention=4, **options),
+    }
+    classes = {
+        "bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM",
+        "distilbert": "DistilBertForMaskedLM", "modernbert": "ModernBertForMaskedLM",
+    }
+    torch.manual_seed(0)
+    network = getattr(hf, classes[kind])(configs[kind]()).eval()
+    network.save_pretrained(folder)
+    tokenizer(folder)
+    return network
+
+
+def tokenizer(folder: Path, *, mask: str | None = "[MASK]") -> None:
+    """Write the files of a tokenizer of single letters."""
+    letters = {chr(ord("a") + i): len(SPECIAL) + i for i in range(26)} | {" ": 31, ".": 32}
+    added = [
+        {"id": i, "content": token, "special": True, "single_word": False, "lstrip": False,
+         "rstrip": False, "normalized": False}
+        for token, i in SPECIAL.items()
+    ]
+    described = {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
+        "normalizer": None, "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False},
+        "post_processor": None, "decoder": {"type": "Fuse"},
+        "model": {"type": "WordLevel", "vocab": SPECIAL | letters, "unk_token": "[UNK]"},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(described))
+    configured = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]", "pad_token": "[PAD]",
+        "eos_token": "[SEP]", "cls_token": "[CLS]",
+    }
+    if mask:
+        configured["mask_token"] = mask
+    (folder / "tokenizer_config.json").write_text(json.dumps(configured))
