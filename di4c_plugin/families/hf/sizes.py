@@ -147,8 +147,8 @@ def sizes_of_folder(
     vocab = _number(own, ("vocab_size", "embedding_size"), origin, "vocab_size")
     if config.get("model_type") == "llada" and isinstance(config.get("embedding_size"), int):
         vocab = config["embedding_size"]
-    mask = row.mask if row.mask is not None else told.mask
-    mask = config.get("mask_token_id") if mask is None else mask
+    asked = (said.get("mask"), config.get("mask_token_id"), row.mask, told.mask)
+    mask = next((each for each in asked if each is not None), None)
     if type(mask) is not int or not 0 <= mask < vocab:
         raise UserError(
             f"{origin} does not say its mask token among {vocab} ids ({quoted(mask)}): say host.mask="
