@@ -56,7 +56,9 @@ class Head(nn.Linear):
         """Copy all but the fp32 weights."""
         copied = Head.__new__(Head)
         memo[id(self)] = copied
-        copied.__dict__ = copy.deepcopy({k: v for k, v in self.__dict__.items() if k != "_copy"}, memo)
+        copied.__dict__ = copy.deepcopy(
+            {k: v for k, v in self.__dict__.items() if k != "_copy"}, memo
+        )
         copied._copy = None
         return copied
 

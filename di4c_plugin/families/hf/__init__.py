@@ -105,7 +105,9 @@ class HFNetworks(Family[HFConfig]):
         if not content.config:
             raise UserError(f"{origin} has no config.json beside its weights")
         tensors = {_renamed(name): value for name, value in content.entries.items()}
-        tensors = {k: v for k, v in tensors.items() if not k.startswith(BESIDE) and not k.endswith(BUFFERS)}
+        tensors = {
+            k: v for k, v in tensors.items() if not k.startswith(BESIDE) and not k.endswith(BUFFERS)
+        }
         tokenizer = tokenizer_beside(content.path, origin)
         config = {"hf": content.config, "folder": str(content.path.parent)}
         # Clones: a memory-mapped file may be rewritten while the model is in use.
@@ -141,7 +143,11 @@ class HFNetworks(Family[HFConfig]):
 
     def process(self, sizes: HFConfig, weights: Weights | None = None) -> dict[str, Any]:
         """See `Family.process`: masked diffusion, log-linear as of all these models."""
-        own: dict[str, Any] = {"name": "absorbing", "num_tokens": sizes.vocab_size, "mask": sizes.mask}
+        own: dict[str, Any] = {
+            "name": "absorbing",
+            "num_tokens": sizes.vocab_size,
+            "mask": sizes.mask,
+        }
         barred = () if weights is None else weights.config.get("barred", ())
         own |= {"barred": list(barred)} if barred else {}
         return check_process(own, "this network")
@@ -186,7 +192,9 @@ class HFNetworks(Family[HFConfig]):
     ) -> None:
         """See `Family.let_latent_in`; at the embeddings only, or at norms that the user names."""
         if latent.get("blocks") is not None:
-            raise UserError("a latent enters these networks at their embeddings: latent.blocks=null")
+            raise UserError(
+                "a latent enters these networks at their embeddings: latent.blocks=null"
+            )
         injector = new_injector(sizes, latent)
         doors = self.doors(network, {"doors": _said_doors(sizes) | dict(latent.get("doors") or {})})
         if not doors.norms and type(injector).on_norm is not LatentInjector.on_norm:
@@ -228,7 +236,9 @@ class HFNetworks(Family[HFConfig]):
             denoiser = self.denoiser(sizes, weights.latent, process=built)
         network = denoiser.network
         dtype = getattr(torch, sizes.dtype)
-        tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in weights.tensors.items()}
+        tensors = {
+            k: v.to(dtype) if v.is_floating_point() else v for k, v in weights.tensors.items()
+        }
         tensors = complete(network, tensors, weights.origin)
         check_weights(network, tensors, weights.origin)
         assign(network, tensors)
@@ -251,7 +261,10 @@ def _said_doors(sizes: HFConfig) -> dict[str, Any]:
 
 def _renamed(name: str) -> str:
     """Return the name of a weight that had another in the first files of BERT."""
-    for old, new in ((".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".LayerNorm.bias")):
+    for old, new in (
+        (".LayerNorm.gamma", ".LayerNorm.weight"),
+        (".LayerNorm.beta", ".LayerNorm.bias"),
+    ):
         if name.endswith(old):
             return name.removesuffix(old) + new
     return name

@@ -71,7 +71,9 @@ class HFDenoiser(NetworkDenoiser):
         if self.block is not None:
             block = torch.arange(d, device=x_t.device) // self.block
             sees = (block[:, None] >= block).expand(b, 1, d, d)
-            found[self.argument] = additive(sees if seen is None else sees & seen[:, None, None], self)
+            found[self.argument] = additive(
+                sees if seen is None else sees & seen[:, None, None], self
+            )
         elif seen is not None and not bool(seen.all()):
             if self.argument == "attention_mask":
                 found["attention_mask"] = seen.long()

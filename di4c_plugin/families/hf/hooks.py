@@ -98,7 +98,9 @@ class EmbeddingHooks:
         if value.ndim == 2:
             return torch.cat([value, torch.ones_like(value[:, :1]).expand(-1, more)], 1)
         rows, _, d, _ = value.shape
-        seen, hidden = (True, False) if value.dtype == torch.bool else (0.0, torch.finfo(value.dtype).min)
+        seen, hidden = (
+            (True, False) if value.dtype == torch.bool else (0.0, torch.finfo(value.dtype).min)
+        )
         longer = value.new_full((rows, 1, d + more, d + more), hidden)
         longer[..., :d, :d] = value
         longer[..., d:] = seen

@@ -30,7 +30,9 @@ def _default_rope() -> list[str]:
     return ["ROPE_INIT_FUNCTIONS['default']"]
 
 
-def default_rope(config: Any, device: Any = None, seq_len: Any = None, **_: Any) -> tuple[Any, float]:
+def default_rope(
+    config: Any, device: Any = None, seq_len: Any = None, **_: Any
+) -> tuple[Any, float]:
     """Return the inverse frequencies, (width of a head / 2,), and the factor 1 on attention."""
     import torch
 

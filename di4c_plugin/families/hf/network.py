@@ -79,11 +79,13 @@ def _foreign(config: dict[str, Any], code: str | Path | None, *, trust: bool) ->
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     mend()
-    repository, _, revision = str(code).partition("@") if not Path(code).exists() else (str(code), "", "")
-    options = {"revision": revision} if revision else {}
+    repository, _, revision = (
+        str(code).partition("@") if not Path(code).exists() else (str(code), "", "")
+    )
+    options: dict[str, Any] = {"revision": revision} if revision else {}
     try:
         kind = get_class_from_dynamic_module(found, repository, **options)
-        config_kind = get_class_from_dynamic_module(names["AutoConfig"], repository, **options)
+        config_kind: Any = get_class_from_dynamic_module(names["AutoConfig"], repository, **options)
         made = config_kind.from_dict(config)
     except (ImportError, OSError, *STRANGE) as error:
         raise UserError(f"the code of {found} in {code} does not load: {reason(error)}") from error
@@ -105,7 +107,7 @@ def empty_parameters() -> Iterator[None]:
             own = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
             module._parameters[name] = own
 
-    nn.Module.register_parameter = empty  # type: ignore[method-assign]
+    nn.Module.register_parameter = empty  # type: ignore[assignment, method-assign]
     try:
         with torch.random.fork_rng(devices=[]):
             yield

@@ -101,7 +101,10 @@ class Special:
 
 def special_in(folder: Path) -> Special:
     """Return what the files of a tokenizer in a folder say; nothing where there are none."""
-    described, configured = _json(folder / "tokenizer.json"), _json(folder / "tokenizer_config.json")
+    described, configured = (
+        _json(folder / "tokenizer.json"),
+        _json(folder / "tokenizer_config.json"),
+    )
     mapped = _json(folder / "special_tokens_map.json")
     ids: dict[str, int] = {}
     special: set[int] = set()
@@ -124,7 +127,9 @@ def special_in(folder: Path) -> Special:
         token = token.get("content") if isinstance(token, Mapping) else token
         return ids.get(token) if isinstance(token, str) else None
 
-    return Special(ids, frozenset(special), named("mask_token"), named("pad_token"), named("eos_token"))
+    return Special(
+        ids, frozenset(special), named("mask_token"), named("pad_token"), named("eos_token")
+    )
 
 
 def sizes_of_folder(
@@ -151,7 +156,8 @@ def sizes_of_folder(
     mask = next((each for each in asked if each is not None), None)
     if type(mask) is not int or not 0 <= mask < vocab:
         raise UserError(
-            f"{origin} does not say its mask token among {vocab} ids ({quoted(mask)}): say host.mask="
+            f"{origin} does not say its mask token among {vocab} ids ({quoted(mask)}): "
+            "say host.mask="
         )
     known = max(told.ids.values(), default=vocab - 1)
     spare = range(known + 1, vocab)
@@ -162,11 +168,17 @@ def sizes_of_folder(
     barred |= set() if pad is None else {pad}
     roberta = "roberta" in str(config.get("model_type"))
     first = (config.get("pad_token_id") or 0) + 1 if roberta else 0
-    end = own.get("max_position_embeddings") or own.get("max_sequence_length") or own.get("n_positions")
+    end = (
+        own.get("max_position_embeddings")
+        or own.get("max_sequence_length")
+        or own.get("n_positions")
+    )
     longest = end - first if type(end) is int else None
     length = said.get("length") or longest
     if type(length) is not int or not 1 <= length <= (longest or length):
-        raise UserError(f"host.length is {quoted(length)}: the network has up to {longest} positions")
+        raise UserError(
+            f"host.length is {quoted(length)}: the network has up to {longest} positions"
+        )
     sizes = {
         "vocab_size": vocab,
         "hidden_size": _number(own, ("hidden_size", "dim", "d_model"), origin, "hidden_size"),
@@ -178,7 +190,10 @@ def sizes_of_folder(
         "pad": pad,
         "first_position": first,
         "positions_end": end if type(end) is int else None,
-        **{name: getattr(row, name) for name in ("shift", "attention", "block", "attention_argument")},
+        **{
+            name: getattr(row, name)
+            for name in ("shift", "attention", "block", "attention_argument")
+        },
         **{name: getattr(row, name) for name in ("embedding", "head", "blocks")},
         "config": {k: v for k, v in config.items() if k not in NOT_OURS},
     }

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from di4c_plugin import distill, load_student, load_teacher, save_student
+from di4c_plugin import distill, load_student, save_student
 from di4c_plugin.algorithms.base import Data
 from di4c_plugin.errors import UserError
 from tests.families.hf.slow import dreamlike_logits, shifted
-from tests.families.hf.snapshots import AUTO, foreign
+from tests.families.hf.snapshots import AUTO, foreign, load_teacher
 
 HF = {"name": "hf", "trust_remote_code": True}
 

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from di4c_plugin import distill, load_student, load_teacher, save_student
+from di4c_plugin import distill, load_student, save_student
 from di4c_plugin.algorithms.base import Data
 from di4c_plugin.errors import UserError
-from tests.families.hf.snapshots import NATIVE, TOKENS, native
+from tests.families.hf.snapshots import NATIVE, TOKENS, load_teacher, native
 
 HF = {"name": "hf"}
 FIRST = {"roberta": 1}  # position of the first token
@@ -118,13 +118,13 @@ def test_a_student_is_trained_saved_and_loaded(kind: str, name: str, tmp_path: P
         training={"steps": 2, "batch_size": 4},
         progress=False,
     )
-    tied = student.denoiser.network
+    tied: Any = student.denoiser.network
     assert tied.get_input_embeddings().weight is tied.get_output_embeddings().weight
     save_student(student, tmp_path / "student")
     again = load_student(tmp_path / "student")
     assert torch.equal(student.sample(3, steps=2), again.sample(3, steps=2))
     assert again.info["vocabulary"] == teacher.info["vocabulary"]
-    body = again.denoiser.network
+    body: Any = again.denoiser.network
     assert body.get_input_embeddings().weight is body.get_output_embeddings().weight
     before = teacher.denoiser.network.state_dict()
     assert any(not torch.equal(v, body.state_dict()[k]) for k, v in before.items())
@@ -146,7 +146,10 @@ def test_the_loss_by_chunks_is_the_naive_one(tmp_path: Path) -> None:
         networks = {"student": student, "teacher": teacher.denoiser}
         total = method.losses(batch, networks, update).total
         total.backward()
-        found[loss] = total.detach(), [p.grad.clone() for p in student.parameters() if p.grad is not None]
+        found[loss] = (
+            total.detach(),
+            [p.grad.clone() for p in student.parameters() if p.grad is not None],
+        )
     torch.testing.assert_close(*[found[loss][0] for loss in found])
     for one, other in zip(found["naive"][1], found["chunked"][1], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
@@ -177,10 +180,15 @@ def test_files_of_the_first_berts_load(tmp_path: Path) -> None:
     network = native("bert", tmp_path)
     file = tmp_path / "model.safetensors"
     old = {
-        k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
+        k.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): v
         for k, v in load_file(file).items()
     }
-    old |= {"bert.pooler.dense.weight": torch.ones(16, 16), "cls.seq_relationship.bias": torch.ones(2)}
+    old |= {
+        "bert.pooler.dense.weight": torch.ones(16, 16),
+        "cls.seq_relationship.bias": torch.ones(2),
+    }
     old["bert.embeddings.position_ids"] = torch.arange(24)[None]
     save_file(old, file)
     x = tokens(2, 6)
@@ -280,7 +288,9 @@ def untied(folder: Path) -> None:
         (None, {"trust_remote_code": "yes"}, "true or false"),
     ],
 )
-def test_mistakes_end_in_one_line(spoil: Any, said: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_mistakes_end_in_one_line(
+    spoil: Any, said: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     native("bert", tmp_path)
     if spoil is not None:
         spoil(tmp_path)
@@ -294,9 +304,15 @@ def test_adaln_needs_norms(tmp_path: Path) -> None:
     teacher = load_teacher(tmp_path, host=HF)
     with pytest.raises(UserError, match="say latent.doors.norms"):
         teacher.family.student_of(teacher, {"name": "adaln"})
-    names = [f"bert.encoder.layer.{i}.{n}.LayerNorm" for i in range(2) for n in ("attention.output", "output")]
+    names = [
+        f"bert.encoder.layer.{i}.{n}.LayerNorm"
+        for i in range(2)
+        for n in ("attention.output", "output")
+    ]
     doors = {"norms": ["bert.embeddings.LayerNorm", *names]}
     student = teacher.family.student_of(teacher, {"name": "adaln", "doors": doors}).denoiser.eval()
     with torch.no_grad():
-        one, other = (student(tokens(2, 6), half(2), latent=torch.full((2, 1), v)) for v in (0.1, 0.9))
+        one, other = (
+            student(tokens(2, 6), half(2), latent=torch.full((2, 1), v)) for v in (0.1, 0.9)
+        )
     assert not torch.allclose(one, other)

@@ -35,7 +35,9 @@ class Layer(nn.Module):
 
     def forward(self, x, rotation, mask):
         b, d, h = x.shape
-        rows = self.qkv(self.input_layernorm(x)).view(b, d, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        rows = (
+            self.qkv(self.input_layernorm(x)).view(b, d, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        )
         q, k = (self._turned(each, rotation) for each in rows[:2])
         out = nn.functional.scaled_dot_product_attention(q, k, rows[2], attn_mask=mask)
         x = x + self.o_proj(out.transpose(1, 2).reshape(b, d, h))
@@ -60,7 +62,7 @@ class Base(nn.Module):
 
 class DreamLikeModel(PreTrainedModel):
     config_class = DreamLikeConfig
-    _tied_weights_keys = ["lm_head.weight"]
+    _tied_weights_keys = ["lm_head.weight"]  # noqa: RUF012
 
     def __init__(self, config):
         super().__init__(config)

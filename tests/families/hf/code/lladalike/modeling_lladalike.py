@@ -1,4 +1,4 @@
-"""The quirks of LLaDA's class: no post_init, buffers that no file holds, masks under their own name.
+"""The quirks of LLaDA's class: no post_init, buffers that no file holds, masks by another name.
 
 It also asks its config for `use_cache`, which transformers 5 drops, and knows no position_ids.
 """
