@@ -113,13 +113,16 @@ class Absorbing(Process):
 
     def restrict(self, logits: Tensor) -> Tensor:
         """See `Process.restrict`: the mask is never predicted (zero masking in MDLM's SUBS)."""
-        if not (self.mask_is_token or self.barred):
+        if self.barred:
+            if logits.device not in self._impossible:  # once: it waits for the device
+                known = torch.tensor(self.barred, device=logits.device)
+                self._impossible[logits.device] = known
+            logits = logits.index_fill(-1, self._impossible[logits.device], LOG_ZERO)
+        if not self.mask_is_token:
             return logits
-        if logits.device not in self._impossible:  # once: making it waits for the device
-            mask = [self.mask] if self.mask_is_token else []
-            impossible = torch.tensor([*mask, *self.barred], device=logits.device)
-            self._impossible[logits.device] = impossible
-        return logits.index_fill(-1, self._impossible[logits.device], LOG_ZERO)
+        # `full`, unlike `tensor`, does not wait for the device.
+        index = torch.full((1,), self.mask, device=logits.device)
+        return logits.index_fill(-1, index, LOG_ZERO)
 
     def carry_over(self, log_p_0: Tensor, x_t: Tensor) -> Tensor:
         """See `Process.carry_over`: revealed tokens are certain (carry-over in MDLM's SUBS)."""

@@ -71,8 +71,8 @@ def _foreign(config: dict[str, Any], code: str | Path | None, *, trust: bool) ->
     whose = code if code is not None else "its authors"
     if not trust:
         raise UserError(
-            f"this network is code of {whose} ({found.rpartition('.')[0]}.py), which runs only with "
-            "host.trust_remote_code=true"
+            f"this network is code of {whose} ({found.rpartition('.')[0]}.py), which runs only "
+            "with host.trust_remote_code=true"
         )
     if code is None:
         raise UserError(f"where is the code of {found}? say host.root=FOLDER, or a hub id")
