@@ -154,6 +154,7 @@ def test_what_is_given_is_neither_corrupted_nor_counted() -> None:
     from di4c_plugin.algorithms.base import Batch, Update
     from di4c_plugin.algorithms.denoising import Denoising
     from di4c_plugin.algorithms.di4c import Di4C
+    from di4c_plugin.algorithms.dmmd import DMMD
     from di4c_plugin.diffusion import Absorbing
 
     process = Absorbing(7, mask=6)
@@ -195,7 +196,21 @@ def test_what_is_given_is_neither_corrupted_nor_counted() -> None:
                 times = len(x) // count
                 assert (x == x_0[:count].repeat(times, 1))[given[:count].repeat(times, 1)].all()
         assert losses[0] == losses[1]
-    losses, count = [], 2
+    count = 2
+    for renoise in ("posterior", "step", "forward"):
+        losses = []
+        for bias in (1.0, -3.0):
+            student = Net(bias)
+            student.latent_shape = (1,)
+            networks = {"student": student, "auxiliary": Net(bias), "teacher": Net(bias)}
+            seen.clear()
+            update = Update(torch.Generator().manual_seed(1))
+            method = DMMD(process, renoise=renoise, together=True)
+            losses.append(method.losses(Batch(x_0, None, given), networks, update).total)
+            for x in seen:
+                assert (x == x_0)[given].all()
+        assert losses[0] == losses[1]
+    losses = []
     for bias in (1.0, -3.0):
         update = Update(torch.Generator().manual_seed(1))
         nets: Any = {"student": Net(bias)}

@@ -284,8 +284,8 @@ def untied(folder: Path) -> None:
         (None, {"attention": "causal"}, "there are full, blocks"),
         (None, {"attention": "blocks"}, "goes with host.block="),
         (None, {"mask": 99}, "does not say its mask token"),
-        (None, {"barred": ["a"]}, "no id of a token"),
-        (None, {"trust_remote_code": "yes"}, "true or false"),
+        (None, {"barred": ["a"]}, "barred.* whole number"),
+        (None, {"trust_remote_code": "yes"}, "trust_remote_code must be true or false"),
     ],
 )
 def test_mistakes_end_in_one_line(
