@@ -272,14 +272,14 @@ def sample(
         options = options | {"callback": on_step}
     draw, options = sampler_named(sampler), sampler_options(sampler, options)
     check_partners(model, options)
-    if prompts is not None:
-        if prefix is not None or known is not None:
-            raise UserError("prompts, prefix and known exclude each other")
-        given: Any = prompted(prompts, new_tokens, n, model.network, model.process)
-    elif new_tokens is not None:
-        raise UserError("new_tokens goes with prompts")
-    else:
+    if prompts is None:
         given = known_tokens(prefix, known, n, model.network.positions, model.process)
+    else:
+        given = prompted(prompts, new_tokens, n, model.network, model.process)
+    if sum(each is not None for each in (prompts, prefix, known)) > 1:
+        raise UserError("prompts, prefix and known exclude each other")
+    if new_tokens is not None and prompts is None:
+        raise UserError("new_tokens goes with prompts")
     positions = model.network.positions if given is None else given[0].shape[1]
     device = usable(device)
     models = {"": model} | {k: v for k, v in options.items() if isinstance(v, Model)}

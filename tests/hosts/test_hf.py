@@ -1,6 +1,8 @@
 """The host hf end to end: texts of a file, prompts, samplers, and what goes wrong."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ from torch import Tensor
 pytest.importorskip("transformers")
 
 from di4c_plugin import api, distill, load_student, save_student
+from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts import host_for
+from di4c_plugin.training import Interrupted
 from tests.families.hf.snapshots import foreign, load_teacher, native
 
 ROWS = [
@@ -204,3 +208,41 @@ def test_a_student_says_its_host_and_no_place(tmp_path: Path) -> None:
     assert again.info["vocabulary"] == teacher.info["vocabulary"]
     text = (tmp_path / "student" / "config.json").read_text()
     assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize("kind", ["lladalike", "dreamlike", "modernbert"])
+def test_a_killed_run_goes_on_bit_for_bit(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    (native if kind == "modernbert" else foreign)(kind, folder)
+    host = {"name": "hf", "trust_remote_code": True, "data": texts(tmp_path)}
+    options: dict[str, Any] = {
+        "host": host,
+        "algo": {"latents": 2},
+        "training": {"steps": 5, "batch_size": 3},
+        "progress": False,
+    }
+
+    def run(out: str, **more: Any) -> Any:
+        teacher = load_teacher(folder, host={"name": "hf", "trust_remote_code": True})
+        return distill(teacher, out=tmp_path / out, **options, **more)
+
+    whole = run("whole")
+    losses, calls = Di4C.losses, []
+
+    def killed(self: Di4C, *args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return losses(self, *args)
+
+    monkeypatch.setattr(Di4C, "losses", killed)
+    with pytest.raises(Interrupted):
+        run("broken")
+    monkeypatch.undo()
+    resumed = run("broken", resume=True)
+    state = whole.denoiser.state_dict()
+    for name, value in resumed.denoiser.state_dict().items():
+        assert torch.equal(value, state[name]), name
