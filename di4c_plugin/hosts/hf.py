@@ -1,12 +1,15 @@
 """Masked language models of transformers as a host: BERT and its kin, LLaDA, Dream, SDAR."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Data
+from di4c_plugin.announce import announce
 from di4c_plugin.checkpoints.vocabulary import live_tokenizer
 from di4c_plugin.data.texts import encode_prompts, read_texts
 from di4c_plugin.errors import STRANGE, UserError, reason
@@ -36,7 +39,7 @@ class TextData(HostData):
     def read(self, host: OpenHost) -> Data:
         """See `HostData.read`: examples of up to the network's length."""
         source, sizes = host.place(self.path), host.sizes
-        return read_texts(
+        data = read_texts(
             str(source),
             self.live(host),
             sizes.length,
@@ -44,6 +47,7 @@ class TextData(HostData):
             field=self.field,
             split=self.split,
         )
+        return without_barred(data, host.known_process.get("barred", ()))
 
     def texts(self, host: OpenHost, x: Tensor) -> list[str]:
         """See `HostData.texts`: without padding and special tokens."""
@@ -84,6 +88,20 @@ class TextData(HostData):
         if host.vocabulary is not None and own is not None:
             host.vocabulary.check(own, "the model", source)
         return found
+
+
+def without_barred(data: Data, barred: Sequence[int]) -> Data:
+    """Return the data, in which tokens that are never predicted are given; and tell of them."""
+    given = torch.zeros_like(data.x_0, dtype=torch.bool) if data.given is None else data.given
+    wrong = ~given & torch.isin(data.x_0, torch.tensor(barred, dtype=data.x_0.dtype))
+    if not bool(wrong.any()):
+        return data
+    found = ", ".join(map(str, data.x_0[wrong].unique().tolist()[:10]))
+    announce(
+        f"{int(wrong.sum())} tokens of the data are never predicted, and so not counted: {found} "
+        "(host.barred= says which are)"
+    )
+    return replace(data, given=given | wrong)
 
 
 HOST = Host("hf", HFNetworks(), TextData, latent="mask_noise")

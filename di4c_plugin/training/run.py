@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback
 
 from di4c_plugin.algorithms.base import Algorithm, Data
@@ -196,6 +197,10 @@ def check_data(data: Data, model: Model) -> None:
         )
     if mask is not None and bool((x_0 == mask).any()):
         raise UserError(f"the data hold the mask, {mask}: it is no token of a text")
+    barred = torch.tensor(getattr(process, "barred", ()), dtype=x_0.dtype)
+    counted = x_0 if data.given is None else x_0[~data.given]
+    if len(barred) and bool((wrong := torch.isin(counted, barred)).any()):
+        raise UserError(f"the data hold {int(counted[wrong][0])}, which the model never predicts")
     if data.given is not None and not isinstance(process, Absorbing):
         name = process.config["name"]
         raise UserError(f"prompts and padding are for masked diffusion, not process={name}")

@@ -13,6 +13,7 @@ from torch import Tensor
 pytest.importorskip("transformers")
 
 from di4c_plugin import api, distill, load_student, save_student
+from di4c_plugin.algorithms.base import Data
 from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts import host_for
@@ -43,6 +44,26 @@ def test_texts_are_read_by_the_teachers_tokenizer(tmp_path: Path) -> None:
     assert data.x_0[0].tolist() == [5, 6, 7, 8, 9, 10, 3] + [0] * 17
     assert data.given is not None
     assert (~data.given[0]).nonzero().flatten().tolist() == [2, 3, 4, 5, 6]
+
+
+def test_tokens_that_are_never_predicted_are_not_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their log-probability is minus a million: one of them would be all of a loss."""
+    native("bert", tmp_path)
+    file = tmp_path / "texts.jsonl"
+    file.write_text(json.dumps({"text": "ab!c"}))  # "!" is unknown
+    teacher = load_teacher(tmp_path, host={"name": "hf"})
+    data = host_for(teacher, data=str(file)).data()
+    assert data.x_0[0].tolist() == [5, 6, 1, 7, 3]
+    assert data.given is not None
+    assert data.given[0].tolist() == [False, False, True, False, False]
+    assert "1 tokens of the data are never predicted" in capsys.readouterr().err
+    with pytest.raises(UserError, match="hold 1, which the model never predicts"):
+        distill(teacher, Data(data.x_0), training={"steps": 1}, progress=False)
+    free = load_teacher(tmp_path, host={"name": "hf", "barred": [2]})
+    assert free.process.barred == (0, 2, *range(33, 40))
+    assert host_for(free, data=str(file)).data().given is None
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:

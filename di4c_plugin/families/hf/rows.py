@@ -28,8 +28,9 @@ class Row:
         embedding: name of the sub-module; None: what `get_input_embeddings` returns.
         head: name of the linear layer; None: what `get_output_embeddings` returns.
         blocks: name of the list of blocks; None: the outermost one.
-        barred: ids that are never predicted, beside the mask and the special tokens that no text
-            has; those beyond the tokenizer's are barred anyway.
+        barred: ids that are never predicted, beside the mask and those beyond the tokenizer's. What
+            a user says goes in place of the tokenizer's special tokens, which are it by default but
+            for the end of text.
     """
 
     mask: int | None = None

@@ -140,8 +140,8 @@ def sizes_of_folder(
 ) -> tuple[dict[str, Any], tuple[int, ...], Row]:
     """Return sizes that config.json and tokenizer tell, the barred ids, and the row.
 
-    Barred beside the mask are special tokens but the end of text, and ids that the tokenizer has no
-    token for.
+    Barred beside the mask are special tokens but the end of text, or what the user says in their
+    place, and ids that the tokenizer has no token for.
 
     Raises:
         UserError: naming what is missing.
@@ -162,8 +162,8 @@ def sizes_of_folder(
     known = max(told.ids.values(), default=vocab - 1)
     spare = range(known + 1, vocab)
     ends = {told.eos} | _ids(config.get("eos_token_id"))
-    # A model that learnt to end by a token may say it; BERT's [SEP] stands in texts as well.
-    barred = {*row.barred, *spare, *(told.special - ends - {told.mask})} - {mask}
+    special = told.special - ends - {told.mask} if said.get("barred") is None else set()
+    barred = {*row.barred, *spare, *special} - {mask}
     pad = _pad(said.get("pad"), told, spare, ends, mask, barred)
     barred |= set() if pad is None else {pad}
     roberta = "roberta" in str(config.get("model_type"))
