@@ -205,8 +205,8 @@ def test_what_is_given_is_neither_corrupted_nor_counted() -> None:
             networks = {"student": student, "auxiliary": Net(bias), "teacher": Net(bias)}
             seen.clear()
             update = Update(torch.Generator().manual_seed(1))
-            method = DMMD(process, renoise=renoise, together=True)
-            losses.append(method.losses(Batch(x_0, None, given), networks, update).total)
+            dmmd = DMMD(process, renoise=renoise, together=True)
+            losses.append(dmmd.losses(Batch(x_0, None, given), networks, update).total)
             for x in seen:
                 assert (x == x_0)[given].all()
         assert losses[0] == losses[1]

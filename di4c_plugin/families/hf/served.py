@@ -77,7 +77,7 @@ class Served(nn.Module):
                 self.generator = torch.Generator(x.device).manual_seed(
                     self.generator.initial_seed()
                 )
-            options = {"generator": self.generator, "device": x.device}
+            options: Any = {"generator": self.generator, "device": x.device}
             self._latent = draw_latents(shape, 1, len(x), **options)[0]
         self._last = x
         return self._latent
