@@ -1,6 +1,6 @@
 """The Python API: load a teacher, distil it, load a student, sample from either."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,13 @@ from di4c_plugin.samplers.checks import (
     drawing,
     usable,
 )
-from di4c_plugin.samplers.known import Tokens, conditioned, known_tokens
+from di4c_plugin.samplers.known import (
+    Tokens,
+    conditioned,
+    known_tokens,
+    prompted,
+    without_masks,
+)
 from di4c_plugin.values import shown
 
 if TYPE_CHECKING:
@@ -220,6 +226,8 @@ def sample(
     cond: Tensor | None = None,
     prefix: Tokens | None = None,
     known: tuple[Tokens, Tokens] | None = None,
+    prompts: Sequence[Sequence[int]] | None = None,
+    new_tokens: int | None = None,
     batch_size: int = 250,
     device: str | torch.device = "cpu",
     on_batch: Callable[[int], None] | None = None,
@@ -238,6 +246,9 @@ def sample(
         cond: class labels (n,), -1 for none; or None.
         prefix: tokens (P,) or (n, P) that samples start with.
         known: tokens and bool mask, both (D,) or (n, D): given wherever the mask is true.
+        prompts: ids of tokens, n prompts or one for all, of any lengths; samples are prompts with
+            what was drawn behind, and padding behind the shorter ones.
+        new_tokens: how many are drawn behind each prompt; None: all that fit behind the longest.
         batch_size: samples drawn at once.
         device: where to compute.
         on_batch: called with the number of samples done after each batch.
@@ -261,7 +272,15 @@ def sample(
         options = options | {"callback": on_step}
     draw, options = sampler_named(sampler), sampler_options(sampler, options)
     check_partners(model, options)
-    given = known_tokens(prefix, known, n, model.network.positions, model.process)
+    if prompts is None:
+        given = known_tokens(prefix, known, n, model.network.positions, model.process)
+    else:
+        given = prompted(prompts, new_tokens, n, model.network, model.process)
+    if sum(each is not None for each in (prompts, prefix, known)) > 1:
+        raise UserError("prompts, prefix and known exclude each other")
+    if new_tokens is not None and prompts is None:
+        raise UserError("new_tokens goes with prompts")
+    positions = model.network.positions if given is None else given[0].shape[1]
     device = usable(device)
     models = {"": model} | {k: v for k, v in options.items() if isinstance(v, Model)}
     denoisers = {k: v.denoiser.to(device) for k, v in models.items()}
@@ -273,7 +292,8 @@ def sample(
         rows = slice(start, start + count)
         labels = None if cond is None else cond[rows].to(device)
         with drawing():
-            x = process.prior((count, model.network.positions), generator=generator, device=device)
+            x = process.prior((count, positions), generator=generator, device=device)
+            x = without_masks(x, given, rows, process)
             parts = {k: conditioned(v, given, rows, device) for k, v in denoisers.items()}
             denoiser, now = parts.pop(""), options | parts
             x = draw(denoiser, x, times, process=process, generator=generator, cond=labels, **now)

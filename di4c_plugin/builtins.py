@@ -11,9 +11,9 @@ from di4c_plugin.hookspecs import hookimpl
 @hookimpl
 def di4c_hosts() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
-    from di4c_plugin.hosts import builtin, duo, halton, maskgit, mdlm, sdtt, tauldr
+    from di4c_plugin.hosts import builtin, duo, halton, hf, maskgit, mdlm, sdtt, tauldr
 
-    hosts = (builtin, maskgit, halton, tauldr, mdlm, sdtt, duo)
+    hosts = (builtin, maskgit, halton, tauldr, mdlm, sdtt, duo, hf)
     values = {module.HOST.name: module.HOST for module in hosts}
     return values | {"halton": halton.HOST}  # as users call it
 
@@ -31,13 +31,14 @@ def di4c_algorithms() -> Mapping[str, object]:
 @hookimpl
 def di4c_samplers() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
-    from di4c_plugin.samplers import ancestral, halton, hybrid, maskgit, tau_leaping
+    from di4c_plugin.samplers import ancestral, blocks, halton, hybrid, maskgit, tau_leaping
 
     # Di4C's sampler is ancestral sampling with λ anew at every step; the analytic sampler of SEDD
     # and MDLM has, for masked diffusion, the law of the ancestral one.
     return {
         "ancestral": ancestral,
         "analytic": ancestral,
+        "blocks": blocks,
         "di4c": ancestral.having(latents="fresh"),
         "halton": halton,
         "hybrid": hybrid,

@@ -311,7 +311,7 @@ def test_a_file_of_a_sampler_is_its_function(name: str, tmp_path: Path) -> None:
 def test_a_file_of_a_process_is_its_class(name: str) -> None:
     config = compose_config("train_teacher", [f"process={name}"])["process"]
     # The tokens are the data's, and `leave_one_out` a network's.
-    theirs = ("num_tokens", "mask", "leave_one_out", "schedule")
+    theirs = ("num_tokens", "mask", "barred", "leave_one_out", "schedule")
     if name == "gaussian":
         kind, schedule = DiscretisedGaussian, {}
     else:

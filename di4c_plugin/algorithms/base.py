@@ -23,18 +23,44 @@ AVERAGE = "_average"
 
 @dataclass(frozen=True)
 class Data:
-    """A data set in memory: x_0 (M, D), whole numbers of any type; labels (M,), int64, or None."""
+    """A data set in memory.
+
+    Attributes:
+        x_0: whole numbers of any type, (M, D).
+        labels: int64, (M,), or None.
+        given: bool, (M, D): tokens that are never corrupted nor counted, prompts and padding; None:
+            there are none.
+        lengths: int64, (M,): what stands behind is padding; None: there is none.
+    """
 
     x_0: Tensor
     labels: Tensor | None = None
+    given: Tensor | None = None
+    lengths: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean data: x_0 (B, D), int64; cond (B,), int64 class labels, or None."""
+    """Clean data.
+
+    Attributes:
+        x_0: int64, (B, D).
+        cond: class labels, int64, (B,), or None.
+        given: bool, (B, D): prompts and padding, never corrupted nor counted; None: there are none.
+            Masked diffusion only: what no mask stands for is counted nowhere.
+    """
 
     x_0: Tensor
     cond: Tensor | None = None
+    given: Tensor | None = None
+
+    def keep(self, x_t: Tensor) -> Tensor:
+        """Return states (B, D) with what is given as it is."""
+        return x_t if self.given is None else torch.where(self.given, self.x_0, x_t)
+
+    def first(self, count: int | None) -> "Batch":
+        """Return the first examples; None: all."""
+        return Batch(*(None if v is None else v[:count] for v in (self.x_0, self.cond, self.given)))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Denoising(Algorithm):
         """See `Algorithm.losses`."""
         generator = update.generator
         t = low_discrepancy_times(len(batch.x_0), self.min_time, generator)
-        x_t = self.process.corrupt(batch.x_0, t, generator=generator)
+        x_t = batch.keep(self.process.corrupt(batch.x_0, t, generator=generator))
         cond = drop_labels(batch.cond, self.label_dropout, generator)
         log_p_0 = networks["student"](x_t, t, cond=cond)
         active = self.process.active(x_t)

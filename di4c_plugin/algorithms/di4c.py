@@ -203,12 +203,12 @@ class Di4C(Algorithm):
     def _noise(self, batch: Batch, generator: torch.Generator) -> Noised:
         if self.prior_share and host_uniform(generator) < self.prior_share:
             return self._at_prior(batch, generator)
-        x_0 = batch.x_0[: self.states]
-        cond = None if batch.cond is None else batch.cond[: self.states]
+        batch = batch.first(self.states)
+        x_0, cond = batch.x_0, batch.cond
         t = low_discrepancy_times(len(x_0), self.min_time, generator)
         if self.delta_share is not None:
             t = more_early(t, self.delta, self.delta_share, self.min_time)
-        x_t = self.process.corrupt(x_0, t, generator=generator)
+        x_t = batch.keep(self.process.corrupt(x_0, t, generator=generator))
         cond = drop_labels(cond, self.label_dropout, generator)
         return Noised(x_t, t, cond, x_0.unsqueeze(0), self.latents)
 
@@ -216,10 +216,14 @@ class Di4C(Algorithm):
         """Return a state at t = 1, that every example may have come from.
 
         With labels it is that of the first example's, and the examples that share it are its data;
-        or, as often as labels are dropped, that of none, and of all.
+        or, as often as labels are dropped, that of none, and of all. With prompts it is that of the
+        first example's prompt, and of this example alone.
         """
         x_0, cond = batch.x_0, None if batch.cond is None else batch.cond[:1]
         latents = self.latents * len(x_0[: self.states])
+        if batch.given is not None:
+            batch = batch.first(1)
+            x_0 = batch.x_0
         if batch.cond is not None and cond is not None:
             if host_uniform(generator) < self.label_dropout:
                 cond = torch.full_like(cond, NO_LABEL)
@@ -227,6 +231,7 @@ class Di4C(Algorithm):
                 # On a GPU this waits for the device: how many there are is a shape.
                 x_0 = x_0[batch.cond == cond]
         x_1 = self.process.prior((1, x_0.shape[1]), generator=generator, device=x_0.device)
+        x_1 = x_1 if batch.given is None else batch.keep(x_1)
         t = torch.ones(1, dtype=torch.float64, device=x_0.device)
         return Noised(x_1, t, cond, x_0.unsqueeze(1), latents)
 

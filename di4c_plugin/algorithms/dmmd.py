@@ -230,7 +230,7 @@ class DMMD(Algorithm):
         """Return the student's prediction from noised data, and what is drawn from it."""
         count, device = len(batch.x_0), generator.device
         t, s = draw_times(self.times, count, self.steps, self.min_time, generator)
-        z_t = self.process.corrupt(batch.x_0, t, generator=generator)
+        z_t = batch.keep(self.process.corrupt(batch.x_0, t, generator=generator))
         cond = drop_labels(batch.cond, self.label_dropout, generator)
         latent, shape = None, getattr(student, "latent_shape", None)
         if shape is not None:
@@ -246,7 +246,7 @@ class DMMD(Algorithm):
             else:
                 x = clean_tokens(p, open_t, z_t, noise[1], self.max_bytes)
                 z_s = (
-                    self.process.corrupt(x, s, generator=generator)
+                    batch.keep(self.process.corrupt(x, s, generator=generator))
                     if self.renoise == "forward"
                     else self.process.bridge(noise[0], x, z_t, t, s)
                 )

@@ -7,9 +7,9 @@ from typing import Any
 
 from di4c_plugin.checkpoints.description import read_description
 from di4c_plugin.checkpoints.model_file import is_safetensors, read_safetensors
-from di4c_plugin.checkpoints.places import locate
+from di4c_plugin.checkpoints.places import is_index, locate, shards_of
 from di4c_plugin.checkpoints.torch_file import load_inert
-from di4c_plugin.errors import refusing
+from di4c_plugin.errors import UserError, refusing
 
 # What DistributedDataParallel, FSDP, DeepSpeed and torch.compile put into names.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_forward_module")
@@ -38,6 +38,8 @@ class Content:
     @property
     def size(self) -> int:
         """Bytes of the file."""
+        if is_index(self.path):
+            return sum(self.path.with_name(shard).stat().st_size for shard in shards_of(self.path))
         return self.path.stat().st_size
 
     @property
@@ -59,11 +61,27 @@ def read_content(source: str | Path) -> Content:
     found = locate(source)
     path = found.path
     with refusing(f"{found.origin} cannot be read"):
+        if is_index(path):
+            return Content(path, found.origin, _sharded(path), found.config)
         if not (path.suffix == ".safetensors" or is_safetensors(path)):
             return Content(path, found.origin, load_inert(path, mmap=True), found.config)
         text, tensors = read_safetensors(path)
         description = None if text is None else read_description(text, str(path))
         return Content(path, found.origin, tensors, found.config, description)
+
+
+def _sharded(index: Path) -> dict[str, Any]:
+    """Return the tensors of all files that an index names; raises UserError."""
+    tensors: dict[str, Any] = {}
+    for shard in shards_of(index):
+        path = index.with_name(shard)
+        if not path.is_file():
+            raise UserError(f"no such file: {path}, which {index.name} names")
+        found = read_safetensors(path)[1]
+        if twice := found.keys() & tensors.keys():
+            raise UserError(f"{path} holds {min(twice)} a second time")
+        tensors |= found
+    return tensors
 
 
 def bare(name: str) -> str:

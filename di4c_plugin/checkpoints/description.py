@@ -24,6 +24,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
 # Ranges of numbers that are not 1 ... MOST (whole ones) or above 0 (others).
 RANGES: dict[str, tuple[float, float]] = {
     "attention": (-1, MOST),
+    "barred": (0, MOST),
     "classes": (0, MOST),
     "data_min_max": (0, MOST),
     "dim": (1, 2**16),
@@ -31,6 +32,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "eps": (0, 0.99),
     "length": (1, 2**20),
     "mask": (0, MOST),
+    "pad": (0, MOST),
+    "first_position": (0, MOST),
+    "embedding_std": (0, MOST),
     "num_classes": (0, MOST),
     "registers": (0, MOST),
     "shape": (1, 2**16),

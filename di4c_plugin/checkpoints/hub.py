@@ -29,7 +29,8 @@ def fetch_any(source: str, names: Sequence[str]) -> tuple[Path, str]:
         if path is not None:
             # The hub keeps a file under the folder of its commit: further files come from there.
             return path, _commit(path, name)
-    raise UserError(f"hub repository {source} holds neither {' nor '.join(names)}")
+    weights = [name for name in names if not name.endswith(".json")]  # no index of them
+    raise UserError(f"hub repository {source} holds neither {' nor '.join(weights)}")
 
 
 def _commit(path: Path, name: str) -> str:

@@ -9,7 +9,8 @@ from di4c_plugin.checkpoints import hub, vocabulary
 from di4c_plugin.errors import UserError, reason
 from di4c_plugin.plain_files import read_json, read_yaml
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX = "model.safetensors.index.json"  # which of several files holds which weight
+WEIGHT_FILES = ("model.safetensors", INDEX, "pytorch_model.bin")
 CONFIG_FILE = "config.json"
 # Where Hydra keeps the config of the run that wrote `checkpoints/last.ckpt`.
 RUN_CONFIG = Path("..", ".hydra", "config.yaml")
@@ -49,6 +50,9 @@ def locate(source: str | Path) -> Source:
 
 def _download(source: str) -> Source:
     file, commit = hub.fetch_any(source, WEIGHT_FILES)
+    for shard in shards_of(file) if is_index(file) else ():
+        if hub.fetch(source, shard, commit) is None:
+            raise UserError(f"hub repository {source} lacks {shard}, which its index names")
     config = hub.fetch(source, CONFIG_FILE, commit)
     with suppress(UserError):  # most have none: then it is not in the cache either
         hub.fetch(source, vocabulary.FILE, commit)
@@ -66,7 +70,24 @@ def _weights_in(folder: Path) -> Path:
         raise UserError(
             f"{folder} is a sharded checkpoint; save it whole (strategy.state_dict_type=full)"
         )
-    raise UserError(f"{folder} holds neither {' nor '.join(WEIGHT_FILES)}")
+    named = [name for name in WEIGHT_FILES if name != INDEX]
+    raise UserError(f"{folder} holds neither {' nor '.join(named)}")
+
+
+def is_index(path: Path) -> bool:
+    """Tell whether a file says in which others the weights lie."""
+    return path.name == INDEX
+
+
+def shards_of(index: Path) -> list[str]:
+    """Return the names of the files, in its own folder, that an index names; raises UserError."""
+    content = read_json(index)
+    named = content.get("weight_map") if isinstance(content, dict) else None
+    files = set(named.values()) if isinstance(named, dict) else set()
+    plain = [f for f in files if isinstance(f, str) and Path(f).name == f and f not in ("", "..")]
+    if not files or len(plain) != len(files):
+        raise UserError(f"{index} names no files of weights")
+    return sorted(plain)
 
 
 def read_config(path: Path) -> dict[str, Any]:

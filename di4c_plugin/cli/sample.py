@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from di4c_plugin.cli.prompts import TEXTS, Passes, add_prompts, prompt_options, write_texts
 from di4c_plugin.cli.sampling import (
     add_sampling,
     cycled,
@@ -36,14 +37,16 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     parser.add_argument("model", help="path of a model file, or SOURCE:NAME as builtin:digits")
     add_sampling(parser)
     parser.add_argument("--steps", type=int, default=4, help="network calls a sample; default 4")
-    parser.add_argument("--n", type=int, default=64, help="how many; default 64")
+    parser.add_argument("--n", type=int, help="how many; default 64, or one for each prompt")
+    add_prompts(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--label", type=int, help="class label, for models that take one")
     which.add_argument("--labels", type=labels, metavar="K,K,…", help="class labels, in turn")
     parser.add_argument(
         "--out",
         help="a grid as PNG; with / at the end a folder of single pictures; tokens where it ends "
-        "in .npy; default samples.png, or samples-1.png and so on if it is there",
+        "in .npy, texts in .txt or .jsonl; default samples.png, or samples-1.png and so on if it "
+        "is there; texts of prompts are printed",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the files named")
     parser.add_argument(
@@ -57,26 +60,38 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Sample, and print the paths of the files."""
+    from di4c_plugin.announce import announce
     from di4c_plugin.api import sample
     from di4c_plugin.evaluation.animation import Recorder, check_animation
     from di4c_plugin.files import new_file, user_path
 
-    single = _check_out(args)
+    printed = args.out is None and not (args.prompt is None and args.prompts is None)
+    single = not printed and _check_out(args)
     if args.animate is not None:
         check_animation(args.animate)
         args.animate = new_file(args.animate, overwrite=args.overwrite)
-        if user_path(args.out) == args.animate:
+        if not printed and user_path(args.out) == args.animate:
             raise UserError(f"--out and --animate are both {args.animate}")
     model = load(args, args.model)
     host = host_of(args, model)
     options = sampling_options(args, model)
     if single or args.animate is not None:
         picture_size(host, model)
-    recorder = Recorder()
+    recorder, passes = Recorder(), Passes()
+    prompts = prompt_options(args, host)
+    args.n = 64 if args.n is None else args.n
     if args.animate is not None:
         options |= {"on_step": recorder.on_step, "on_batch": recorder.on_batch}
-    x = sample(model, args.n, steps=args.steps, cond=_cond(args), **options)
-    _write(args, host, x)
+    elif prompts:
+        options["on_step"] = passes.on_step
+    x = sample(model, args.n, steps=args.steps, cond=_cond(args), **prompts, **options)
+    if prompts:
+        new = x.shape[1] - max(map(len, prompts["prompts"]))
+        announce(passes.told(new, -(-args.n // args.batch_size)))
+    if printed or Path(args.out).suffix in TEXTS:
+        write_texts(host, x, None if printed else Path(args.out))
+    else:
+        _write(args, host, x)
     if args.animate is not None:
         _animate(host, recorder, args.animate)
     return 0
@@ -95,7 +110,7 @@ def _check_out(args: argparse.Namespace) -> bool:
         check_empty(path)
         new_file(path / "0.png")
     else:
-        if path.suffix != ".npy":
+        if path.suffix not in (".npy", *TEXTS):
             check_png(path)
         new_file(path, overwrite=args.overwrite)
     args.out = f"{path}/" if single else str(path)

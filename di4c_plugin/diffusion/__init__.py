@@ -95,7 +95,7 @@ NAMES = ("absorbing", "gaussian", "uniform", "confidence", "halton")
 PROCESSES = ", ".join(NAMES)
 # By name: the class, its schedule by default, its options besides the tokens and the schedule.
 SCHEDULED: dict[str, tuple[Callable[..., Process], str, tuple[str, ...]]] = {
-    "absorbing": (Absorbing, "loglinear", ("mask",)),
+    "absorbing": (Absorbing, "loglinear", ("mask", "barred")),
     "confidence": (Confidence, "arccos", ("mask", "temperature")),
     "halton": (Halton, "arccos", ("mask", "grid", "randomize")),
     "uniform": (Uniform, "loglinear", ("leave_one_out",)),

@@ -4,6 +4,7 @@ MDLM (Sahoo et al. 2024), its forward process:
 q(x_t | x_0) = \alpha_t \delta_{x_0} + (1 - \alpha_t) \delta_mask.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,28 +22,44 @@ class Absorbing(Process):
 
     MDLM, SDTT and Duo count the mask as a token that is never predicted: give its index as `mask`.
 
+    Args:
+        num_tokens: S.
+        schedule: None: log-linear.
+        mask: None: the state S.
+        barred: further tokens that are never predicted; they may be given.
+
     Raises:
-        UserError: if `mask` is no token.
+        UserError: if `mask` or one of `barred` is no token.
     """
 
     noises = 2
 
     def __init__(
-        self, num_tokens: int, schedule: Schedule | None = None, *, mask: int | None = None
+        self,
+        num_tokens: int,
+        schedule: Schedule | None = None,
+        *,
+        mask: int | None = None,
+        barred: Sequence[int] = (),
     ) -> None:
         self.mask_is_token = mask is not None
         self.mask = num_tokens if mask is None else mask
         if mask is not None and not 0 <= mask < num_tokens:
             raise UserError(f"mask must be one of the tokens 0 ... {num_tokens - 1}, not {mask}")
+        if not all(type(token) is int and 0 <= token < num_tokens for token in barred):
+            raise UserError(f"barred must be of the tokens 0 ... {num_tokens - 1}")
         super().__init__(num_tokens, num_tokens if self.mask_is_token else num_tokens + 1)
         self.schedule = schedule or LogLinear()
+        self.barred = tuple(barred)
+        self._impossible: dict[torch.device, Tensor] = {}
 
     @property
     def config(self) -> dict[str, Any]:
         """See `Process.config`."""
         values = {"name": "absorbing", "num_tokens": self.num_tokens}
         mask = {"mask": self.mask} if self.mask_is_token else {}
-        return values | mask | schedule_config(self.schedule)
+        barred = {"barred": list(self.barred)} if self.barred else {}
+        return values | mask | barred | schedule_config(self.schedule)
 
     def prior(
         self, shape: tuple[int, int], *, generator: torch.Generator, device: torch.device
@@ -96,6 +113,11 @@ class Absorbing(Process):
 
     def restrict(self, logits: Tensor) -> Tensor:
         """See `Process.restrict`: the mask is never predicted (zero masking in MDLM's SUBS)."""
+        if self.barred:
+            if logits.device not in self._impossible:  # once: it waits for the device
+                known = torch.tensor(self.barred, device=logits.device)
+                self._impossible[logits.device] = known
+            logits = logits.index_fill(-1, self._impossible[logits.device], LOG_ZERO)
         if not self.mask_is_token:
             return logits
         # `full`, unlike `tensor`, does not wait for the device.

@@ -71,6 +71,10 @@ class Family(ABC, Generic[Sizes]):
         """Return the family of the checkout in `root`."""
         return type(self)(root)
 
+    def trusting(self: Own, options: Mapping[str, Any]) -> Own:
+        """Return the family that runs what the options of a host trust; raises UserError."""
+        return self
+
     @abstractmethod
     def weights_in(self, content: Content, *, ema: bool = True) -> Weights:
         """Return the weights in a checkpoint of its program; raises UserError."""

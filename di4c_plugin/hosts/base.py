@@ -7,7 +7,7 @@ students and options is written once, in `OpenHost`.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from di4c_plugin.checkouts import Program
 from di4c_plugin.checkpoints.content import read_content
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.checkpoints.schemes import has_scheme, load_scheme
+from di4c_plugin.checkpoints.vocabulary import Vocabulary, vocabulary_in
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.errors import UserError, quoted, refusing
 from di4c_plugin.families.base import Family
@@ -47,6 +48,14 @@ class HostData:
             UserError: where samples are no pictures.
         """
         raise UserError(f"samples of host {host.name!r} are no pictures")
+
+    def texts(self, host: "OpenHost", x: Tensor) -> list[str]:
+        """Return samples x (n, D) as texts; raises UserError where they are none."""
+        raise UserError(f"samples of host {host.name!r} are no texts")
+
+    def prompts(self, host: "OpenHost", prompts: Sequence[Any]) -> list[list[int]]:
+        """Return the ids of prompts, texts or chats; errors as `texts`."""
+        raise UserError(f"samples of host {host.name!r} are no texts, and begin with none")
 
     def picture(self, host: "OpenHost", x: Tensor, path: Path) -> None:
         """Draw samples x (n, D) to a PNG file: by default a grid of `images`; raises UserError."""
@@ -89,7 +98,8 @@ class Host:
         own = {name: p.annotation for name, p in (parameters(self.data) or {}).items()}
         data = inspect.signature(self.data).parameters
         places = {"root": str | Path | None, "process": str | Mapping[str, Any] | None}
-        types = (places | dict(self.family.said) if self.program else {}) | own
+        foreign = self.program or self.family.said  # networks that are not ours
+        types = (places | dict(self.family.said) if foreign else {}) | own
         kind = inspect.Parameter.KEYWORD_ONLY
         defaults = {name: data[name].default if name in data else None for name in types}
         told = [
@@ -121,6 +131,9 @@ class OpenHost:
         options: all of them.
         root: the program's checkout; None: see `importing.checkout`.
         typed: what goes before an option where the user types it.
+        known_process: of the model, as plain values.
+        origin: where the model was loaded from; None: not known.
+        vocabulary: of the model; None: not known.
     """
 
     typed = "host."
@@ -129,11 +142,15 @@ class OpenHost:
         self.value, self.options = value, dict(options)
         self.name, self.latent = value.name, value.latent
         self.root = options.get("root")
-        self.family = value.family.at(self.root) if self.root else value.family
+        family = value.family.at(self.root) if self.root else value.family
+        self.family = family.trusting(options)
         self.process = named(options.get("process"))
         own = inspect.signature(value.data).parameters
         self.pictures = value.data(**{name: options[name] for name in own})
         self.known_sizes: Any = None
+        self.known_process: Mapping[str, Any] = {}
+        self.origin: str | None = None
+        self.vocabulary: Vocabulary | None = None
         self.trained_with: Mapping[str, Any] = {}
 
     def adopt(self, model: Model) -> None:
@@ -141,7 +158,10 @@ class OpenHost:
         kind, own = model.network.kind, self.family.name
         if kind != own:
             raise UserError(f"this is a model of {kind!r}, and host {self.name!r} has {own!r}")
-        self.known_sizes = model.network
+        self.known_sizes, self.known_process = model.network, model.process.config
+        origin = model.info.get("origin")
+        self.origin = origin if isinstance(origin, str) else None
+        self.vocabulary = vocabulary_in(model.info, "this model")
         said = model.info.get("host")
         self.trained_with = said if isinstance(said, Mapping) else {}
 
@@ -211,6 +231,14 @@ class OpenHost:
     def images(self, x: Tensor) -> Tensor:
         """See `HostData.images`."""
         return self.pictures.images(self, x)
+
+    def texts(self, x: Tensor) -> list[str]:
+        """See `HostData.texts`."""
+        return self.pictures.texts(self, x)
+
+    def prompts(self, prompts: Sequence[Any]) -> list[list[int]]:
+        """See `HostData.prompts`."""
+        return self.pictures.prompts(self, prompts)
 
     def picture(self, x: Tensor, path: Path) -> None:
         """See `HostData.picture`."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion import Process
+from di4c_plugin.networks.attach import Head
 from di4c_plugin.networks.denoiser import Denoiser, HiddenDenoiser, repeated
 from di4c_plugin.networks.predictions import Formed, Hidden, Prediction
 from di4c_plugin.networks.recompute import recomputed
@@ -156,8 +157,7 @@ def _of_hidden(
     t = states.t.unsqueeze(-1).expand(states.x.shape[1:])
     return Hidden(
         positions.take(h.unflatten(0, (-1, len(states.t)))),
-        _exact(head.weight),
-        None if head.bias is None else _exact(head.bias),
+        *_exact(head),
         positions.take(states.x),
         positions.take(t.unsqueeze(0)).squeeze(0),
         network.process,
@@ -165,9 +165,13 @@ def _of_hidden(
     )
 
 
-def _exact(weight: Tensor) -> Tensor:
-    """Return a parameter in fp32 or better: a loss in bf16 is none."""
-    return weight if weight.dtype == torch.float64 else weight.float()
+def _exact(head: Any) -> tuple[Tensor, Tensor | None]:
+    """Return weight and bias of a head in fp32 or better: a loss in bf16 is none."""
+    if isinstance(head, Head):
+        return head.exact()
+    weight, bias = head.weight, head.bias
+    exact = weight.dtype == torch.float64
+    return (weight, bias) if exact else (weight.float(), None if bias is None else bias.float())
 
 
 def _unknown(states: States, positions: Positions, process: Process) -> Tensor:

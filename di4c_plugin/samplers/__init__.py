@@ -5,6 +5,7 @@ A sampler of one's own is a function of `hookspecs.di4c_samplers`; `walk` is the
 
 from di4c_plugin.samplers.ancestral import ancestral, hybrid
 from di4c_plugin.samplers.base import Callback, Step, walk
+from di4c_plugin.samplers.blocks import blocks
 from di4c_plugin.samplers.guidance import Guided
 from di4c_plugin.samplers.maskgit import halton, maskgit
 from di4c_plugin.samplers.sampler import Sampler, sampler_named, sampler_options
@@ -16,6 +17,7 @@ __all__ = [
     "Sampler",
     "Step",
     "ancestral",
+    "blocks",
     "halton",
     "hybrid",
     "maskgit",

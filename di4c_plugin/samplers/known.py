@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from di4c_plugin.diffusion import Process
+from di4c_plugin.diffusion import Absorbing, Process
 from di4c_plugin.diffusion.absorbing import point_mass
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser
@@ -53,6 +53,45 @@ def known_tokens(
         raise UserError(f"{n} samples take 1 or {n} rows of given tokens, not {len(x_0)}")
     _check_tokens(x_0[where], process)
     return x_0, where
+
+
+def prompted(
+    prompts: Sequence[Sequence[int]], new_tokens: int | None, n: int, network: Any, process: Process
+) -> tuple[Tensor, Tensor]:
+    """Return tokens and where they are known, (n, D'): prompts, masks behind each, then padding.
+
+    Args:
+        prompts: ids, n of them or one for all.
+        new_tokens: how many are drawn for each; None: to the end of the longest sequence.
+        n: how many samples.
+        network: sizes; `pad` of them stands behind the shorter sequences.
+        process: says which tokens there are.
+
+    Raises:
+        UserError: for another number of prompts, those that are too long or no tokens, and lengths
+            that differ where the network knows no padding.
+    """
+    if len(prompts) not in (1, n):
+        raise UserError(f"{n} samples take 1 or {n} prompts, not {len(prompts)}")
+    rows = [_tokens(prompt) if len(prompt) else torch.empty(0).long() for prompt in prompts]
+    longest = max(len(row) for row in rows)
+    positions, pad = network.positions, getattr(network, "pad", None)
+    new = positions - longest if new_tokens is None else new_tokens
+    if new < 1 or longest + new > positions:
+        raise UserError(
+            f"a prompt of {longest} tokens and {new} new ones do not fit {positions} positions"
+        )
+    if longest + new < positions and not getattr(network, "variable", False):
+        raise UserError(f"this network has {positions} positions: leave out new_tokens")
+    if pad is None and any(len(row) != longest for row in rows):
+        raise UserError("prompts of several lengths need padding: say host.pad=")
+    x_0 = torch.full((len(rows), longest + new), pad or 0)
+    known = torch.ones(x_0.shape, dtype=torch.bool)
+    for row, given in enumerate(rows):
+        _check_tokens(given, process)
+        x_0[row, : len(given)] = given
+        known[row, len(given) : len(given) + new] = False
+    return x_0, known
 
 
 def _spread(tokens: Tokens, mask: Tokens, positions: int) -> tuple[Tensor, Tensor]:
@@ -113,6 +152,19 @@ def conditioned(
         return denoiser
     x_0, where = (x if len(x) == 1 else x[rows] for x in given)
     return Known(denoiser, x_0.to(device), where.to(device))
+
+
+def without_masks(
+    x: Tensor, given: tuple[Tensor, Tensor] | None, rows: slice, process: Process
+) -> Tensor:
+    """Return states of masked diffusion (B, D) without masks at what is given.
+
+    So a sampler that counts masks counts those that it has to open.
+    """
+    if given is None or not isinstance(process, Absorbing):
+        return x
+    x_0, where = (v.expand(len(x), -1) if len(v) == 1 else v[rows] for v in given)
+    return torch.where(where.to(x.device), x_0.to(x.device), x)
 
 
 class Known(nn.Module):

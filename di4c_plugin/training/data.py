@@ -26,9 +26,9 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         """Return the same on `device`."""
-        x_0, cond = self.batch.x_0, self.batch.cond
-        moved = Batch(x_0.to(device), None if cond is None else cond.to(device))
-        return MicroBatch(self.step, moved)
+        parts = (self.batch.x_0, self.batch.cond, self.batch.given)
+        moved = [None if part is None else part.to(device) for part in parts]
+        return MicroBatch(self.step, Batch(*moved))  # type: ignore[arg-type]
 
 
 class BatchStream(IterableDataset[MicroBatch]):
@@ -65,10 +65,12 @@ class BatchStream(IterableDataset[MicroBatch]):
         return (MicroBatch(step, self.batch(step)) for step in itertools.count(self.start))
 
     def batch(self, step: int) -> Batch:
-        """Return this process's batch of micro-step `step`."""
-        index = self.indices(step)
-        labels = self.data.labels
-        return Batch(self.data.x_0[index].long(), None if labels is None else labels[index])
+        """Return this process's batch of micro-step `step`, as long as the longest in it."""
+        index, data = self.indices(step), self.data
+        end = None if data.lengths is None else int(data.lengths[index].max())
+        given = None if data.given is None else data.given[index, :end]
+        labels = None if data.labels is None else data.labels[index]
+        return Batch(data.x_0[index, :end].long(), labels, given)
 
     def indices(self, step: int) -> Tensor:
         """Return which examples make the batch, shape (batch_size,)."""

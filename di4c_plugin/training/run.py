@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback
 
 from di4c_plugin.algorithms.base import Algorithm, Data
@@ -18,6 +19,7 @@ from di4c_plugin.announce import announce
 from di4c_plugin.checkpoints.model import STUDENT as STUDENT_ROLE
 from di4c_plugin.checkpoints.model import TEACHER as TEACHER_ROLE
 from di4c_plugin.checkpoints.model import Model, with_info
+from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import STRANGE, UserError
 from di4c_plugin.plugins import lookup
 from di4c_plugin.training.checkpoint import LastCheckpoint
@@ -85,7 +87,7 @@ def train(
             algorithm,
             {name: model.denoiser for name, model in networks.items()},
             teacher.denoiser if teacher else None,
-            data if student.network.num_classes else Data(data.x_0),
+            data if student.network.num_classes else replace(data, labels=None),
             config,
         )
         _fit(module, config, folder, resume=resume, progress=progress)
@@ -181,7 +183,9 @@ def check_data(data: Data, model: Model) -> None:
     x_0, process, labels = data.x_0, model.process, data.labels
     if len(x_0) == 0:
         raise UserError("there are no data to train on")
-    if x_0.shape[1:] != (model.network.positions,):
+    longest = model.network.positions
+    shorter = getattr(model.network, "variable", False) and 0 < x_0.shape[-1] < longest
+    if x_0.shape[1:] != (longest,) and not (shorter and x_0.ndim == 2):
         raise UserError(
             f"an example has {tuple(x_0.shape[1:])} tokens, the model {model.network.positions}"
         )
@@ -191,6 +195,15 @@ def check_data(data: Data, model: Model) -> None:
         raise UserError(
             f"tokens are 0 ... {last} here, and the data have {x_0.min()} ... {x_0.max()}"
         )
+    if mask is not None and bool((x_0 == mask).any()):
+        raise UserError(f"the data hold the mask, {mask}: it is no token of a text")
+    barred = torch.tensor(getattr(process, "barred", ()), dtype=x_0.dtype)
+    counted = x_0 if data.given is None else x_0[~data.given]
+    if len(barred) and bool((wrong := torch.isin(counted, barred)).any()):
+        raise UserError(f"the data hold {int(counted[wrong][0])}, which the model never predicts")
+    if data.given is not None and not isinstance(process, Absorbing):
+        name = process.config["name"]
+        raise UserError(f"prompts and padding are for masked diffusion, not process={name}")
     classes = model.network.num_classes
     if labels is not None and classes and (labels.min() < 0 or labels.max() >= classes):
         raise UserError(

@@ -29,4 +29,4 @@ class MaskNoiseLatent(LatentInjector):
 
     def on_embedding(self, e: Tensor, code: Tensor, active: Tensor) -> Tensor:
         """Add the noise where the position is unknown."""
-        return e + code * active.unsqueeze(-1)
+        return e + code[:, : e.shape[1]] * active.unsqueeze(-1)

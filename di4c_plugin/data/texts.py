@@ -1,0 +1,246 @@
+"""Texts as people have them: lines of JSON, Parquet, plain text, chats; prompts are given.
+
+A row of JSON or Parquet holds `messages` (a chat, of which the last message is the answer), or
+`prompt` and an answer (`response`, `completion` or `answer`), or `text`. A prompt is never
+corrupted nor counted in a loss; nor is padding.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from di4c_plugin.algorithms.base import Data
+from di4c_plugin.announce import announce
+from di4c_plugin.errors import UserError, quoted, reason
+
+ANSWERS = ("response", "completion", "answer")
+TABLES = {".jsonl": "lines of JSON", ".json": "lines of JSON", ".parquet": "Parquet"}
+Example = tuple[list[int], list[int]]  # the prompt, and what is learnt
+Chat = Callable[..., Any]
+
+
+def read_texts(
+    source: str | Path,
+    tokenizer: Any,
+    length: int,
+    *,
+    pad: int | None = None,
+    field: str = "text",
+    split: str = "train",
+) -> Data:
+    """Return examples of up to `length` tokens as training data.
+
+    Args:
+        source: a file `.jsonl`, `.json` (lines), `.parquet`; any other file is plain text, cut into
+            blocks; what is no file is the name of a data set for `datasets`.
+        tokenizer: of transformers' kind.
+        length: longer examples lose their end, and this is announced.
+        pad: id of padding; None: all examples must have one length.
+        field: that holds plain texts.
+        split: of a data set.
+
+    Raises:
+        UserError: naming the row that cannot be read, and for no examples.
+    """
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix not in TABLES:
+        return packed(blocks_of(path, tokenizer, length), length, pad, str(source))
+    rows = _rows(path) if path.is_file() else _data_set(str(source), split)
+    return packed(examples_of(rows, tokenizer, field, str(source)), length, pad, str(source))
+
+
+def blocks_of(path: Path, tokenizer: Any, length: int) -> Iterator[Example]:
+    """Yield the blocks of a plain text; what is left at its end is too short and left out."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as text: {reason(error)}") from error
+    ids = encode(tokenizer, text)
+    for start in range(0, len(ids) - length + 1, length):
+        yield [], ids[start : start + length]
+
+
+def examples_of(rows: Iterable[Any], tokenizer: Any, field: str, origin: str) -> Iterator[Example]:
+    """Yield the prompt and the answer of each row as ids; errors as `read_texts`."""
+    end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    for number, row in enumerate(rows):
+        where = f"row {number + 1} of {origin}"
+        if not isinstance(row, Mapping):
+            raise UserError(f"{where} is {quoted(row)}, with no fields")
+        if row.get("messages") is not None:
+            yield chat(tokenizer, row["messages"], where)
+            continue
+        answer = next((name for name in ANSWERS if row.get(name) is not None), None)
+        if row.get("prompt") is not None and answer is not None:
+            prompt, text = _text(row, "prompt", where), _text(row, answer, where)
+            yield encode(tokenizer, prompt), encode(tokenizer, text) + end
+        elif row.get(field) is not None:
+            yield [], encode(tokenizer, _text(row, field, where)) + end
+        else:
+            raise UserError(
+                f"{where} has {', '.join(map(str, row)) or 'nothing'}: it needs messages, prompt "
+                f"and response, or {field}"
+            )
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Return the ids of a text, without the special tokens that a tokenizer adds around it."""
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def chat(tokenizer: Any, messages: Any, where: str) -> Example:
+    """Return all but the answer of a chat, and the answer, by the tokenizer's template.
+
+    Raises:
+        UserError: where the last message is no answer, there is no template, or a prompt is not how
+            the whole begins.
+    """
+    last = messages[-1] if isinstance(messages, Sequence) and len(messages) else None
+    if not isinstance(last, Mapping) or last.get("role") != "assistant":
+        raise UserError(f"{where}: the last of its messages is no answer of the assistant")
+    whole = by_template(tokenizer, messages, where)
+    prompt = by_template(tokenizer, messages[:-1], where, answer=True)
+    if whole[: len(prompt)] != prompt:
+        raise UserError(f"{where}: the template does not begin the whole chat with its prompt")
+    return prompt, whole[len(prompt) :]
+
+
+def by_template(tokenizer: Any, messages: Any, where: str, *, answer: bool = False) -> list[int]:
+    """Return the ids of messages by the tokenizer's chat template, up to an answer if asked for."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(f"{where} is a chat, and the tokenizer has no chat template")
+    try:
+        text = tokenizer.apply_chat_template(
+            [dict(each) for each in messages], tokenize=False, add_generation_prompt=answer
+        )
+    except Exception as error:  # of a template of anybody
+        raise UserError(f"{where}: the chat template refuses it: {reason(error)}") from error
+    return encode(tokenizer, text)
+
+
+def packed(examples: Iterable[Example], length: int, pad: int | None, origin: str) -> Data:
+    """Return examples with padding behind them; see `read_texts`."""
+    kept: list[tuple[list[int], int]] = []
+    cut = empty = 0
+    for prompt, answer in examples:
+        ids = [*prompt, *answer]
+        if len(prompt) >= min(length, len(ids)):
+            empty += 1  # nothing is left to learn
+            continue
+        cut += len(ids) > length
+        kept.append((ids[:length], len(prompt)))
+    if not kept:
+        raise UserError(f"{origin} holds no examples of up to {length} tokens")
+    for count, what in ((cut, "lose their end"), (empty, "have no answer and are left out")):
+        if count:
+            announce(f"{count} of {len(kept) + empty} examples {what} at {length} tokens")
+    lengths = torch.tensor([len(ids) for ids, _ in kept])
+    longest = int(lengths.max())
+    if pad is None and bool((lengths != longest).any()):
+        raise UserError(f"{origin} has examples of several lengths: say host.pad=, its id")
+    x_0 = torch.full((len(kept), longest), pad or 0)
+    for row, (ids, _) in zip(x_0, kept, strict=True):
+        row[: len(ids)] = torch.tensor(ids)
+    place, prompts = torch.arange(longest), torch.tensor([prompt for _, prompt in kept])
+    given = (place < prompts[:, None]) | (place >= lengths[:, None])
+    return Data(x_0, given=given if bool(given.any()) else None, lengths=lengths)
+
+
+def read_prompts(path: Path) -> list[Any]:
+    """Return the prompts in a file: texts, or chats (lists of messages).
+
+    Lines of JSON are strings, or hold `prompt` or `messages`; a line of another file is a prompt.
+
+    Raises:
+        UserError: for a file that cannot be read, or holds none.
+    """
+    if path.suffix in TABLES:
+        found = [_prompt(row, f"row {i + 1} of {path}") for i, row in enumerate(_rows(path))]
+    else:
+        try:
+            found = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read as text: {reason(error)}") from error
+    if not found:
+        raise UserError(f"{path} holds no prompts")
+    return found
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[Any]) -> list[list[int]]:
+    """Return the ids of prompts, texts or chats; raises UserError for one without tokens."""
+    found = []
+    for number, prompt in enumerate(prompts):
+        where = f"prompt {number + 1}"
+        if isinstance(prompt, str):
+            ids = encode(tokenizer, prompt)
+        else:
+            ids = by_template(tokenizer, prompt, where, answer=True)
+        found.append(ids)
+    return found
+
+
+def _prompt(row: Any, where: str) -> Any:
+    if isinstance(row, str):
+        return row
+    if isinstance(row, Mapping):
+        for name in ("messages", "prompt"):
+            if isinstance(row.get(name), list | str):
+                return row[name]
+    raise UserError(f"{where} has neither prompt nor messages")
+
+
+def _text(row: Mapping[str, Any], field: str, where: str) -> str:
+    if not isinstance(row[field], str):
+        raise UserError(f"{where}: {field} is {quoted(row[field])}, no text")
+    return str(row[field])
+
+
+def _rows(path: Path) -> Iterator[Any]:
+    """Yield the rows of a table; raises UserError."""
+    if path.suffix == ".parquet":
+        yield from _parquet(path)
+        return
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file):
+                if line.strip():
+                    yield _line(line, f"line {number + 1} of {path}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
+
+
+def _line(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is no JSON: {reason(error)}") from error
+
+
+def _parquet(path: Path) -> Iterator[Any]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError(f"{path} needs pyarrow: pip install 'di4c_plugin[hf]'") from error
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    except (OSError, ValueError) as error:  # pyarrow's own are of these
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
+
+
+def _data_set(name: str, split: str) -> Iterable[Any]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(
+            f"there is no file {name}; as the name of a data set it needs datasets: pip install "
+            "'di4c_plugin[hf]'"
+        ) from error
+    try:
+        found: Iterable[Any] = datasets.load_dataset(name, split=split)
+    except Exception as error:  # of the hub, of files, of scripts that it refuses to run
+        raise UserError(f"neither a file nor a data set: {name} ({reason(error)})") from error
+    return found

@@ -1,0 +1,82 @@
+"""What is wrong with a folder, or said of it, is told in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from di4c_plugin.errors import UserError
+from tests.families.hf.snapshots import TOKENS, load_teacher, native
+
+HF = {"name": "hf"}
+
+
+def bad_class(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "nonesuch"}))
+
+
+def no_mask(folder: Path) -> None:
+    (folder / "tokenizer_config.json").unlink()
+
+
+def no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def pickled(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def changed(folder: Path, **tensors: Tensor | None) -> None:
+    file = folder / "model.safetensors"
+    names = {k.replace("__", "."): v for k, v in tensors.items()}
+    whole = {k: v for k, v in load_file(file).items() if names.get(k, v) is not None}
+    save_file(whole | {k: v for k, v in names.items() if v is not None}, file)
+
+
+def lost(folder: Path) -> None:
+    changed(folder, bert__encoder__layer__0__output__dense__weight=None)
+
+
+def more(folder: Path) -> None:
+    changed(folder, bert__encoder__layer__7__output__dense__weight=torch.ones(2))
+
+
+def untied(folder: Path) -> None:
+    changed(folder, cls__predictions__decoder__weight=torch.ones(TOKENS, 16))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said", "message"),
+    [
+        (bad_class, {}, "no masked language model 'nonesuch'"),
+        (no_mask, {}, "say host.mask="),
+        (no_config, {}, "no config.json"),
+        (pickled, {}, "pickled weights"),
+        (lost, {}, "missing bert.encoder.layer.0.output.dense.weight"),
+        (more, {}, "unexpected bert.encoder.layer.7"),
+        (untied, {}, "are one weight, and differ"),
+        (None, {"length": 25}, "up to 24 positions"),
+        (None, {"dtype": "int8"}, "host.dtype is 'int8'"),
+        (None, {"attention": "causal"}, "there are full, blocks"),
+        (None, {"attention": "blocks"}, "goes with host.block="),
+        (None, {"mask": 99}, "does not say its mask token"),
+        (None, {"barred": ["a"]}, "barred.* whole number"),
+        (None, {"trust_remote_code": "yes"}, "trust_remote_code must be true or false"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    spoil: Any, said: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    native("bert", tmp_path)
+    if spoil is not None:
+        spoil(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        load_teacher(tmp_path, host=HF | said)
+    assert "\n" not in str(caught.value)
