@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from di4c_plugin.algorithms.base import Batch, LossTerms
 from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError
-from di4c_plugin.programs.text.averages import Still
+from di4c_plugin.programs.text.averages import Still, new_average
 from di4c_plugin.programs.text.data import count_anew, resume_order, training_loader
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.files import HostFiles, savers, settle, use_files
@@ -145,6 +145,8 @@ class TextStudent(TextNetworks):
         if engine.begin(index, self.updates, self.trainer.optimizers[0]):
             number = f"round {engine.round + 1} of {engine.rounds}"
             announce(f"{number}: the student (its EMA) is now the teacher")
+            if "average" in engine.algorithm.renew:
+                self.ema = new_average(self.ema, self)
         self.state.round = engine.round
         # What the host draws from the global generators, crops of the data: by the step as well.
         seed_globals(self.seed, HOST, self.global_rank, step)
