@@ -24,6 +24,7 @@ def di4c_algorithms() -> Mapping[str, object]:
     from di4c_plugin.algorithms.denoising import Denoising
     from di4c_plugin.algorithms.di4c import Di4C
     from di4c_plugin.algorithms.dmmd import DIMO, DMMD, IDLM
+    from di4c_plugin.algorithms.rsmmd import RSMMD
     from di4c_plugin.algorithms.sdtt import DCD, SDTT
 
     return {
@@ -33,6 +34,7 @@ def di4c_algorithms() -> Mapping[str, object]:
         "dimo": DIMO,
         "dmmd": DMMD,
         "idlm": IDLM,
+        "rsmmd": RSMMD,
         "sdtt": SDTT,
     }
 
