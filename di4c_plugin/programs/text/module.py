@@ -73,12 +73,15 @@ class TextStudent(TextNetworks):
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Update as the host does; averages move only with an update that trains their network."""
         assert self.engine is not None, "evaluation has no optimiser"
-        index, ema = self.trainer.global_step, self.ema
+        index = self.trainer.global_step
         trained = self.engine.trained(index, self.updates)
         set_rates(self.trainer.optimizers[0], self.engine.algorithm.roles)
-        self.ema = ema if ema is None or "student" in trained else Still(ema)
+        if self.ema and "student" not in trained:
+            self.ema = Still(self.ema)
+        # The pass of the update's last batch is part of it, and may begin a round.
         super().optimizer_step(*arguments, **options)
-        self.ema = ema
+        if isinstance(self.ema, Still):
+            self.ema = self.ema.ema
         self.engine.finish(index, self.updates)
         if (index + 1) % EVERY == 0:
             self._check_finite()
@@ -146,7 +149,7 @@ class TextStudent(TextNetworks):
             number = f"round {engine.round + 1} of {engine.rounds}"
             announce(f"{number}: the student (its EMA) is now the teacher")
             if "average" in engine.algorithm.renew:
-                self.ema = new_average(self.ema, self)
+                self._renew_average()
         self.state.round = engine.round
         # What the host draws from the global generators, crops of the data: by the step as well.
         seed_globals(self.seed, HOST, self.global_rank, step)
@@ -167,6 +170,12 @@ class TextStudent(TextNetworks):
         # The first process's own: to reduce each term at every step would cost more than it says.
         self._log_terms("di4c", losses, on_step=True, on_epoch=False)
         return loss
+
+    def _renew_average(self) -> None:
+        """Start the host's average from the student as it is."""
+        still = isinstance(self.ema, Still)
+        fresh = new_average(self.ema.ema if still else self.ema, self)
+        self.ema = Still(fresh) if still else fresh
 
     def losses(self, x_0: Tensor, generator: torch.Generator) -> LossTerms:
         """Return the terms of a batch of the validation, in nats per example."""
