@@ -56,6 +56,19 @@ def test_chunks_have_loss_and_gradients_of_whole_tensors(
     assert any(g is not None and g.any() for g in found[0][2])
 
 
+@pytest.mark.parametrize("latent", [None, NOISE], ids=["product", "mixture"])
+def test_log_p_is_never_there_for_more_than_a_chunk(
+    latent: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = tiny.masked()
+    method, made = RSMMD(process), networks(process, latent)
+    method.max_bytes = 12 * 8 * tiny.TOKENS * 2
+    rows = tiny.rows_of_chunks(monkeypatch)
+    method.losses(tiny.batch(6), made, update()).total.backward()
+    assert len(rows) > 4
+    assert max(rows) <= (2 if latent else 16)
+
+
 def test_the_mean_gradient_is_the_expected_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
     """All pairs of fill-ins of two masks among six positions, by enumeration."""
     process = tiny.masked()

@@ -182,6 +182,16 @@ def test_the_loss_and_its_gradients_are_those_of_whole_tensors(
                     torch.testing.assert_close(one, other)
 
 
+def test_log_p_is_never_there_for_more_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = tiny.masked()
+    chosen, made = method(process), networks(process, NOISE)
+    chosen.max_bytes = 12 * 2 * tiny.TOKENS * 3  # three positions of student and teacher
+    rows = tiny.rows_of_chunks(monkeypatch)
+    chosen.losses(tiny.batch(6), made, update(chosen)).total.backward()
+    assert len(rows) > 6
+    assert max(rows) <= 6, "of the teacher's step alone"
+
+
 @pytest.mark.parametrize("times", ["even", "grid", "released"])
 def test_the_steps_of_a_round(times: str) -> None:
     chosen = method(Absorbing(3), teacher_steps=32, steps=4, times=times, min_time=1e-4)
