@@ -37,7 +37,7 @@ def similarities(
         fakes: (M, B, D, H).
         selected: bool (B, D).
         alpha: of the kernel.
-        max_bytes: budget for a block of pairs, rows x M x m.
+        max_bytes: budget for a block of pairs, M x rows x M x m.
     """
     m_fakes, b, d = fakes.shape[:3]
     a, c = fakes.new_zeros(m_fakes, b, d), fakes.new_zeros(m_fakes, m_fakes, b, d)
@@ -49,14 +49,13 @@ def similarities(
         # Centred, for the distances of fp32.
         mean = real[n, at].mean(0)
         y, z = real[n, at] - mean, fakes[:, n, at] - mean
-        size = max(1, max_bytes // (3 * y.element_size() * max(m_fakes * m, 1)))
+        size = max(1, max_bytes // (3 * y.element_size() * m_fakes**2 * m))
         for i in range(0, m, size):
             part, rows = at[i : i + size], z[:, i : i + size]
             a[:, n, part] = 2 / m**2 * kernel(rows, y, alpha).sum(-1)
-            for other in range(m_fakes):
-                every = kernel(rows, z[other], alpha).sum(-1)
-                same = (-alpha * (rows - z[other, i : i + size]).square().sum(-1)).exp()
-                c[:, other, n, part] = (every - same) / (m * (m - 1))
+            every = kernel(rows, z.flatten(0, 1), alpha).unflatten(-1, (m_fakes, m)).sum(-1)
+            gaps = (rows.unsqueeze(1) - rows).square().sum(-1)
+            c[:, :, n, part] = (every.transpose(1, 2) - (-alpha * gaps).exp()) / (m * (m - 1))
     return Similarities(a, c)
 
 

@@ -95,8 +95,8 @@ def test_the_mean_gradient_is_the_expected_rewards(monkeypatch: pytest.MonkeyPat
     flat = torch.cat([g.flatten() for g in wanted if g is not None])
     # By draws.
     found = []
-    for seed in range(60):
-        total = method.losses(Batch(x_0.repeat(100, 1)), made, update(seed)).total
+    for seed in range(40):
+        total = method.losses(Batch(x_0.repeat(60, 1)), made, update(seed)).total
         drawn = torch.autograd.grad(-total, parameters(made), allow_unused=True)
         found.append(torch.cat([g.flatten() for g in drawn if g is not None]))
     draws = torch.stack(found)
@@ -142,12 +142,12 @@ def trained(logits: Tensor, **options: Any) -> Bits:
     process = Absorbing(2)
     method = OfPairs(process, alpha=5.0, min_time=0.999, **options)
     student, generator = Bits(logits), torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam([student.logits], lr=0.03)
+    optimizer = torch.optim.Adam([student.logits], lr=0.06)
     made: Any = {"student": student, "teacher": None}
-    for _ in range(500):
-        bit = torch.randint(2, (64, 1), generator=generator)
+    for _ in range(250):
+        bit = torch.randint(2, (32, 1), generator=generator)
         optimizer.zero_grad()
-        method.losses(Batch(bit.expand(64, 2)), made, Update(generator)).total.backward()
+        method.losses(Batch(bit.expand(32, 2)), made, Update(generator)).total.backward()
         optimizer.step()
     return student
 
