@@ -142,12 +142,12 @@ def trained(logits: Tensor, **options: Any) -> Bits:
     process = Absorbing(2)
     method = OfPairs(process, alpha=5.0, min_time=0.999, **options)
     student, generator = Bits(logits), torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam([student.logits], lr=0.06)
+    optimizer = torch.optim.Adam([student.logits], lr=0.03)
     made: Any = {"student": student, "teacher": None}
-    for _ in range(250):
-        bit = torch.randint(2, (32, 1), generator=generator)
+    for _ in range(500):
+        bit = torch.randint(2, (64, 1), generator=generator)
         optimizer.zero_grad()
-        method.losses(Batch(bit.expand(32, 2)), made, Update(generator)).total.backward()
+        method.losses(Batch(bit.expand(64, 2)), made, Update(generator)).total.backward()
         optimizer.step()
     return student
 
