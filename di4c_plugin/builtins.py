@@ -24,8 +24,19 @@ def di4c_algorithms() -> Mapping[str, object]:
     from di4c_plugin.algorithms.denoising import Denoising
     from di4c_plugin.algorithms.di4c import Di4C
     from di4c_plugin.algorithms.dmmd import DIMO, DMMD, IDLM
+    from di4c_plugin.algorithms.rsmmd import RSMMD
+    from di4c_plugin.algorithms.sdtt import DCD, SDTT
 
-    return {"denoising": Denoising, "di4c": Di4C, "dimo": DIMO, "dmmd": DMMD, "idlm": IDLM}
+    return {
+        "dcd": DCD,
+        "denoising": Denoising,
+        "di4c": Di4C,
+        "dimo": DIMO,
+        "dmmd": DMMD,
+        "idlm": IDLM,
+        "rsmmd": RSMMD,
+        "sdtt": SDTT,
+    }
 
 
 @hookimpl

@@ -78,7 +78,7 @@ def test_every_config_is_tested_here() -> None:
     others = {Path("train.yaml"), Path("train_teacher.yaml"), Path("di4c_text/default.yaml")}
     recipes = {  # tests/test_one_owner.py
         Path("recipe", host, f"{algo}.yaml")
-        for algo in ("di4c", "dmmd")
+        for algo in ("di4c", "dmmd", "sdtt")
         for host in [*options("host"), *(HOSTS if algo == "dmmd" else ())]
     }
     assert found == grouped | hosts | others | recipes
@@ -87,7 +87,8 @@ def test_every_config_is_tested_here() -> None:
 @pytest.mark.parametrize("name", options("algo"))
 def test_algo(name: str) -> None:
     config = compose_config("train", [f"algo={name}"])["algo"]
-    process = teacher(compose_config("train_teacher", [])).process
+    of = ["process=uniform"] if name == "dcd" else []
+    process = teacher(compose_config("train_teacher", of)).process
     assert config["name"] == name
     assert isinstance(make_algorithm(config, process), Algorithm)
 

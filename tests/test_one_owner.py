@@ -32,7 +32,7 @@ from di4c_plugin.training.recipes import Recipe, recipe
 from tests.stand_ins.images.small_tauldr import SIZES
 from tests.test_configs import HOSTS, in_host
 
-ALGOS = ("di4c", "dimo", "dmmd", "idlm", "mutual", "marginal")
+ALGOS = ("di4c", "dimo", "dmmd", "idlm", "rsmmd", "sdtt", "mutual", "marginal")
 MASKED = {"num_tokens": 5, "mask": 4}
 PROCESSES: dict[str, tuple[str, dict[str, Any]]] = {  # by host: kind of network, process
     "builtin": ("transformer", {"name": "absorbing", "num_tokens": 4}),

@@ -1,4 +1,8 @@
-"""Phases of `di4c train`: runs one after the other, each from the student of the one before."""
+"""Phases of `di4c train`: runs one after the other, each from the student of the one before.
+
+A phase that says `teacher=@NAME` or `student=@NAME` has the student of an earlier phase as that;
+with `student=null` it starts from its teacher.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +29,7 @@ def run_phases(
         run: runs the overrides of one phase, which leaves out/NAME/student.safetensors.
 
     Raises:
-        UserError: for phases that are no such mapping.
+        UserError: for phases that are no such mapping, and as `settled`.
     """
     if not (
         isinstance(phases, Mapping)
@@ -36,13 +40,39 @@ def run_phases(
     if any(key(o) == "training.devices" and not o.endswith("=1") for o in typed):
         raise UserError("phases run on one process; on several, run them one by one: student=FILE")
     start = [o for o in overrides if key(o) == "student"]
+    made: dict[str, str] = {}
     for name, own in phases.items():
         folder = out / str(name)
-        code = run([*own, *typed, *start, f"out={json.dumps(str(folder))}"])
+        said = [settled(o, made) for o in own]
+        # What is of an earlier phase stays so whatever was typed.
+        fixed = {key(o) for o in own if o.partition("=")[2].startswith("@")}
+        begin = [] if any(key(o) == "student" for o in own) else start
+        over = [o for o in typed if key(o) not in fixed]
+        code = run([*said, *over, *begin, f"out={json.dumps(str(folder))}"])
         if code:
             return code
-        start = [f"student={json.dumps(str(folder / 'student.safetensors'))}"]
+        made[str(name)] = json.dumps(str(folder / "student.safetensors"))
+        start = [f"student={made[str(name)]}"]
     return 0
+
+
+def settled(override: str, made: Mapping[str, str]) -> str:
+    """Return an override with the student of an earlier phase in the place of `@NAME`.
+
+    Args:
+        override: of a phase.
+        made: the students of the phases before it, quoted paths, by name.
+
+    Raises:
+        UserError: if there is no such phase before it.
+    """
+    option, _, value = override.partition("=")
+    if option not in ("teacher", "student") or not value.startswith("@"):
+        return override
+    if value[1:] not in made:
+        known = ", ".join(made) or "none"
+        raise UserError(f"{override}: no phase {value[1:]!r} is before it; there are {known}")
+    return f"{option}={made[value[1:]]}"
 
 
 def key(override: str) -> str:

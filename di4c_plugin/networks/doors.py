@@ -69,7 +69,7 @@ def find_doors(network: nn.Module, names: Names) -> Doors:
         listed: list[Any] = list(name or ()) if many or name is None else [name]
         if not all(each and isinstance(each, str) for each in listed):
             raise UserError(f"latent.doors.{door} is {quoted(name)}: no name of a sub-module")
-        modules = tuple(_modules(network, door, listed))
+        modules = tuple(find_modules(network, f"latent.doors.{door}", listed))
         found[door] = modules if door in MANY else next(iter(modules), None)
     found["output"] = found.get("output") or next(reversed(found.get("blocks", ())), None)
     for door in ("embedding", "output", "norms"):
@@ -79,8 +79,13 @@ def find_doors(network: nn.Module, names: Names) -> Doors:
     return Doors(**found)
 
 
-def _modules(network: nn.Module, door: str, names: Iterable[str]) -> Iterable[nn.Module]:
-    rows = [[_module(network, door, name) for name in _spread(network, name)] for name in names]
+def find_modules(network: nn.Module, option: str, names: Iterable[str]) -> Iterable[nn.Module]:
+    """Return the sub-modules of these names, which may have `*` as for `find_doors`.
+
+    Raises:
+        UserError: for a name that the network has not, given as `option`.
+    """
+    rows = [[_module(network, option, name) for name in _spread(network, name)] for name in names]
     turns = [row for name, row in zip(names, rows, strict=True) if "*" in name]
     rest = [row for name, row in zip(names, rows, strict=True) if "*" not in name]
     return [m for m in chain(*zip_longest(*turns), *rest) if m is not None]
@@ -98,13 +103,13 @@ def _spread(network: nn.Module, name: str) -> list[str]:
     return [each for child, _ in children for each in _spread(network, f"{first}{child}{rest}")]
 
 
-def _module(network: nn.Module, door: str, name: str) -> nn.Module:
+def _module(network: nn.Module, option: str, name: str) -> nn.Module:
     try:
         return network.get_submodule(name)
     except AttributeError:
         known = [found for found, _ in network.named_modules() if found]
         kind, near = type(network).__name__, _near(name, known)
-        raise UserError(f"latent.doors.{door}: {kind} has no {quoted(name)}{near}") from None
+        raise UserError(f"{option}: {kind} has no {quoted(name)}{near}") from None
 
 
 def _near(name: str, known: Iterable[str]) -> str:

@@ -56,6 +56,13 @@ class Prediction(ABC):
         """Return the prediction at some of the positions, index (P',), int64."""
 
     @abstractmethod
+    def where(self, mask: Tensor, other: "Prediction") -> "Prediction":
+        """Return this prediction at the positions `mask`, bool (P,), and `other` elsewhere.
+
+        Both are of the same network, of as many lambda and at the same P positions.
+        """
+
+    @abstractmethod
     def detached(self) -> "Prediction":
         """Return the prediction without gradient."""
 
@@ -107,6 +114,12 @@ class Formed(Prediction):
     def at(self, index: Tensor) -> "Formed":
         """See `Prediction.at`."""
         return Formed(self.values.index_select(1, index), self.unknown[index])
+
+    def where(self, mask: Tensor, other: Prediction) -> "Formed":
+        """See `Prediction.where`."""
+        assert isinstance(other, Formed)
+        values = self.values.where(mask.unsqueeze(-1), other.values)
+        return Formed(values, self.unknown.where(mask, other.unknown))
 
     def detached(self) -> "Formed":
         """See `Prediction.detached`."""
@@ -194,6 +207,13 @@ class Hidden(Prediction):
         """See `Prediction.at`."""
         h, x = (v.index_select(1, index) for v in (self.h, self.x))
         return replace(self, h=h, x=x, t=self.t[index])
+
+    def where(self, mask: Tensor, other: Prediction) -> "Hidden":
+        """See `Prediction.where`."""
+        assert isinstance(other, Hidden)
+        h = self.h.where(mask.unsqueeze(-1), other.h)
+        x, t = self.x.where(mask, other.x), self.t.where(mask, other.t)
+        return replace(self, h=h, x=x, t=t, revealed=self.revealed or other.revealed)
 
     def detached(self) -> "Hidden":
         """See `Prediction.detached`."""

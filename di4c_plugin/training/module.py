@@ -44,6 +44,11 @@ class MixedPrecision(nn.Module):
         return log_p_0
 
     @property
+    def network(self) -> nn.Module:
+        """The denoiser's."""
+        return self.denoiser.network
+
+    @property
     def head(self) -> nn.Linear | None:
         """See `HiddenDenoiser.head`."""
         return self.denoiser.head

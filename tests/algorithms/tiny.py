@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -10,7 +11,9 @@ from di4c_plugin.algorithms.di4c_terms import Trio
 from di4c_plugin.diffusion import Absorbing, Process
 from di4c_plugin.families import new_model
 from di4c_plugin.networks import DiTConfig, TransformerConfig
+from di4c_plugin.networks.attach import Head
 from di4c_plugin.networks.denoiser import NetworkDenoiser
+from di4c_plugin.networks.predictions import Hidden
 
 TOKENS, LENGTH = 7, 6
 MASK = TOKENS - 1
@@ -85,3 +88,21 @@ def gradients(module: torch.nn.Module) -> dict[str, Tensor]:
         assert p.grad is not None, name
         found[name], p.grad = p.grad, None
     return found
+
+
+def rows_of_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The positions of every chunk of logits from now on; a whole pass through a head fails."""
+    rows: list[int] = []
+    logits = Hidden.logits
+
+    def seen(self: Hidden, part: slice) -> Tensor:
+        rows.append(self.h[:, part].shape[1])
+        return logits(self, part)
+
+    def head(self: Head, h: Tensor) -> Tensor:
+        assert self.skipped, "a whole pass through the head"
+        return h
+
+    monkeypatch.setattr(Hidden, "logits", seen)
+    monkeypatch.setattr(Head, "forward", head)
+    return rows

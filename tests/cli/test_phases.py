@@ -94,6 +94,49 @@ def test_each_phase_starts_from_the_one_before_and_ends_the_command_if_it_fails(
     ]
 
 
+def test_a_phase_names_what_its_teacher_is() -> None:
+    seen: list[list[str]] = []
+
+    def run(overrides: list[str]) -> int:
+        seen.append(overrides)
+        return 0
+
+    phases = {"a": ["x=1"], "b": ["teacher=@a", "student=null"], "c": ["x=3"], "d": ["student=@a"]}
+    assert run_phases(phases, ["out=o", "teacher=t"], Path("o"), run) == 0
+    of_a, of_b = ('"o/a/student.safetensors"', '"o/b/student.safetensors"')
+    assert seen == [
+        ["x=1", "teacher=t", 'out="o/a"'],
+        [f"teacher={of_a}", "student=null", 'out="o/b"'],
+        ["x=3", "teacher=t", f"student={of_b}", 'out="o/c"'],
+        [f"student={of_a}", "teacher=t", 'out="o/d"'],
+    ]
+    with pytest.raises(UserError, match="^teacher=@b: no phase 'b' is before it; there are a$"):
+        run_phases({"a": [], "c": ["teacher=@b"]}, [], Path("o"), run)
+
+
+def test_rounds_then_a_mixture_then_moments_in_one_command(teacher: Path, tmp_path: Path) -> None:
+    """The student of SDTT is the teacher of Di4C, whose student D-MMD goes on from."""
+    sdtt = ["algo=sdtt", "algo.teacher_steps=4", "algo.steps=2"]
+    phases = {
+        "sdtt": sdtt,
+        "di4c": ["algo=di4c", "latent=mask_noise", "teacher=@sdtt", "student=null"],
+        "dmmd": ["algo=dmmd", "algo.steps=2"],
+    }
+    typed = [f"+phases.{name}={[*own]}" for name, own in phases.items()]
+    common = ["+phases={}", *typed, f"teacher={teacher}", *SHORT, "training.logger=none"]
+    common += ["training.accelerator=cpu", f"out={tmp_path}"]
+    assert main(["train", *common]) == 0
+    first, second, third = (
+        load_student(tmp_path / name / "student.safetensors") for name in phases
+    )
+    assert first.latent is None
+    assert first.sampling == {"steps": 2, "latents": "fresh"}
+    assert second.info["teacher"].endswith("sdtt/student.safetensors")
+    assert (second.latent or {})["name"] == (third.latent or {})["name"] == "mask_noise"
+    assert third.info["teacher"] == str(teacher)
+    assert third.info["start"].endswith("di4c/student.safetensors")
+
+
 def test_mistakes() -> None:
     with pytest.raises(UserError, match="^phases are options for each run by its name"):
         run_phases({"a": "x=1"}, [], Path("o"), lambda overrides: 0)

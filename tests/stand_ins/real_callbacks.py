@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from di4c_plugin import load_student
-from di4c_plugin.algorithms.base import Batch
+from di4c_plugin.algorithms.base import Batch, Update
+from di4c_plugin.algorithms.sdtt import SDTT
+from di4c_plugin.diffusion.categorical import inverse_cdf
 from di4c_plugin.programs.text.module import HOST
 from di4c_plugin.training.rng import epoch_generator, seed_globals
 
@@ -104,3 +107,89 @@ class BothRanks(Callback):
         gradients = torch.autograd.grad(total, weights, allow_unused=True)
         found["norm"] = float(torch.stack([g.norm() for g in gradients if g is not None]).norm())
         self.file.write_text(json.dumps(found))
+
+
+class OwnLoss(Callback):
+    """Compares SDTT's own loss with ours at the end of a run, both with the same draws.
+
+    The host's loss is called as it is, but for what it draws: x_t and the tokens of its step. Its
+    "mse" and "tvd" count the mask, a token that both networks exclude, with what rounding at its
+    -1e6 leaves; that entry is taken out.
+
+    Args:
+        file: where both losses are written, and the largest difference of their gradients relative
+            to the largest gradient, by divergence and round.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module: Any = pl_module
+        base: Any = next(
+            c for c in type(module).__mro__ if c.__module__ == "sdtt.core.distill.multi_round_sdtt"
+        )
+        generator = torch.Generator().manual_seed(3)
+        for network in (module.student, module.engine.teacher):
+            for weight in network.backbone.parameters():
+                weight.data.add_(torch.randn(weight.shape, generator=generator) / 4)
+        module.student.eval()
+        module.teacher = [module.engine.teacher.backbone]
+        x_0 = torch.randint(90, (8, module.positions), generator=generator)
+        found = {
+            f"{own} {round_index}": self.compared(module, base, x_0, own, theirs, round_index)
+            for own, theirs in OWN_LOSSES.items()
+            for round_index in (0, 2)
+        }
+        self.file.write_text(json.dumps(found))
+
+    def compared(
+        self, module: Any, base: Any, x_0: Tensor, own: str, theirs: str, round_index: int
+    ) -> list[float]:
+        process, mask = module.process, int(module.mask_index)
+        options = {"times": "released", "min_time": float(module.sampling_eps)}
+        method = SDTT(process, teacher_steps=64, steps=8, divergence=own, **options)  # type: ignore[arg-type]
+        networks = {"student": module.student, "teacher": module.engine.teacher}
+        update = Update(torch.Generator().manual_seed(5), round=round_index, rounds=3)
+        ours = method.losses(Batch(x_0), networks, update).total / module.positions
+        again = torch.Generator().manual_seed(5)
+        t, _ = method._times(len(x_0), Update(again, round=round_index))
+        x_t = process.corrupt(x_0, t, generator=again)
+        noise = process.step_noise((1, *x_0.shape), generator=again, device=x_0.device)[:, 0]
+
+        def drawn(q: Tensor) -> Tensor:
+            closed = q[..., mask].clamp(min=0)
+            token = inverse_cdf(q.index_fill(-1, torch.tensor([mask]), 0).log(), noise[1])
+            opened = q.sum(-1) - q[..., mask]
+            return token.where(noise[0] < opened / (opened + closed), mask)
+
+        function = {"kl-fwd": base._fwd_kl, "kl-bwd": base._bwd_kl}.get(theirs)
+        whole = function or {"mse": base._mse, "tvd": base._tvd}[theirs]
+
+        def without_mask(p: Tensor, q: Tensor) -> Any:
+            at = torch.tensor([mask])
+            if function is None:
+                p, q = p.index_fill(-1, at, 0), q.index_fill(-1, at, 0)
+            return whole(module, p, q)
+
+        host: Any = sys.modules[base.__module__]
+        module.num_distill_steps, module.sampling_mode, module.loss_precision = 2, "ancestral", "64"
+        module.dt = (1 - module.sampling_eps) / 64 * 2**round_index
+        module.sampling_eps_tensor = torch.tensor(module.sampling_eps)
+        module._loss_fn, module.q_xt = without_mask, lambda *_: x_t.clone()
+        kept, host.sample_categorical = host.sample_categorical, drawn
+        try:
+            theirs_found = base.loss(module, x_0, t)
+        finally:
+            host.sample_categorical = kept
+            del module.q_xt
+        parameters = [p for p in module.backbone.parameters() if p.requires_grad]
+        one, other = (
+            torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+            for loss in (ours, theirs_found)
+        )
+        gap = float((one - other).abs().max() / other.abs().max())
+        return [float(ours), float(theirs_found), gap]
+
+
+OWN_LOSSES = {"kl": "kl-fwd", "reverse_kl": "kl-bwd", "mse": "mse", "l1": "tvd"}

@@ -62,6 +62,7 @@ def networks(teacher: Path, latent: dict[str, Any]) -> Networks:
         ("adaln", DI4C),
         ("token", DI4C),
         ("mask_noise", {"name": "dmmd", "together": True}),
+        ("mask_noise", {"name": "sdtt", "teacher_steps": 8, "steps": 4}),
     ],
 )
 def test_the_gradient_of_two_processes_is_that_of_one_with_their_draws(

@@ -168,6 +168,8 @@ class Di4CLoss:
         check_range(x_0, 0, self.teacher.process.num_tokens - 1, "levels of a pixel")
         if engine.begin(update, self.cfg.training.n_iters, state["optimizer"]):
             announce_once(f"round {engine.round + 1} of {engine.rounds}: a new teacher")
+            if "average" in self.method.renew:
+                model.init_ema()
         losses = engine.losses(
             Batch(x_0), update, self.cfg.training.n_iters, rank=0, step=update, device=device
         )

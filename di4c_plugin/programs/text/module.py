@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from di4c_plugin.algorithms.base import Batch, LossTerms
 from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError
-from di4c_plugin.programs.text.averages import Still
+from di4c_plugin.programs.text.averages import Still, new_average
 from di4c_plugin.programs.text.data import count_anew, resume_order, training_loader
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.files import HostFiles, savers, settle, use_files
@@ -73,12 +73,15 @@ class TextStudent(TextNetworks):
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Update as the host does; averages move only with an update that trains their network."""
         assert self.engine is not None, "evaluation has no optimiser"
-        index, ema = self.trainer.global_step, self.ema
+        index = self.trainer.global_step
         trained = self.engine.trained(index, self.updates)
         set_rates(self.trainer.optimizers[0], self.engine.algorithm.roles)
-        self.ema = ema if ema is None or "student" in trained else Still(ema)
+        if self.ema and "student" not in trained:
+            self.ema = Still(self.ema)
+        # The pass of the update's last batch is part of it, and may begin a round.
         super().optimizer_step(*arguments, **options)
-        self.ema = ema
+        if isinstance(self.ema, Still):
+            self.ema = self.ema.ema
         self.engine.finish(index, self.updates)
         if (index + 1) % EVERY == 0:
             self._check_finite()
@@ -145,6 +148,8 @@ class TextStudent(TextNetworks):
         if engine.begin(index, self.updates, self.trainer.optimizers[0]):
             number = f"round {engine.round + 1} of {engine.rounds}"
             announce(f"{number}: the student (its EMA) is now the teacher")
+            if "average" in engine.algorithm.renew:
+                self._renew_average()
         self.state.round = engine.round
         # What the host draws from the global generators, crops of the data: by the step as well.
         seed_globals(self.seed, HOST, self.global_rank, step)
@@ -165,6 +170,12 @@ class TextStudent(TextNetworks):
         # The first process's own: to reduce each term at every step would cost more than it says.
         self._log_terms("di4c", losses, on_step=True, on_epoch=False)
         return loss
+
+    def _renew_average(self) -> None:
+        """Start the host's average from the student as it is."""
+        still = isinstance(self.ema, Still)
+        fresh = new_average(self.ema.ema if still else self.ema, self)
+        self.ema = Still(fresh) if still else fresh
 
     def losses(self, x_0: Tensor, generator: torch.Generator) -> LossTerms:
         """Return the terms of a batch of the validation, in nats per example."""

@@ -113,3 +113,18 @@ def test_another_wrapper_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
         module.backbone = nn.Sequential(module.backbone)
     assert stop.value.code == 2
     assert "the backbone is replaced by a Sequential: leave that out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("still", [False, True])
+def test_an_average_that_starts_anew_does_so_within_an_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, still: bool
+) -> None:
+    """A round begins in the pass of an update's last batch: the program's optimiser step."""
+    module = stand_in.student(stand_in.distilling(rounds=2))
+    assert module.engine is not None
+    monkeypatch.setattr(module.engine.algorithm, "renew", ("average",), raising=False)
+    if still:  # an update that trains another network than the student
+        trained = module.engine.trained
+        monkeypatch.setattr(module.engine, "trained", lambda i, n: () if i == 2 else trained(i, n))
+    stand_in.trainer(tmp_path, max_steps=4, limit_val_batches=0).fit(module, stand_in.loader())
+    assert module.ema.num_updates == (1 if still else 2)

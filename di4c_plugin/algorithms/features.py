@@ -1,0 +1,82 @@
+"""Features of clean sequences: what a block of a frozen network makes of them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from di4c_plugin.errors import UserError
+from di4c_plugin.families.registry import families
+from di4c_plugin.networks.denoiser import Denoiser
+from di4c_plugin.networks.doors import find_modules
+from di4c_plugin.samplers.base import inference
+
+
+class _Enough(Exception):
+    """Ends a pass at the block whose output is asked for."""
+
+
+def block_of(network: nn.Module, index: int | None = None, names: str | None = None) -> nn.Module:
+    """Return a block of a network.
+
+    Args:
+        network: of a known family, or any.
+        index: of it, from 0; None: a quarter of the way up, but not the first, which sees single
+            tokens only.
+        names: of its blocks, such as "model.layers.*"; None: as its family knows them.
+
+    Raises:
+        UserError: for a name or an index that it has not, and where no family knows its blocks.
+    """
+    blocks = _blocks(network) if names is None else tuple(find_modules(network, "blocks", [names]))
+    kind = type(network).__name__
+    if not blocks:
+        raise UserError(f"no family knows the blocks of {kind}: say algo.blocks=NAME.*")
+    if index is None:
+        return blocks[min(max(1, len(blocks) // 4), len(blocks) - 1)]
+    if not 0 <= index < len(blocks):
+        raise UserError(f"block must be 0 ... {len(blocks) - 1} of {kind}, not {index}")
+    return blocks[index]
+
+
+def features_of(denoiser: Denoiser, block: nn.Module, x: Tensor, cond: Tensor | None) -> Tensor:
+    """Return the block's output for clean tokens x (B, D) at t = 0, (B, D, H), fp32 or better.
+
+    The pass ends there. It has no gradient and no dropout.
+
+    Raises:
+        UserError: if the block's output is not one vector for each position.
+    """
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        found.append(output[0] if isinstance(output, tuple) else output)
+        raise _Enough
+
+    hook = block.register_forward_hook(keep)
+    try:
+        with inference(denoiser):
+            denoiser(x, torch.zeros(len(x), dtype=torch.float64, device=x.device), cond=cond)
+    except _Enough:
+        pass
+    finally:
+        hook.remove()
+    if not found or found[0].ndim != 3 or found[0].shape[1] < x.shape[1]:
+        seen = "is not called" if not found else f"gives {tuple(found[0].shape)}"
+        raise UserError(
+            f"the block {type(block).__name__} {seen}: features are a vector for each of "
+            f"{x.shape[1]} positions"
+        )
+    h = found[0][:, : x.shape[1]]  # positions come first
+    return h if h.dtype == torch.float64 else h.float()
+
+
+def _blocks(network: nn.Module) -> tuple[nn.Module, ...]:
+    for family in families().values():
+        try:
+            doors = family.doors(network)
+        except UserError:
+            continue
+        if doors.blocks:
+            return doors.blocks
+    return ()
