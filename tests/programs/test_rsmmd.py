@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from di4c_plugin import load_student
-from tests.hosts.real import Lab, check_continued, traced
+from tests.stand_ins.real import Lab, check_continued, traced
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from di4c_plugin import load_student
-from tests.hosts.real import Lab, check_continued, checkpoint, traced
+from tests.stand_ins.real import Lab, check_continued, checkpoint, traced
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
@@ -90,7 +90,7 @@ def test_with_noise_in_the_mask_it_is_im_sdtt(lab: Lab, tmp_path: Path) -> None:
 
 def test_ours_is_the_loss_of_the_hosts_own_code(lab: Lab, tmp_path: Path) -> None:
     file = tmp_path / "losses.json"
-    compared = f"+callbacks.own={{_target_: tests.hosts.real_callbacks.OwnLoss, file: {file}}}"
+    compared = f"+callbacks.own={{_target_: tests.stand_ins.real_callbacks.OwnLoss, file: {file}}}"
     teacher = f"teacher={lab.teacher('mdlm')}"
     lab.run("sdtt", "algo=sdtt", *OPTIONS, teacher, compared, out=tmp_path / "run")
     found = json.loads(file.read_text())
