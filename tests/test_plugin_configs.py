@@ -56,7 +56,7 @@ def test_a_run_of_registered_names_alone(tmp_path: Path, capfd: pytest.CaptureFi
         ("latent.wave=[1]", "latent 'shift' cannot be made: wave must be a number, not [1]"),
         (
             "algo=niave",
-            "unknown algo 'niave'; there are denoising, di4c, dimo, dmmd, idlm, naive ",
+            "unknown algo 'niave'; there are dcd, denoising, di4c, dimo, dmmd, ",
         ),
     ],
 )
