@@ -133,7 +133,7 @@ def test_its_host_algorithm_and_sampler_work_together_on_the_command_line(
     run: Callable[..., str], model: str, steps: int, wrong: float
 ) -> None:
     toy = ["--host", "two_bits", "--sampler", "confidence"]
-    options = [*toy, "--n", "4000", "--steps", str(steps), "--out", "RUNS/x.npy"]
+    options = [*toy, "--n", "4000", "--steps", str(steps), "--out", f"RUNS/{model}{steps}.npy"]
     x = np.load(run("sample", f"RUNS/{model}/{model}.safetensors", *options))
     assert np.mean(x[:, 0] != x[:, 1]) == pytest.approx(wrong, abs=0.04)
     # Not 1/2: of two draws the surer one is kept, so the slightest preference decides many pairs.
