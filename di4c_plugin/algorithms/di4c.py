@@ -26,6 +26,7 @@ from torch import Tensor
 from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks, Role, Update
 from di4c_plugin.algorithms.di4c_terms import LOSSES, Draws, Trio, choose_loss, terms_by
 from di4c_plugin.algorithms.noising import (
+    drawn_latent,
     drop_labels,
     low_discrepancy_times,
     more_early,
@@ -36,7 +37,6 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.losses.alpha import correlation_weight
 from di4c_plugin.losses.windows import Windows, place_windows
 from di4c_plugin.networks.denoiser import NO_LABEL, Denoiser
-from di4c_plugin.networks.latent import draw_latents
 from di4c_plugin.networks.predict import States
 from di4c_plugin.values import Range, Share
 
@@ -268,17 +268,8 @@ class Di4C(Algorithm):
         self, denoiser: Denoiser, noised: Noised, generator: torch.Generator
     ) -> Tensor | None:
         """Draw N lambda for each x_t, (N, B, *latent_shape); None for a product model."""
-        shape: tuple[int, ...] | None = getattr(denoiser, "latent_shape", None)
-        if shape is None:
-            return None
-        return draw_latents(
-            shape,
-            noised.latents,
-            len(noised.t),
-            generator=generator,
-            device=generator.device,
-            stratified=self.stratified,
-        )
+        count, batch = noised.latents, len(noised.t)
+        return drawn_latent(denoiser, count, batch, generator, stratified=self.stratified)
 
     def _intermediate_time(self, t: Tensor, update: Update) -> Tensor:
         """Return u in [t/2, t): the teacher never does more than half of the way to 0."""

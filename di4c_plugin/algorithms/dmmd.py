@@ -27,9 +27,10 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks, Role, Update
+from di4c_plugin.algorithms.choices import check_choices
 from di4c_plugin.algorithms.denoising import elbo_weight
 from di4c_plugin.algorithms.dmmd_draws import Drawn, clean_tokens, draw_times, ranked_step
-from di4c_plugin.algorithms.noising import drop_labels
+from di4c_plugin.algorithms.noising import drawn_latent, drop_labels
 from di4c_plugin.diffusion import Absorbing, Process
 from di4c_plugin.diffusion.categorical import uniform
 from di4c_plugin.errors import UserError
@@ -43,7 +44,6 @@ from di4c_plugin.losses.moments import (
 )
 from di4c_plugin.losses.positions import position_sums
 from di4c_plugin.networks.denoiser import Denoiser
-from di4c_plugin.networks.latent import draw_latents
 from di4c_plugin.networks.predict import ActivePositions, States, has_head, predict
 from di4c_plugin.networks.predictions import Hidden, Prediction
 from di4c_plugin.samplers.base import inference
@@ -124,10 +124,7 @@ class DMMD(Algorithm):
         loss_mb: int = 128,
     ) -> None:
         said = {"times": times, "renoise": renoise, "target": target, "weight": weight}
-        for name, value in (said | {"loss": loss}).items():
-            if value not in CHOICES[name]:
-                known = ", ".join(CHOICES[name])
-                raise UserError(f"unknown {name} {value!r}; there are {known}")
+        check_choices(said | {"loss": loss}, CHOICES)
         masked = isinstance(process, Absorbing)
         if steps is not None and steps < 1:
             raise UserError(f"steps must be at least 1, not {steps}")
@@ -232,9 +229,7 @@ class DMMD(Algorithm):
         t, s = draw_times(self.times, count, self.steps, self.min_time, generator)
         z_t = batch.keep(self.process.corrupt(batch.x_0, t, generator=generator))
         cond = drop_labels(batch.cond, self.label_dropout, generator)
-        latent, shape = None, getattr(student, "latent_shape", None)
-        if shape is not None:
-            latent = draw_latents(shape, 1, count, generator=generator, device=device)
+        latent = drawn_latent(student, 1, count, generator)
         open_t = ActivePositions(self.process.active(z_t))
         p = predicts(
             student, States(z_t.unsqueeze(0), t, cond, latent), open_t, learns=STUDENT in trained

@@ -1,10 +1,11 @@
-"""Random times and dropped labels, drawn alike by all algorithms."""
+"""Random times, latents and dropped labels, drawn alike by all algorithms."""
 
 import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion.categorical import uniform
-from di4c_plugin.networks.denoiser import NO_LABEL
+from di4c_plugin.networks.denoiser import NO_LABEL, Denoiser
+from di4c_plugin.networks.latent import draw_latents
 
 
 def low_discrepancy_times(count: int, min_time: float, generator: torch.Generator) -> Tensor:
@@ -35,3 +36,24 @@ def drop_labels(cond: Tensor | None, share: float, generator: torch.Generator) -
         return None
     u = uniform(cond.shape, generator=generator, device=cond.device)
     return cond.where(u >= share, NO_LABEL)
+
+
+def drawn_latent(
+    denoiser: Denoiser,
+    count: int,
+    batch: int,
+    generator: torch.Generator,
+    *,
+    stratified: bool = False,
+) -> Tensor | None:
+    """Draw `count` lambda for each of `batch` states, (count, batch, *latent_shape).
+
+    None for a product model. See `draw_latents`.
+    """
+    shape: tuple[int, ...] | None = getattr(denoiser, "latent_shape", None)
+    if shape is None:
+        return None
+    device = generator.device
+    return draw_latents(
+        shape, count, batch, generator=generator, device=device, stratified=stratified
+    )

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks, Role, Update
+from di4c_plugin.algorithms.choices import check_choices
 from di4c_plugin.algorithms.features import block_of, features_of
-from di4c_plugin.algorithms.noising import drop_labels, low_discrepancy_times
+from di4c_plugin.algorithms.noising import drawn_latent, drop_labels, low_discrepancy_times
 from di4c_plugin.diffusion import Process
 from di4c_plugin.diffusion.categorical import inverse_cdf, uniform
 from di4c_plugin.errors import UserError
@@ -40,7 +41,6 @@ from di4c_plugin.losses.representation import (
     similarities,
 )
 from di4c_plugin.networks.denoiser import Denoiser
-from di4c_plugin.networks.latent import draw_latents
 from di4c_plugin.networks.predict import ActivePositions, States, has_head, predict
 from di4c_plugin.networks.predictions import Hidden, Prediction
 
@@ -89,10 +89,7 @@ class RSMMD(Algorithm):
         loss: str = "auto",
         loss_mb: int = 128,
     ) -> None:
-        for name, value in {"estimator": estimator, "loss": loss}.items():
-            if value not in CHOICES[name]:
-                known = ", ".join(CHOICES[name])
-                raise UserError(f"unknown {name} {value!r}; there are {known}")
+        check_choices({"estimator": estimator, "loss": loss}, CHOICES)
         if estimator == "candidates" and (candidates < 2 or fills < 2):
             raise UserError("estimator=candidates needs 2 candidates of 2 fills")
         if candidates < 1 or fills < 1 or candidates * fills < 3:
@@ -127,9 +124,7 @@ class RSMMD(Algorithm):
         cond = drop_labels(batch.cond, self.label_dropout, generator)
         selected = self.process.active(x_t)
         positions = ActivePositions(selected)
-        shape, latent = getattr(student, "latent_shape", None), None
-        if shape is not None:
-            latent = draw_latents(shape, m, len(x_0), generator=generator, device=x_0.device)
+        latent = drawn_latent(student, m, len(x_0), generator)
         hidden = self.loss != "naive" and has_head(student)
         states = States(x_t.unsqueeze(0), t, cond, latent)
         p = predict(student, states, positions, self.process, hidden=hidden)

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks, Role, Update
-from di4c_plugin.algorithms.noising import drop_labels, low_discrepancy_times
+from di4c_plugin.algorithms.choices import check_choices
+from di4c_plugin.algorithms.noising import drawn_latent, drop_labels, low_discrepancy_times
 from di4c_plugin.algorithms.teacher_step import take_step
 from di4c_plugin.diffusion import Process, Uniform
 from di4c_plugin.diffusion.categorical import uniform
@@ -32,7 +33,6 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.losses.divergences import DIVERGENCES
 from di4c_plugin.losses.positions import position_sums
 from di4c_plugin.networks.denoiser import Denoiser
-from di4c_plugin.networks.latent import draw_latents
 from di4c_plugin.networks.predict import (
     ActivePositions,
     AllPositions,
@@ -96,10 +96,7 @@ class SDTT(Algorithm):
         loss_mb: int = 128,
     ) -> None:
         said = {"divergence": divergence, "trajectory": trajectory, "times": times, "loss": loss}
-        for name, value in said.items():
-            if value not in CHOICES[name]:
-                known = ", ".join(CHOICES[name])
-                raise UserError(f"unknown {name} {value!r}; there are {known}")
+        check_choices(said, CHOICES)
         if isinstance(renew, str) or set(renew) - set(RENEWED):
             raise UserError(f"renew is a list of {', '.join(RENEWED)}, not {renew!r}")
         self.rounds = rounds_between(teacher_steps, steps, substeps)
@@ -134,7 +131,7 @@ class SDTT(Algorithm):
             x_t, x_u = coupled(self.process, batch.x_0, t, starts[-1], generator)
         else:
             x_t = self.process.corrupt(batch.x_0, t, generator=generator)
-        states = States(x_t.unsqueeze(0), t, cond, drawn_latent(student, x_t, generator))
+        states = States(x_t.unsqueeze(0), t, cond, drawn_latent(student, 1, len(x_t), generator))
         active = self.process.active(x_t)
         # The step of MaskGIT and Halton ranks all positions: it takes log p of all of them.
         ranked = not self.process.factorised
@@ -144,7 +141,10 @@ class SDTT(Algorithm):
         with inference(teacher), torch.no_grad():
             if self.trajectory == "data":
                 later = States(
-                    x_u.unsqueeze(0), starts[-1], cond, drawn_latent(teacher, x_u, generator)
+                    x_u.unsqueeze(0),
+                    starts[-1],
+                    cond,
+                    drawn_latent(teacher, 1, len(x_u), generator),
                 )
                 q = predicts(teacher, later)
             else:
@@ -193,7 +193,7 @@ class SDTT(Algorithm):
         target, x, shape = None, states.x, getattr(teacher, "latent_shape", None)
         for index, u in enumerate(starts):
             own = index == 0 and shape is not None and states.latent is not None
-            latent = states.latent if own else drawn_latent(teacher, x[0], generator)
+            latent = states.latent if own else drawn_latent(teacher, 1, len(x[0]), generator)
             here = States(x, u, states.cond, latent)
             found = predicts(teacher, here, revealed=index > 0)
             # Where the steps before this one have come to 0 there is nothing more to predict.
@@ -252,14 +252,6 @@ def rounds_between(teacher_steps: int, steps: int, substeps: int) -> int:
             f"teacher_steps={teacher_steps} is not steps={steps} times a power of {substeps}"
         )
     return rounds
-
-
-def drawn_latent(denoiser: Denoiser, x: Tensor, generator: torch.Generator) -> Tensor | None:
-    """Return a latent for each row of x, (1, B, *latent_shape), or None for a product model."""
-    shape = getattr(denoiser, "latent_shape", None)
-    if shape is None:
-        return None
-    return draw_latents(shape, 1, len(x), generator=generator, device=x.device)
 
 
 def coupled(

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from di4c_plugin.algorithms import sdtt
 from di4c_plugin.algorithms.base import Batch, Networks, Update
-from di4c_plugin.algorithms.sdtt import DCD, SDTT, coupled, drawn_latent, rounds_between
+from di4c_plugin.algorithms.noising import drawn_latent
+from di4c_plugin.algorithms.sdtt import DCD, SDTT, coupled, rounds_between
 from di4c_plugin.diffusion import Absorbing, Process, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.divergences import DIVERGENCES
@@ -132,7 +133,7 @@ def rewritten(chosen: SDTT, made: Networks, batch: Batch, round_index: int, seed
     def noise(network: Any) -> Any:
         if network.latent_shape is None:
             return None
-        return drawn_latent(network, x_t, generator)[0]  # type: ignore[index]
+        return drawn_latent(network, 1, len(x_t), generator)[0]  # type: ignore[index]
 
     lam = noise(made["student"])
     log_p = made["student"](x_t, t, latent=lam)
