@@ -120,12 +120,6 @@ def test_changed_files_are_told_and_a_copy_without_git_is_known(
     assert Found(host, root, None).warning == "duo at an unknown commit; tested with 7c9b498 only"
 
 
-@pytest.mark.host
-@EVERY
-def test_the_digest_is_that_of_the_commit(host: Program, repository: Path) -> None:
-    assert Found(host, repository / "external" / host.name, None).as_tested
-
-
 def test_the_submodules_are_the_known_hosts(repository: Path) -> None:
     modules = configparser.ConfigParser()
     modules.read(repository / ".gitmodules")
@@ -141,6 +135,7 @@ def test_the_submodules_are_the_known_hosts(repository: Path) -> None:
 def test_the_real_hosts(host_checkout: Path, host: Program) -> None:
     found = detect.find(host_checkout / host.script)
     assert found == Found(host, host_checkout, host.commit)
+    assert Found(host, host_checkout, None).as_tested, "the digest is not that of the commit"
     if host.configs:
         assert detect.host_of_configs(str(host_checkout / host.configs)) == host
     assert all((host_checkout / program).is_file() for program in host.others)
