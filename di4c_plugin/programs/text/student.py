@@ -134,7 +134,11 @@ class TextNetworks(LightningModule):
             check_weights(start, self.process, time_conditioned=self.time_conditioned)
             check_latent(roles["student"], distillation.latent, start.latent)
             self.latent = start.latent
-        others = {name: copy.deepcopy(self.backbone) for name in roles if name != "student"}
+        others = {
+            name: copy.deepcopy(self.backbone)
+            for name, role in roles.items()
+            if name != "student" and role.make is None
+        }
         # The same start on every process: each makes its own average before DDP equals them.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
@@ -143,9 +147,16 @@ class TextNetworks(LightningModule):
             for name, network in others.items():
                 latent = distillation.latent_of(roles[name])
                 new_student(network, latent, weights, self.process, self.positions)
+            self._student = (self.as_denoiser(self.backbone),)
+            made = {
+                name: role.make(self.student, self.positions)
+                for name, role in roles.items()
+                if role.make is not None
+            }
         self.ema = new_average(self.ema, self)
-        self._student = (self.as_denoiser(self.backbone),)
-        self.di4c_networks = nn.ModuleDict({k: self.as_denoiser(v) for k, v in others.items()})
+        self.di4c_networks = nn.ModuleDict(
+            {k: self.as_denoiser(v) for k, v in others.items()} | made
+        )
         networks: dict[str, Any] = {"student": self.student, **self.di4c_networks}
         decay = self.ema.decay if self.ema else 0.0
         self.di4c_averages = nn.ModuleDict(
@@ -201,6 +212,6 @@ class TextNetworks(LightningModule):
             super().__setattr__(name, value)
         elif getattr(value, "_orig_mod", None) is self.backbone:
             for each in (self.student, *getattr(self, "di4c_networks", {}).values()):
-                each.backbone.compile()
+                each.network.compile()
         elif value is not self.backbone:
             raise UserError(f"the backbone is replaced by a {type(value).__name__}: leave that out")
