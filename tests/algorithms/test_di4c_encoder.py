@@ -17,7 +17,7 @@ from di4c_plugin.diffusion import Absorbing, Process, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.mixture import log_mean_exp
 from di4c_plugin.networks.denoiser import repeated
-from di4c_plugin.networks.encoder import Encoder, Posterior, encode
+from di4c_plugin.networks.encoder import Posterior, encode
 from di4c_plugin.networks.latent.base import gaussian
 from di4c_plugin.networks.predict import States
 from di4c_plugin.training import TrainingConfig, train
@@ -270,7 +270,7 @@ PAIRS = 16
 
 
 class Pairs:
-    """16 pairs of equal fair bits, each told by the sign of the first one's z."""
+    """16 pairs of equal fair bits, each told by about the sign of the first one's z."""
 
     latent_shape = (2 * PAIRS, 1)
 
@@ -278,25 +278,24 @@ class Pairs:
         self.process = Absorbing(2)
 
     def __call__(self, x_t: Tensor, t: Tensor, *, cond: Any = None, latent: Any = None) -> Tensor:
-        z = 10 * gaussian(latent)[:, ::2].repeat_interleave(2, 1)
+        z = 3 * gaussian(latent)[:, ::2].repeat_interleave(2, 1)
         log_p = torch.cat([z, -z, torch.full_like(z, -1e6)], -1).log_softmax(-1)
         return self.process.carry_over(log_p, x_t.repeat(len(latent) // len(x_t), 1))
 
 
-@pytest.mark.slow
-def test_the_encoder_goes_beyond_log_n() -> None:
+def test_one_draw_goes_beyond_what_log_n_draws_of_the_prior_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The pairs hold 16 log 2 = 11.1 nats; 16 draws of the prior gain no more than log 16 = 2.8."""
     student, random = Pairs(), torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
-    encoder = Encoder(student.process, 2 * PAIRS, student.latent_shape, hidden_size=32)
-    optimiser = torch.optim.Adam(encoder.parameters(), lr=3e-3)
-    gains = []
-    for _ in range(200):
-        bits = torch.randint(2, (1, 16, PAIRS), generator=random).repeat_interleave(2, -1)
-        x_t = torch.full_like(bits[0], student.process.mask)
-        bound = bound_of(student, encoder, bits, x_t, count=1, generator=random)
-        optimiser.zero_grad()
-        (-bound.value.mean()).backward()
-        optimiser.step()
-        gains.append(float(bound.value.detach().mean()) + 2 * PAIRS * math.log(2))
-    assert sum(gains[-50:]) / 50 > math.log(16) + 1
+
+    def told(encoder: Any, x_0: Tensor, x_t: Tensor, t: Tensor, shape: Any) -> Posterior:
+        first = (torch.arange(2 * PAIRS) % 2 == 0).unsqueeze(-1)
+        sign = (1.0 - 2.0 * x_0).double().unsqueeze(-1)
+        return Posterior((0.9 * sign).where(first, 0), torch.full_like(sign, -1.8).where(first, 0))
+
+    monkeypatch.setattr(di4c_encoder, "encode", told)
+    bits = torch.randint(2, (500, 1, PAIRS), generator=random).repeat_interleave(2, -1)
+    x_t = torch.full_like(bits[0], student.process.mask)
+    bound = bound_of(student, None, bits, x_t, count=1)
+    assert float(bound.value) + 2 * PAIRS * math.log(2) > math.log(16) + 1

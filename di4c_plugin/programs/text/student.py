@@ -148,15 +148,14 @@ class TextNetworks(LightningModule):
                 latent = distillation.latent_of(roles[name])
                 new_student(network, latent, weights, self.process, self.positions)
             self._student = (self.as_denoiser(self.backbone),)
-            made = {
+            made: dict[str, nn.Module] = {
                 name: role.make(self.student, self.positions)
                 for name, role in roles.items()
                 if role.make is not None
             }
         self.ema = new_average(self.ema, self)
-        self.di4c_networks = nn.ModuleDict(
-            {k: self.as_denoiser(v) for k, v in others.items()} | made
-        )
+        made |= {name: self.as_denoiser(network) for name, network in others.items()}
+        self.di4c_networks = nn.ModuleDict(made)
         networks: dict[str, Any] = {"student": self.student, **self.di4c_networks}
         decay = self.ema.decay if self.ema else 0.0
         self.di4c_averages = nn.ModuleDict(
