@@ -114,8 +114,8 @@ class Measurement:
                 self.notes["reference"] = f"{settings.reference}, {len(reference)} sequences"
             options = text_options(**settings.options, device=device)
             self.metrics = [lookup("metric", each)(reference, options) for each in settings.names]
-        anew = "texts tokenised anew" if self.tokenizer else "tokens as they were drawn"
-        self.notes["scored"] = anew
+        drawn = self.tokenizer is None
+        self.notes["scored"] = "tokens as they were drawn" if drawn else "texts tokenised anew"
         for metric in self.metrics:
             self.notes |= metric.notes()
 
