@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.stand_ins.real import LENGTH, Done, Lab, together
+from tests.stand_ins.real import LENGTH, Done, Lab, run, script_of, together
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
@@ -142,3 +142,26 @@ def test_mistakes_are_one_line_before_anything_is_drawn(lab: Lab, tmp_path: Path
         assert line.startswith(start)
         assert not done.reports
         assert "Traceback" not in done.err
+
+
+def test_the_command_measures_a_checkpoint_of_characters(lab: Lab, tmp_path: Path) -> None:
+    files = {"--scorer": "gpt2", "--tokenizer": "tokenizer", "--reference": "held_out.txt"}
+    own = [each for flag, name in files.items() for each in (flag, f"{lab.text}/{name}")]
+    own += [
+        "--steps",
+        "2",
+        "--samples",
+        "8",
+        "--metric",
+        "gen_ppl,entropy,bits",
+        "--json",
+        "r.json",
+    ]
+    command = [script_of("di4c"), "evaluate", str(lab.teacher("duo_base")), *own]
+    done = run(command, tmp_path, {"PYTHONPATH": lab.paths({})})
+    assert done.code == 0, done.err
+    (point,) = json.loads((tmp_path / "r.json").read_text())["points"]
+    found = {name: figure["value"] for name, figure in point["figures"].items()}
+    assert 0 < found["entropy"] < 3
+    assert found["gen_ppl"] > 1
+    assert found["bits"] > 0

@@ -14,7 +14,7 @@ from di4c_plugin.programs.text import generation
 from di4c_plugin.programs.text.averages import averages
 from di4c_plugin.programs.text.sampling import SamplerSettings
 from di4c_plugin.programs.text.student import Plan
-from tests.stand_ins.text import stand_in, stand_in_parts
+from tests.stand_ins.text import stand_in
 
 TOKEN = {"name": "token", "dim": 1, "features": 128}
 
