@@ -27,7 +27,7 @@ from di4c_plugin.samplers.checks import usable
 from di4c_plugin.values import Count
 
 try:
-    LM = import_module("lm_eval.api.model").LM
+    LM: Any = import_module("lm_eval.api.model").LM
     register = import_module("lm_eval.api.registry").register_model
 except ImportError as error:
     raise UserError(
@@ -145,7 +145,7 @@ class Di4CModel(LM):  # type: ignore[misc]
         stripped = context.rstrip()
         continuation = context[len(stripped) :] + continuation
         (whole,) = self.tokenizer.encode([stripped + continuation])
-        (before,) = self.tokenizer.encode([stripped]) if stripped else ([],)
+        before = self.tokenizer.encode([stripped])[0] if stripped else whole[:0]
         return whole[: len(before)].tolist(), whole[len(before) :].tolist()
 
     def _row(self, context: list[int], continuation: list[int]) -> tuple[Tensor, Tensor]:

@@ -61,7 +61,7 @@ class Install(Callback):
             self.measurement = getattr(install(config), "measurement", None)
 
     @one_line
-    def on_job_end(self, config: DictConfig, *, job_return: JobReturn, **others: Any) -> None:
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **others: Any) -> None:
         """Measure the samples of an evaluation that has gone well; errors as in `on_job_start`."""
         if self.measurement is not None and job_return.status is JobStatus.COMPLETED:
             with foreseen():

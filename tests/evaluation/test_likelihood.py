@@ -125,7 +125,7 @@ def test_the_standard_error_is_that_of_repetition() -> None:
     denoiser = Timeless(TableDenoiser(PROCESS, 3))
     found = [estimate(denoiser, seed=k, count=30) for k in range(200)]
     scatter = float(torch.tensor([f.value for f in found]).std())
-    claimed = float(torch.tensor([f.error for f in found]).square().mean().sqrt())  # type: ignore[arg-type]
+    claimed = float(torch.tensor([f.error for f in found]).square().mean().sqrt())
     assert 0.85 < claimed / scatter < 1.6
 
 

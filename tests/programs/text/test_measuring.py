@@ -10,6 +10,7 @@ import torch
 from hydra.core.utils import JobReturn, JobStatus
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.evaluation import shards
 from di4c_plugin.evaluation.entropy import sample_entropy
 from di4c_plugin.evaluation.gen_ppl import GenPPL
 from di4c_plugin.evaluation.scorer import Scorer
@@ -85,9 +86,13 @@ def test_a_killed_evaluation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     expected = [whole.draw(4, 3) for _ in range(3)]
     killed = sampler(config)
     assert torch.equal(killed.draw(4, 3), expected[0])
-    drawn = []
-    measured = measuring.measured
-    monkeypatch.setattr(measuring, "measured", lambda *a: drawn.append(1) or measured(*a))
+    drawn: list[Any] = []
+
+    def measured(*given: Any) -> Any:
+        drawn.append(given)
+        return shards.measured(*given)
+
+    monkeypatch.setattr(measuring, "measured", measured)
     again = sampler(config)
     assert all(torch.equal(again.draw(4, 3), x) for x in expected)
     assert len(drawn) == 2
@@ -152,7 +157,12 @@ def test_an_evaluation_takes_place_on_the_gpu_where_there_is_one(
     # The host's program makes the model by this call, and asks it for samples.
     moved: list[str] = []
     kind: Any = stand_in.student_class(Plan(SamplerSettings(), None, stand_in.weights()))
-    monkeypatch.setattr(kind, "to", lambda self, device: moved.append(device) or self)
+
+    def to(module: Any, device: str) -> Any:
+        moved.append(device)
+        return module
+
+    monkeypatch.setattr(kind, "to", to)
     config = stand_in.config(trainer={"accelerator": "gpu"})
     kind.load_from_checkpoint("x", config=config, tokenizer=Tokenizer())
     assert moved == ["cuda"]
