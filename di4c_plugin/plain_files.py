@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, quoted
 from di4c_plugin.limits import exceeds, over
 
 JSON, YAML = 2**20, 2**16  # bytes of a file; YAML takes ten seconds for a megabyte
@@ -52,6 +52,19 @@ def read_yaml(path: Path) -> Any:
         UserError: if it cannot be read, or holds other things than plain values.
     """
     return _read(path, YAML, lambda text: yaml.load(text, Loader=_Loader))  # a SafeLoader
+
+
+def whole_text(text: str, where: str) -> str:
+    """Return a text that has an encoding: JSON may name half a character by its number alone.
+
+    Raises:
+        UserError: if it has none.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} holds half a character: {quoted(text[error.start])}") from error
+    return text
 
 
 def read_json(path: Path) -> Any:

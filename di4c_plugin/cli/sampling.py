@@ -81,10 +81,12 @@ def sampling_options(args: argparse.Namespace, model: "LoadedModel") -> dict[str
 
     options = {name: getattr(args, name) for name in ("sampler", "seed", "batch_size", "device")}
     taken = {*inspect.signature(sample).parameters, *GIVEN, *FLAGS}
-    for name, value in args.option:
+    swept = getattr(args, "sweep", None)
+    names = [("--option", name) for name, _ in args.option]
+    for flag, name in names if swept is None else [*names, ("--sweep", swept[0])]:
         if name in taken:
-            raise UserError(f"--option is for options of the sampler, and {name!r} is none")
-        options[name] = value
+            raise UserError(f"{flag} is for options of the sampler, and {name!r} is none")
+    options |= dict(args.option)
     if args.guidance_teacher is not None and not options.get("guidance"):
         raise UserError("--guidance-teacher is for guidance: add --option guidance=WEIGHT")
     for name in ("teacher", "guidance_teacher"):

@@ -15,6 +15,7 @@ import torch
 from di4c_plugin.algorithms.base import Data
 from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError, quoted, reason
+from di4c_plugin.plain_files import whole_text
 
 ANSWERS = ("response", "completion", "answer")
 TABLES = {".jsonl": "lines of JSON", ".json": "lines of JSON", ".parquet": "Parquet"}
@@ -87,8 +88,12 @@ def examples_of(rows: Iterable[Any], tokenizer: Any, field: str, origin: str) ->
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Return the ids of a text, without the special tokens that a tokenizer adds around it."""
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    """Return the ids of a text, without the special tokens that a tokenizer adds around it.
+
+    Raises:
+        UserError: for a text that has no encoding.
+    """
+    return list(tokenizer.encode(whole_text(text, "a text"), add_special_tokens=False))
 
 
 def chat(tokenizer: Any, messages: Any, where: str) -> Example:
@@ -161,7 +166,7 @@ def read_prompts(path: Path) -> list[Any]:
         found = [_prompt(row, f"row {i + 1} of {path}") for i, row in enumerate(_rows(path))]
     else:
         try:
-            found = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            found = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read as text: {reason(error)}") from error
     if not found:
