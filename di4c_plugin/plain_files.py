@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from di4c_plugin.errors import UserError, quoted
+from di4c_plugin.files import regular
 from di4c_plugin.limits import exceeds, over
 
 JSON, YAML = 2**20, 2**16  # bytes of a file; YAML takes ten seconds for a megabyte
@@ -74,7 +75,7 @@ def read_json(path: Path) -> Any:
 
 def _read(path: Path, most: int, parse: Callable[[str], Any]) -> Any:
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             content = file.read(most + 1)
             if exceeds(len(content), most):
                 raise ValueError(over(f"it has more than {most} bytes"))

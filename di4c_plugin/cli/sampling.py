@@ -109,6 +109,9 @@ def cycled(wanted: list[int], n: int) -> "Tensor":
     """Return n labels, those wanted over and over; none where n is below 1: `sample` says so."""
     import torch
 
+    wrong = [label for label in wanted if not -(2**63) <= label < 2**63]
+    if wrong:
+        raise UserError(f"class labels are small whole numbers, not {wrong[0]}")
     return torch.tensor(wanted).repeat(max(n, 0) // len(wanted) + 1)[: max(n, 0)]
 
 

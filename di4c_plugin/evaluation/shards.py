@@ -22,6 +22,7 @@ from di4c_plugin.data.array_files import load_arrays
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.report import peak_rss_mb
 from di4c_plugin.files import atomic_write
+from di4c_plugin.samplers.checks import usable
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def read_shard(path: Path, shape: tuple[int, int], num_tokens: int) -> Shard:
 
 def measured(draw: Callable[[], Tensor], networks: Iterable[nn.Module], device: str) -> Shard:
     """Draw, with the clock running and the networks' calls counted."""
-    where = torch.device(device)
+    where = usable(device)
     cuda = where.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(where)
