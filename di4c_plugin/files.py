@@ -1,7 +1,6 @@
 """Where the shipped configs lie, files that are never seen half-written, and what paths mean."""
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import os
@@ -70,17 +69,6 @@ def is_plain(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
-
-
-def regular(path: Path) -> Path:
-    """Return a path that may be read to its end; whoever opens a pipe may wait without end.
-
-    Raises:
-        OSError: for a pipe or a device.
-    """
-    if path.exists() and not (path.is_file() or path.is_dir()):  # a folder is refused in opening
-        raise OSError(errno.EINVAL, "it is no regular file")
-    return path
 
 
 def user_path(value: object) -> Path:

@@ -12,8 +12,7 @@ from typing import Any
 import yaml
 
 from di4c_plugin.errors import UserError, quoted
-from di4c_plugin.files import regular
-from di4c_plugin.limits import exceeds, over
+from di4c_plugin.limits import exceeds, over, regular
 
 JSON, YAML = 2**20, 2**16  # bytes of a file; YAML takes ten seconds for a megabyte
 VALUES = 10**5  # in all, with aliases written out

@@ -1,13 +1,8 @@
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from di4c_plugin import load_student, load_teacher
-from di4c_plugin.data.array_files import load_arrays
 from di4c_plugin.errors import UserError
-from di4c_plugin.evaluation.record import read_report
 from di4c_plugin.files import (
     atomic_write,
     configs_dir,
@@ -15,39 +10,9 @@ from di4c_plugin.files import (
     is_plain,
     named_file,
     new_file,
-    regular,
     unfinished,
     user_path,
 )
-from di4c_plugin.plain_files import read_json, read_yaml
-from tests.campaigns.outcome import limited
-
-
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    pipe = tmp_path / "config.json"
-    os.mkfifo(pipe)
-    with pytest.raises(OSError, match="it is no regular file"):
-        regular(pipe)
-    assert regular(tmp_path) == tmp_path
-    assert regular(tmp_path / "nowhere") == tmp_path / "nowhere"
-
-
-@pytest.mark.parametrize(
-    ("name", "read"),
-    [
-        ("config.json", read_json),
-        ("config.json", read_yaml),
-        ("codes.npy", lambda path: load_arrays(path, "", "no array")),
-        ("report.json", read_report),
-        ("student.safetensors", lambda path: load_student(path.parent)),
-        ("config.json", lambda path: load_teacher(path.parent)),
-        ("model.safetensors", lambda path: load_teacher(path.parent)),
-    ],
-)
-def test_no_reader_waits_for_a_pipe(tmp_path: Path, name: str, read: Any) -> None:
-    os.mkfifo(tmp_path / name)
-    with limited(), pytest.raises(UserError):
-        read(tmp_path / name)
 
 
 def test_a_finished_file_replaces_the_old_one_and_nothing_else_remains(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from di4c_plugin.checkpoints.model import STUDENT, Model, describe, role_of, sav
 from di4c_plugin.checkpoints.model_file import described_in
 from di4c_plugin.checkpoints.vocabulary import ENTRY, vocabulary_in
 from di4c_plugin.errors import UserError
-from di4c_plugin.files import atomic_write, regular
+from di4c_plugin.files import atomic_write
+from di4c_plugin.limits import regular
 from di4c_plugin.networks.dit import DiTConfig
 
 # An absolute path: a whole text, or the folders of one within a text, such as a command.

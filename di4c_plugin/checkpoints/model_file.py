@@ -17,7 +17,8 @@ from torch import Tensor
 from di4c_plugin.checkpoints.description import FORMAT as FORMAT
 from di4c_plugin.checkpoints.digest import digest_of
 from di4c_plugin.errors import UserError, reason
-from di4c_plugin.files import atomic_write, regular
+from di4c_plugin.files import atomic_write
+from di4c_plugin.limits import regular
 
 # Of the metadata. One entry: the order of several is another in every file that is written.
 ENTRY = "di4c"

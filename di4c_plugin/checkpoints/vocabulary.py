@@ -13,7 +13,7 @@ from typing import Any
 
 from di4c_plugin.checkpoints.stubs import Inert
 from di4c_plugin.errors import UserError, quoted
-from di4c_plugin.files import regular
+from di4c_plugin.limits import regular
 
 FILE = "tokenizer.json"  # of a snapshot folder: all tokens, added ones too
 MOST = 2**26  # bytes of it

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from di4c_plugin.errors import UserError, reason
-from di4c_plugin.files import regular
-from di4c_plugin.limits import exceeds, over
+from di4c_plugin.limits import exceeds, over, regular
 
 Array = np.ndarray[Any, Any]
 SUFFIX = ".npy"

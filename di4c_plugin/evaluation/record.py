@@ -14,7 +14,7 @@ from typing import Any
 from di4c_plugin.errors import UserError, refusing
 from di4c_plugin.evaluation.figures import Figure
 from di4c_plugin.evaluation.frontier import Matched, Point, Row
-from di4c_plugin.files import regular
+from di4c_plugin.limits import regular
 
 FORMAT = 1
 PACKAGES = (

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from di4c_plugin.errors import UserError, quoted
 from di4c_plugin.families.hf.rows import Row, row_of, whole
-from di4c_plugin.files import regular
+from di4c_plugin.limits import regular
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 # Of transformers' configs: what changes with the machine, the version or the run.

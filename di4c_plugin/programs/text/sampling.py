@@ -12,7 +12,7 @@ from torch import Tensor
 from di4c_plugin.checkpoints.torch_file import read_torch
 from di4c_plugin.diffusion import Process, time_grid
 from di4c_plugin.errors import UserError
-from di4c_plugin.files import regular
+from di4c_plugin.limits import regular
 from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.samplers import sampler_named, sampler_options
 from di4c_plugin.samplers.checks import check_drawn, drawing
