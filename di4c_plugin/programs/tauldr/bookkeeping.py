@@ -141,7 +141,9 @@ def let_signals_wait(run: Run) -> None:
             handler(number, frame)
 
     for number in SIGNALS:
-        signal.signal(number, partial(called, signal.getsignal(number)))
+        handler = signal.getsignal(number)
+        if callable(handler):
+            signal.signal(number, partial(called, handler))
 
 
 def keep_whole(module: ModuleType) -> None:

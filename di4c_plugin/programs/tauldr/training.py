@@ -170,8 +170,9 @@ class Di4CLoss:
         x_0 = minibatch.flatten(1).long().to(device)
         check_range(x_0, 0, self.teacher.process.num_tokens - 1, "levels of a pixel")
         if engine.begin(update, self.cfg.training.n_iters, state["optimizer"]):
+            teacher: Any = engine.teacher
             model.di4c_run.round = engine.round
-            model.di4c_run.weights = engine.teacher.network.state_dict()
+            model.di4c_run.weights = teacher.network.state_dict()
             announce_once(f"round {engine.round + 1} of {engine.rounds}: a new teacher")
             if "average" in self.method.renew:
                 model.init_ema()

@@ -153,7 +153,8 @@ def test_a_signal_waits_for_the_update(cfg: Any, root: Root, tmp_path: Path) -> 
     """The host's handler saves and exits; what it saves is no update cut in two."""
     place, out = root("tauldr"), tmp_path / "run"
     whole = train(cfg, place, tmp_path / "whole", resume=False)
-    module, held = bookkeeping(), {}
+    module = bookkeeping()
+    held: dict[str, Any] = {}
 
     def handler(number: int, frame: object) -> None:
         module.save_checkpoint(out / "checkpoints", held["state"], 2)
