@@ -17,6 +17,7 @@ from di4c_plugin.cli.sources import (
     jobs,
     shard_folder,
 )
+from di4c_plugin.files import user_path
 
 if TYPE_CHECKING:
     from di4c_plugin.cli.main import Subparsers
@@ -112,11 +113,11 @@ def _open(args: argparse.Namespace) -> tuple[list[ModelSource], Files]:
     if source is None and not models:
         source = args.scorer  # texts of files are tokenised by the scorer's, unless it is said
     tokenizer = None if source is None else load_tokenizer(source)
-    samples = {name: read_samples(Path(name), tokenizer) for name in named}
+    samples = {name: read_samples(user_path(name), tokenizer) for name in named}
     length = models[0].model.network.positions if models else args.length
     reference = None
     if args.reference is not None and is_texts(args.reference):
-        reference = read_reference(Path(args.reference), tokenizer, length)
+        reference = read_reference(user_path(args.reference), tokenizer, length)
     return models, Files(tokenizer, samples, reference)
 
 
@@ -255,9 +256,9 @@ def _report(
     from di4c_plugin.evaluation import record
     from di4c_plugin.evaluation.frontier import rows
 
-    read = [{"name": k, "kind": "samples", "fingerprint": record.file_sha256(Path(k))}
+    read = [{"name": k, "kind": "samples", "fingerprint": record.file_sha256(user_path(k))}
             for k in files.samples]  # fmt: skip
-    kept = args.reference and record.file_sha256(Path(args.reference))
+    kept = args.reference and record.file_sha256(user_path(args.reference))
     return {
         "format": record.FORMAT,
         "arguments": plain_arguments(args),

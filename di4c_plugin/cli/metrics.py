@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.cli.sampling import picture_batches, picture_size
 from di4c_plugin.errors import UserError
+from di4c_plugin.files import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -167,7 +167,7 @@ def _reference(args: argparse.Namespace, host: "OpenHost", model: "LoadedModel")
     host.check_drawing()
     size = picture_size(host, model)
     if args.reference is not None:
-        return folder_reference(Path(args.reference), size)
+        return folder_reference(user_path(args.reference), size)
     return Reference(
         f"pictures of {data_name(host)}",
         f"none, {'x'.join(map(str, size))} as the host draws its data",

@@ -41,6 +41,20 @@ def test_texts_of_each_kind_of_file(name: str, content: Any, tmp_path: Path) -> 
     assert (found.num_tokens, found.length) == (256, None)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.jsonl", '"a"\n{"text": "\\ud800 b"}\n'), ("a.json", ["a", "\udc80"])],
+)
+def test_half_a_character_is_no_text(name: str, content: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds half a character: "):
+        read_samples(write(tmp_path / name, content), BYTES)
+
+
+def test_sequences_of_any_length_are_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has 3 tokens, and a sequence takes 10000000000"):
+        read_reference(write(tmp_path / "a.txt", "abc"), BYTES, 10**22)
+
+
 def test_a_line_separator_inside_a_text_ends_no_line(tmp_path: Path) -> None:
     content = json.dumps({"text": "a\u2028b"}, ensure_ascii=False) + "\n"
     assert read_samples(write(tmp_path / "a.jsonl", content), BYTES).strings == ["a\u2028b"]
