@@ -103,6 +103,7 @@ class Measurement:
     def open(self, tokenizer: Any, positions: int, process: Process, device: str) -> None:
         """Make the metrics, in the first process, before anything is drawn; raises UserError."""
         settings, self.process, self.device = self.settings, process, device
+        self.length = positions
         name = str(getattr(tokenizer, "name_or_path", "")) or type(tokenizer).__name__
         self.tokenizer = Pretrained(name, tokenizer) if settings.tokenizer else None
         if not is_first_process():
@@ -140,7 +141,13 @@ class Measurement:
         }
         folder = self.settings.shards and point_folder(self.settings.shards, key)
         take = partial(measured, lambda: draw().cpu(), networks, self.device)
-        (shard,) = drawn([Part(index, 0, count, 0)], lambda part: take(), folder)
+        (shard,) = drawn(
+            [Part(index, 0, count, 0)],
+            lambda part: take(),
+            folder,
+            length=self.length,
+            num_tokens=self.process.num_tokens,
+        )
         self.shards.append(shard)
         self.steps = steps
         return shard.tokens
