@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from di4c_plugin.training.ema import EMA
 from di4c_plugin.training.engine import Engine
 from di4c_plugin.training.finite import EVERY, FirstFault, check_finite
 from di4c_plugin.training.schedule import lr_factor
+from di4c_plugin.training.sharding import gathered, outline, settle, shard
 from di4c_plugin.training.terms import RunningMeans
 
 
@@ -70,6 +71,8 @@ class TrainingModule(LightningModule):
         teacher: None for methods that need none.
         data: at least one example.
         config: see `TrainingConfig`.
+        blocks: by role and of the "teacher", see `block_names`: the networks are sharded. Empty:
+            they are not.
     """
 
     def __init__(
@@ -79,16 +82,20 @@ class TrainingModule(LightningModule):
         teacher: NetworkDenoiser | None,
         data: Data,
         config: TrainingConfig,
+        blocks: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         super().__init__()
-        self.data, self.config = data, config
-        self.networks = nn.ModuleDict({name: _trainable(n) for name, n in networks.items()})
+        self.data, self.config, self.blocks = data, config, dict(blocks or {})
+        # Outside the module's own attributes, which are what is trained and kept.
+        self.starts: dict[str, Any] = {**networks, "teacher": teacher}
+        copied = outline if self.blocks else copy.deepcopy
+        self.networks = nn.ModuleDict({name: _trainable(copied(n)) for name, n in networks.items()})
         averaged = {name for name, role in algorithm.roles.items() if role.averaged} | {"student"}
         self.averages = nn.ModuleDict(
             {name: EMA(self.networks[name], config.ema) for name in sorted(averaged)}  # type: ignore[arg-type]
         )
         # Outside the module's own attributes the teacher is in no checkpoint and not under DDP.
-        frozen = None if teacher is None else _frozen(teacher)
+        frozen = None if teacher is None else _frozen(copied(teacher))
         self.engine = Engine(
             algorithm,
             dict(self.networks.items()),
@@ -104,7 +111,24 @@ class TrainingModule(LightningModule):
 
     def student(self) -> NetworkDenoiser:
         """Return the average of the student's weights: what is kept of the run."""
-        return self.averages["student"].network  # type: ignore[return-value]
+        average: Any = self.averages["student"].network
+        return gathered(average, self.starts["student"]) if self.blocks else average
+
+    def configure_model(self) -> None:
+        """Shard the networks, once, where the run takes place."""
+        if not self.blocks or not any(p.is_meta for p in self.parameters()):
+            return
+        for name, network in self.networks.items():
+            self._shard(network, name)
+        for name, average in self.averages.items():
+            self._shard(average.network, name)
+        if self.engine.teacher is not None:
+            self._shard(self.engine.teacher, "teacher")
+
+    def _shard(self, network: Any, name: str) -> None:
+        mesh = self.trainer.strategy.mesh  # type: ignore[attr-defined]
+        bf16 = self.config.precision != "32-true"
+        shard(network, self.starts[name], self.blocks[name], mesh, bf16=bf16)
 
     def configure_optimizers(self) -> Any:
         """Return AdamW over all trained networks and its schedule, for Lightning.
@@ -177,6 +201,12 @@ class TrainingModule(LightningModule):
         self.fault.note(losses.total, self._index(batch))
         return losses.total
 
+    def on_after_backward(self) -> None:
+        """See `settle`."""
+        if self.blocks:
+            teacher: Any = self.engine.teacher
+            settle([self] if teacher is None else [self, teacher])
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Update, then let the moving averages follow.
 
@@ -219,7 +249,12 @@ class TrainingModule(LightningModule):
         return batch.step // self.config.accumulate
 
     def _next_teacher(self) -> Any:
-        return _frozen(self.student())
+        if not self.blocks:
+            return _frozen(copy.deepcopy(self.student()))
+        teacher = _frozen(outline(self.starts["student"]))
+        self._shard(teacher, "student")
+        teacher.load_state_dict(self.averages["student"].network.state_dict())  # type: ignore[union-attr]
+        return teacher
 
     def _as_denoiser(self, network: Any) -> Any:
         return (
@@ -236,7 +271,11 @@ class TrainingModule(LightningModule):
     def _check_finite(self, done: int) -> None:
         """Refuse to go on, or to keep what is not finite; raises UserError."""
         self.fault.check(lambda first: self.trainer.strategy.reduce(first, reduce_op="min"))
-        check_finite(self.engine.trained_networks, done)
+        check_finite(
+            self.engine.trained_networks,
+            done,
+            lambda flags: self.trainer.strategy.reduce(flags, reduce_op="min"),
+        )
 
     def _over_processes(self, value: Tensor) -> Tensor:
         mean: Tensor = self.trainer.strategy.reduce(value, reduce_op="mean")
@@ -244,8 +283,8 @@ class TrainingModule(LightningModule):
 
 
 def _trainable(network: NetworkDenoiser) -> NetworkDenoiser:
-    return copy.deepcopy(network).requires_grad_(True).train()
+    return network.requires_grad_(True).train()
 
 
 def _frozen(network: NetworkDenoiser) -> NetworkDenoiser:
-    return copy.deepcopy(network).eval().requires_grad_(False)
+    return network.eval().requires_grad_(False)

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
@@ -17,6 +18,7 @@ from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
 from di4c_plugin.training.checkpoint_file import CheckpointFiles
 from di4c_plugin.training.config import TrainingConfig
+from di4c_plugin.training.sharded import ShardedStrategy
 
 LOGS = "logs"
 
@@ -41,8 +43,10 @@ def make_trainer(
     Raises:
         UserError: if Lightning knows no such accelerator or strategy, or finds no such devices.
     """
-    strategy = config.strategy
-    if alternates and config.devices > 1 and strategy in ("auto", "ddp"):
+    strategy: Any = config.strategy
+    if strategy == "fsdp":
+        strategy = ShardedStrategy(config.devices, files)
+    elif alternates and config.devices > 1:
         strategy = "ddp_find_unused_parameters_true"
     try:
         return Trainer(
