@@ -49,9 +49,7 @@ def write_checkpoint(
             path.replace(previous)
 
 
-def read_checkpoint(
-    path: Path, *, mmap: bool = False, with_shards: bool = True
-) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, mmap: bool = False, with_shards: bool = True) -> dict[str, Any]:
     """Return what a checkpoint holds; nothing of it is executed.
 
     Files of versions that wrote no digest are read too. Of a sharded run it is what is not sharded;

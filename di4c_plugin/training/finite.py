@@ -52,9 +52,10 @@ def check_finite(
     """
     for role, network in networks.items():
         weights = dict(network.named_parameters())
-        flags = least(torch.stack([local(w.detach()).isfinite().all() for w in weights.values()]).int())
-        for name, finite in zip(weights, flags.tolist(), strict=True):
-            if not finite:
+        finite = [local(weight.detach()).isfinite().all() for weight in weights.values()]
+        flags = least(torch.stack(finite).int()).tolist() if finite else []
+        for name, flag in zip(weights, flags, strict=True):
+            if not flag:
                 raise UserError(
                     f"{name} of the {role} is not finite at update {update}; a smaller lr may help"
                 )

@@ -1,8 +1,9 @@
 """The folder of a run: one run to a folder, resumed only as what it was.
 
 It holds run.json, config.yaml, last.ckpt, logs/ and, in the end, the model; until then also
-previous.ckpt; and of a sharded run shards/, what its checkpoints are of. run.json is the record of what a run writes beside its logs: nothing else is ever
-replaced or removed. Folders of versions that kept no record are known by their config.yaml.
+previous.ckpt; and shards/, what checkpoints of a sharded run are of. run.json is the record of what
+a run writes beside its logs: nothing else is ever replaced or removed. Folders of versions that
+kept no record are known by their config.yaml.
 """
 
 import json
@@ -25,16 +26,12 @@ CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
 STUDENT, TEACHER = "student.safetensors", "teacher.safetensors"
 REPORTS = ("report.json", "quality.png", "samples.png")  # of the demo
 # All that runs write: a record, which anybody can write, opens no way to other files.
-NAMES = frozenset(
-    {RECORD, CONFIG, CHECKPOINT, PREVIOUS, shards.FOLDER, STUDENT, TEACHER, *REPORTS}
-)
+NAMES = frozenset({RECORD, CONFIG, CHECKPOINT, PREVIOUS, shards.FOLDER, STUDENT, TEACHER, *REPORTS})
 FORMAT = 1
 LARGEST = 65536  # bytes of a record
 
 # What may differ between a run and its continuation: these change no update.
 FREE = {f"training.{name}" for name in ("checkpoint_every", "log_every", "logger")}
-# Of a sharded run these too, where their product stays: the examples of an update are the same.
-SPLIT = ("training.devices", "training.batch_size")
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,8 @@ class RunFolder:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the files that the run writes."""
-        own = (shards.FOLDER,) if self.sharded else ()
-        return RECORD, CONFIG, CHECKPOINT, PREVIOUS, *own, self.model
-
-    @property
-    def sharded(self) -> bool:
-        """Whether checkpoints lie in shards, besides."""
-        return is_sharded(self.description)
+        sharded = (shards.FOLDER,) if shards.are_in(flat(self.description)) else ()
+        return RECORD, CONFIG, CHECKPOINT, PREVIOUS, *sharded, self.model
 
     @property
     def begun(self) -> bool:
@@ -130,8 +122,7 @@ class RunFolder:
             _remove(*unfinished(self.path / name))
         if not resume:
             _remove(*(self.path / name for name in ours))
-        if shards.FOLDER in ours:
-            self._clear_shards()
+        self._clear_shards(ours)
         _write_record(self.path, ours.union(self.names) if resume else self.names)
         with atomic_write(self.config) as temporary:
             OmegaConf.save(OmegaConf.create(dict(self.description)), temporary)
@@ -141,8 +132,7 @@ class RunFolder:
         if self.begun:
             return
         _remove(self.config)
-        if self.sharded:
-            self._clear_shards()
+        self._clear_shards()
         # A resumed run may have left more.
         if not any(is_plain(self.path / name) for name in recorded(self.path) - {RECORD}):
             _remove(self.path / RECORD)
@@ -150,11 +140,12 @@ class RunFolder:
     def finish(self) -> None:
         """Remove what only a run that is not finished needs."""
         _remove(self.previous)
-        if self.sharded:
-            self._clear_shards()
+        self._clear_shards()
 
-    def _clear_shards(self) -> None:
+    def _clear_shards(self, ours: Iterable[str] = ()) -> None:
         """Remove shards of no checkpoint that there is."""
+        if shards.FOLDER not in {*ours, *self.names}:
+            return
         there = [path for path in (self.checkpoint, self.previous) if is_plain(path)]
         kept = [read_checkpoint(path, with_shards=False).get(shards.KEY) for path in there]
         shards.clear(self.path, {each["folder"] for each in kept if each})
@@ -186,8 +177,7 @@ class RunFolder:
         if kept is None:
             raise UserError(f"{self.config} is damaged; start again with overwrite")
         then, now = flat(kept), flat(self.description)
-        free = FREE | (set(SPLIT) if is_sharded(kept) and _product(then) == _product(now) else set())
-        for name in sorted((then.keys() | now.keys()) - free):
+        for name in sorted((then.keys() | now.keys()) - FREE - shards.free(then, now)):
             old, new = then.get(name), now.get(name)
             if old != new:
                 raise UserError(
@@ -226,18 +216,6 @@ def add_names(folder: Path, names: Iterable[str]) -> None:
     check_free(folder, names)
     _remove(*(folder / name for name in names))
     _write_record(folder, recorded(folder).union(names))
-
-
-def is_sharded(description: Mapping[str, Any]) -> bool:
-    """Tell whether a description is of a sharded run."""
-    training = description.get("training")
-    return isinstance(training, Mapping) and training.get("strategy") == "fsdp"
-
-
-def _product(values: Mapping[str, Any]) -> Any:
-    """Return how many examples a micro-step has on all processes together."""
-    one, other = (values.get(name) for name in SPLIT)
-    return one * other if isinstance(one, int) and isinstance(other, int) else None
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,8 +86,8 @@ class TrainingModule(LightningModule):
     ) -> None:
         super().__init__()
         self.data, self.config, self.blocks = data, config, dict(blocks or {})
-        # Outside the module's own attributes, which are what is trained and kept.
-        self.starts: dict[str, Any] = {**networks, "teacher": teacher}
+        # In a dict they are none of the module's own.
+        self.starts: dict[str, Any] = {**networks, "teacher": teacher} if self.blocks else {}
         copied = outline if self.blocks else copy.deepcopy
         self.networks = nn.ModuleDict({name: _trainable(copied(n)) for name, n in networks.items()})
         averaged = {name for name, role in algorithm.roles.items() if role.averaged} | {"student"}

@@ -6,25 +6,20 @@ micro-step to the end of its backward pass, because losses take the head outside
 """
 
 import copy
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import (
-    FSDPModule,
-    MixedPrecisionPolicy,
-    fully_shard,
-    register_fsdp_forward_method,
-)
 
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
 from di4c_plugin.families import family_named
 from di4c_plugin.networks import NetworkDenoiser
 from di4c_plugin.networks.attach import Head
+
+if TYPE_CHECKING:  # not every torch is built with it
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def block_names(model: Model) -> tuple[str, ...]:
@@ -53,7 +48,7 @@ def shard(
     denoiser: NetworkDenoiser,
     like: NetworkDenoiser,
     blocks: Iterable[str],
-    mesh: DeviceMesh,
+    mesh: "DeviceMesh",
     *,
     bf16: bool = False,
 ) -> None:
@@ -69,6 +64,12 @@ def shard(
         bf16: whether blocks are gathered in bf16, for passes under autocast; gradients are added up
             in fp32, and embedding, head and latent stay as they are.
     """
+    from torch.distributed.fsdp import (
+        MixedPrecisionPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
+
     fill = _Filler(denoiser, like, mesh)
     lower = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     policy = lower if bf16 else MixedPrecisionPolicy()
@@ -87,6 +88,8 @@ def settle(modules: Iterable[nn.Module]) -> None:
     Networks without a backward pass would keep it, and their parameters would not be those that
     optimiser and averages know. Exact copies of heads are of what was gathered.
     """
+    from torch.distributed.fsdp import FSDPModule
+
     for module in modules:
         for part in module.modules():
             if isinstance(part, FSDPModule):
@@ -117,11 +120,10 @@ def gathered(denoiser: NetworkDenoiser, like: NetworkDenoiser) -> NetworkDenoise
 class _Filler:
     """Puts the first process's weights in the place of empty parameters, each once."""
 
-    def __init__(self, empty: nn.Module, like: nn.Module, mesh: DeviceMesh) -> None:
-        names: Sequence[tuple[str, Tensor]] = list(empty.named_parameters())
+    def __init__(self, empty: nn.Module, like: nn.Module, mesh: "DeviceMesh") -> None:
         source = dict(like.named_parameters())
         # The empty ones are kept, so that no other takes the id of one.
-        self.empty = {id(p): (p, source[name]) for name, p in names}
+        self.empty = {id(p): (p, source[name]) for name, p in empty.named_parameters()}
         self.made: dict[int, nn.Parameter] = {}
         self.device = torch.device(mesh.device_type)
         self.group = mesh.get_group()
@@ -135,7 +137,7 @@ class _Filler:
     def _full(self, empty: nn.Parameter) -> nn.Parameter:
         if id(empty) not in self.made:
             whole = self.empty[id(empty)][1].detach().to(self.device, copy=True).contiguous()
-            dist.broadcast(whole, group_src=0, group=self.group)
+            torch.distributed.broadcast(whole, group_src=0, group=self.group)
             self.made[id(empty)] = nn.Parameter(whole, empty.requires_grad)
         return self.made[id(empty)]
 

@@ -8,7 +8,7 @@ number of processes.
 
 import functools
 import hashlib
-import os
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -25,6 +25,23 @@ KEY = "di4c_shards"  # in last.ckpt: {"folder": UPDATE, "files": {name: sha256}}
 UPDATE = re.compile(r"\d{1,18}")
 FILE = re.compile(r"shard-\d{5}-model-00001-of-00001\.safetensors")
 MARK = "di4c_shard"
+
+# Options that may change where their product stays: the examples of an update are the same.
+DIVIDED = ("training.devices", "training.batch_size")
+
+
+def are_in(description: Mapping[str, Any]) -> bool:
+    """Tell whether a run is sharded, by its description's dotted names."""
+    return description.get("training.strategy") == "fsdp"
+
+
+def free(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
+    """Return which options may differ between a run and what goes on with it, by dotted names."""
+    counts = [[description.get(name) for name in DIVIDED] for description in (then, now)]
+    whole = all(isinstance(count, int) for each in counts for count in each)
+    if not (whole and are_in(then) and math.prod(counts[0]) == math.prod(counts[1])):  # type: ignore[arg-type]
+        return set()
+    return set(DIVIDED)
 
 
 def split(content: Any) -> tuple[Any, dict[str, Tensor]]:
@@ -193,7 +210,7 @@ def _is(file: Path, digest: str) -> bool:
 
 def sha256(file: Path) -> str:
     """Return the sha256 of a file; of one that has not changed since, without reading it again."""
-    state = os.stat(file)
+    state = file.stat()
     return _sha256(file, state.st_size, state.st_mtime_ns)
 
 

@@ -18,7 +18,6 @@ from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
 from di4c_plugin.training.checkpoint_file import CheckpointFiles
 from di4c_plugin.training.config import TrainingConfig
-from di4c_plugin.training.sharded import ShardedStrategy
 
 LOGS = "logs"
 
@@ -45,6 +44,8 @@ def make_trainer(
     """
     strategy: Any = config.strategy
     if strategy == "fsdp":
+        from di4c_plugin.training.sharded import ShardedStrategy
+
         strategy = ShardedStrategy(config.devices, files)
     elif alternates and config.devices > 1:
         strategy = "ddp_find_unused_parameters_true"
