@@ -88,14 +88,16 @@ class TrainingModule(LightningModule):
         self.data, self.config, self.blocks = data, config, dict(blocks or {})
         # In a dict they are none of the module's own.
         self.starts: dict[str, Any] = {**networks, "teacher": teacher} if self.blocks else {}
-        copied = outline if self.blocks else copy.deepcopy
-        self.networks = nn.ModuleDict({name: _trainable(copied(n)) for name, n in networks.items()})
+        if self.blocks:  # no weights before they are sharded, see `configure_model`
+            networks = {name: outline(network) for name, network in networks.items()}
+            teacher = None if teacher is None else outline(teacher)
+        self.networks = nn.ModuleDict({name: _trainable(n) for name, n in networks.items()})
         averaged = {name for name, role in algorithm.roles.items() if role.averaged} | {"student"}
         self.averages = nn.ModuleDict(
             {name: EMA(self.networks[name], config.ema) for name in sorted(averaged)}  # type: ignore[arg-type]
         )
         # Outside the module's own attributes the teacher is in no checkpoint and not under DDP.
-        frozen = None if teacher is None else _frozen(copied(teacher))
+        frozen = None if teacher is None else _frozen(teacher)
         self.engine = Engine(
             algorithm,
             dict(self.networks.items()),
@@ -250,7 +252,7 @@ class TrainingModule(LightningModule):
 
     def _next_teacher(self) -> Any:
         if not self.blocks:
-            return _frozen(copy.deepcopy(self.student()))
+            return _frozen(self.student())
         teacher = _frozen(outline(self.starts["student"]))
         self._shard(teacher, "student")
         teacher.load_state_dict(self.averages["student"].network.state_dict())  # type: ignore[union-attr]
@@ -283,8 +285,8 @@ class TrainingModule(LightningModule):
 
 
 def _trainable(network: NetworkDenoiser) -> NetworkDenoiser:
-    return network.requires_grad_(True).train()
+    return copy.deepcopy(network).requires_grad_(True).train()
 
 
 def _frozen(network: NetworkDenoiser) -> NetworkDenoiser:
-    return network.eval().requires_grad_(False)
+    return copy.deepcopy(network).eval().requires_grad_(False)

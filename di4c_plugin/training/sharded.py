@@ -68,7 +68,7 @@ class ShardedStrategy(ModelParallelStrategy):
         place = shards.folder_of(plain.pop(shards.KEY), path.parent)
         found: dict[str, Any] = shards.joined(plain, place, self._empty)
         assert self.lightning_module is not None
-        self.lightning_module.load_state_dict(found.pop("state_dict"))
+        self.lightning_module.load_state_dict(found["state_dict"])
         for optimizer, state in zip(self.optimizers, found["optimizer_states"], strict=True):
             optimizer.load_state_dict(state)
         return found

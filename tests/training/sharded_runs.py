@@ -1,6 +1,6 @@
 """A run of `train` from the command line, whose draws do not depend on who draws them.
 
-python -m tests.training.sharded_runs FOLDER STRATEGY DEVICES [resume] [dies=UPDATE]
+python -m tests.training.sharded_runs FOLDER STRATEGY DEVICES [resume] [dies=UPDATE] [gpu]
 """
 
 import os
@@ -27,7 +27,7 @@ class Fixed(toy.Distil):
         if update.index == self.dies:
             os._exit(9)  # without a word, as when power fails
         x_0 = batch.x_0
-        hidden = (x_0 + torch.arange(x_0.shape[1])) % 2 == 0
+        hidden = (x_0 + torch.arange(x_0.shape[1], device=x_0.device)) % 2 == 0
         x_t, t = torch.where(hidden, 3, x_0), (x_0[:, 0] + 1).double() / 4
         latent = ((x_0.unsqueeze(-1) + 0.5) / 3).expand(-1, -1, 3)
         with torch.no_grad():
@@ -47,7 +47,7 @@ def main(out: str, strategy: str, devices: str, *options: str) -> int:
         batch_size=EXAMPLES // int(devices),
         devices=int(devices),
         strategy=strategy,
-        accelerator="cpu",
+        accelerator="gpu" if "gpu" in options else "cpu",
         checkpoint_every=1,
         log_every=1,
         ema=0.5,

@@ -130,6 +130,14 @@ def test_another_number_of_examples_is_another_run(
     assert sharded_runs.main(str(out), "fsdp", "2", "resume") == 1
 
 
+@pytest.mark.gpu
+def test_one_accelerator_trains_shards_as_whole_networks(call: Call, tmp_path: Path) -> None:
+    for name, strategy in (("auto", "auto"), ("fsdp", "fsdp")):
+        result = call(tmp_path / name, strategy, "1", "gpu")
+        assert result.returncode == 0, result.stderr
+    assert near(student(tmp_path / "auto"), student(tmp_path / "fsdp"))
+
+
 def test_last_ckpt_holds_no_sharded_weight_and_no_file_a_pickle(whole: Path) -> None:
     content = read_checkpoint(whole / "last.ckpt")
     weights = {k: v for k, v in content["state_dict"].items() if not k.endswith("_extra_state")}
