@@ -73,7 +73,8 @@ def joined(content: Any, place: Path, empty: Callable[[list[int], torch.dtype], 
         place: of the files.
         empty: makes a sharded tensor of a shape and type.
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     shards: dict[str, Tensor] = {}
 
@@ -89,8 +90,7 @@ def joined(content: Any, place: Path, empty: Callable[[list[int], torch.dtype], 
 
     whole = walk(content)
     if shards:
-        # Its state dict need not be all of what is in the files.
-        dcp.load(shards, storage_reader=dcp.HuggingFaceStorageReader(str(place)))
+        load(shards, storage_reader=HuggingFaceStorageReader(str(place)))
     return whole
 
 
@@ -110,17 +110,19 @@ def write(shards: Mapping[str, Tensor], folder: Path, update: int) -> dict[str, 
             than it was given.
     """
     import torch.distributed as dist
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     place, rank = folder / FOLDER / str(update), dist.get_rank()
     if rank == 0:
         _empty_out(place)  # of a checkpoint that was not finished
     dist.barrier()
     try:
-        writer = dcp.HuggingFaceStorageWriter(str(place), save_distributed=True)
-        dcp.save(dict(shards), storage_writer=writer)
+        writer = HuggingFaceStorageWriter(str(place), save_distributed=True)
+        save(dict(shards), storage_writer=writer)
         found: tuple[str | None, Any] = (None, _proved(shards, place, rank))
-    except (dcp.CheckpointException, OSError, RuntimeError, UserError) as error:
+    except (CheckpointException, Exception) as error:
         found = (reason(error), None)
     every: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(every, found)
@@ -216,5 +218,8 @@ def sha256(file: Path) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _sha256(file: Path, size: int, changed: int) -> str:
+    digest = hashlib.sha256()
     with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+        while part := content.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()

@@ -158,10 +158,27 @@ def head_alone(kind: str) -> dict[str, Tensor]:
     settle([module])
     head: Head = student.head
     assert hasattr(head.weight, "full_tensor")
-    weight = head.exact()[0] if kind == "head" else head.weight.full_tensor()  # type: ignore[attr-defined]
+    weight = head.exact()[0] if kind == "head" else head.weight.full_tensor()
     ones = torch.ones(2, 5, h.shape[-1]) * (1 + dist.get_rank())
     nn.functional.linear(ones, weight).sum().backward()
     return {"weight": full(head.weight.grad)}
+
+
+def head_anew() -> dict[str, Tensor]:
+    """The fp32 head of bf16 weights after these have changed, and the weights."""
+    from di4c_plugin.training.sharding import settle
+
+    module = made("bf16 di4c", sharded=True)
+    student: Any = module.engine.trained_networks["student"]
+    found: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for when in ("before", "after"):
+            student.hidden(torch.full((2, 5), 4), torch.full((2,), 0.5), latent=None)
+            found[when] = student.head.exact()[0].clone()
+            settle([module])
+            student.head.weight.mul_(2)
+        found["weights"] = full(student.head.weight).float() / 2
+    return found
 
 
 def exact(case: str, precision: str) -> dict[str, Tensor]:
@@ -200,6 +217,7 @@ def work(rank: int, folder: Path) -> None:
     }
     mixed = lambda: run(made("dit di4c", sharded=True, precision="bf16-mixed"), [rank])  # noqa: E731
     work |= {"mixed": mixed, "head": lambda: head_alone("head")}
+    work["head anew"] = head_anew
     work |= {f"exact {p}": lambda c=c, p=p: exact(c, p) for c, p in EXACT}  # type: ignore[misc]
     work["bare head"] = lambda: head_alone("bare")
     for name, call in work.items():

@@ -29,7 +29,7 @@ def call(repository: Path) -> Call:
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
         )
 
     return run
@@ -59,7 +59,7 @@ def student(out: Path) -> Model:
 
 def near(one: Model, other: Model) -> bool:
     pairs: Any = zip(toy.weights(one).values(), toy.weights(other).values(), strict=True)
-    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in pairs)
 
 
 def test_a_sharded_run_ends_with_the_model_of_one_process(

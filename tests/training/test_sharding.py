@@ -42,7 +42,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     ]
     for process in ranks:
         try:
-            _, said = process.communicate(timeout=300)
+            _, said = process.communicate(timeout=900)
         finally:
             process.kill()
         assert process.returncode == 0, said
@@ -73,6 +73,14 @@ def test_no_head_in_bf16_reaches_the_log_sum(results: Path, case: str, precision
     formed, by_hidden, coarse = found["errors"].tolist()
     assert max(formed, by_hidden) < 1e-5
     assert coarse > 1e-3
+
+
+def test_the_fp32_head_follows_weights_in_bf16(results: Path) -> None:
+    """Gathered anew they lie where they were, and count as unchanged."""
+    found = torch.load(results / "head anew.pt", weights_only=True)
+    assert isinstance(found, dict), found
+    assert torch.equal(found["after"], found["weights"])
+    assert torch.equal(found["before"] * 2, found["after"])
 
 
 def test_networks_without_known_blocks_are_refused_before_anything_is_written(
