@@ -124,6 +124,8 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
+            # Nothing is added in place to what our own modules return.
+            warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(FSDP(Block|\w*Denoiser)\)")
             yield
     finally:
         for name, log in logs.items():

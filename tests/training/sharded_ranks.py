@@ -185,7 +185,7 @@ def exact(case: str, precision: str) -> dict[str, Tensor]:
     """How far log p is from that of the same hidden states and head in float64, both ways."""
     module = made(case, sharded=True, precision=precision)
     process = module.engine.algorithm.process  # type: ignore[attr-defined]
-    student: Any = module.engine.networks()["student"]
+    student: Any = module.engine.networks()["student"].eval()  # type: ignore[attr-defined]
     x, t = torch.full((2, 5), process.mask), torch.full((2,), 0.5, dtype=torch.float64)
     latent = torch.rand(2, *student.latent_shape)
     states = States(x.unsqueeze(0), t, None, latent.unsqueeze(0))
@@ -201,8 +201,8 @@ def exact(case: str, precision: str) -> dict[str, Tensor]:
             logits = nn.functional.linear(h.to(dtype), head.weight.to(dtype), bias)
             return process.restrict(logits.double()).log_softmax(-1)
 
-    errors = [formed - want(torch.float64), log_p - want(torch.float64)]
-    errors.append(want(torch.bfloat16) - want(torch.float64))
+        errors = [formed - want(torch.float64), log_p - want(torch.float64)]
+        errors.append(want(torch.bfloat16) - want(torch.float64))
     return {"errors": torch.stack([e.double().abs().max() for e in errors])}
 
 
@@ -213,14 +213,15 @@ def work(rank: int, folder: Path) -> None:
     )
     work: dict[str, Callable[[], Any]] = {
         case: lambda case=case: run(made(case, sharded=True), [rank])  # type: ignore[misc]
-        for case in sys.argv[3:] or CASES
+        for case in CASES
     }
     mixed = lambda: run(made("dit di4c", sharded=True, precision="bf16-mixed"), [rank])  # noqa: E731
     work |= {"mixed": mixed, "head": lambda: head_alone("head")}
     work["head anew"] = head_anew
     work |= {f"exact {p}": lambda c=c, p=p: exact(c, p) for c, p in EXACT}  # type: ignore[misc]
     work["bare head"] = lambda: head_alone("bare")
-    for name, call in work.items():
+    for name in sys.argv[3:] or work:
+        call = work[name]
         try:
             found: object = call()
         except Exception as error:
