@@ -185,11 +185,11 @@ def _point(
 
     from di4c_plugin.evaluation.frontier import Point
     from di4c_plugin.evaluation.shards import cost
-    from di4c_plugin.evaluation.texts import of_tokens
+    from di4c_plugin.evaluation.texts import data_tokens, of_tokens
 
     shards = source.draw(job, folder)
     x = torch.cat([shard.tokens for shard in shards])
-    known = source.model.process.num_tokens
+    known = data_tokens(source.model.process)
     samples = Samples(x, source.host, lambda: of_tokens(x, known, files.tokenizer))
     found = _values(metrics, samples)
     took = cost(shards, args.device)
@@ -212,6 +212,8 @@ def _header(args: argparse.Namespace, columns: Sequence[str]) -> list[str]:
 def _cells(
     args: argparse.Namespace, row: "Row", columns: Sequence[str], costs: Iterable[str]
 ) -> list[str]:
+    from di4c_plugin.evaluation.figures import shown
+
     several = [row.model] if len(args.models) > 1 else []
     swept = [] if args.sweep is None else ["" if row.swept is None else f"{row.swept:g}"]
     steps = "" if row.steps is None else str(row.steps)
@@ -219,15 +221,9 @@ def _cells(
     return [*several, steps, *swept, *(shown(row.figures[name]) for name in columns), *took]
 
 
-def shown(figure: "Figure") -> str:
-    """Return a value as text, with its standard error where there is one."""
-    if figure.error is None:
-        return f"{figure.value:.4g}"
-    return f"{figure.value:.4g} ±{figure.error:.2g}"
-
-
 def _at(points: "list[Point]", at: float) -> dict[str, Any]:
     """Print the values at an entropy, and return what the report says of them."""
+    from di4c_plugin.evaluation.figures import shown
     from di4c_plugin.evaluation.frontier import matched, only_entropy
     from di4c_plugin.evaluation.record import plain_matched
 

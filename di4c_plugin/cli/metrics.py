@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,19 +115,10 @@ def _check_flags(args: argparse.Namespace, kinds: Mapping[str, Sequence[type]]) 
 
 
 def _text_options(args: argparse.Namespace) -> "TextOptions":
-    from di4c_plugin.evaluation.scorer import Scorer
-    from di4c_plugin.evaluation.text_metric import TextOptions
+    from di4c_plugin.evaluation.text_options import text_options
+    from di4c_plugin.options import parameters
 
-    load = partial(
-        Scorer, device=args.device, dtype=args.scorer_dtype, batch_size=args.scorer_batch
-    )
-    return TextOptions(
-        None if args.scorer is None else load(args.scorer),
-        None if args.mauve_model is None else load(args.mauve_model),
-        args.after_end,
-        args.ngram_order,
-        args.mauve_buckets,
-    )
+    return text_options(**{name: getattr(args, name) for name in parameters(text_options) or ()})
 
 
 def _of_texts(

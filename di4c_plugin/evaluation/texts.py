@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.data.array_files import load_arrays
+from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".npy")
@@ -102,6 +103,12 @@ def of_tokens(tokens: Tensor, num_tokens: int, tokenizer: Tokenizer | None) -> T
             f"{highest}: it is not the model's"
         )
     return Texts(rows, max(num_tokens, len(tokenizer)), tokenizer.decode(rows), tokens.shape[1])
+
+
+def data_tokens(process: Process) -> int:
+    """Return how many tokens a model draws from, without a mask that is counted as the last one."""
+    last = process.num_tokens - 1
+    return last if getattr(process, "mask", None) == last else process.num_tokens
 
 
 def is_texts(source: str) -> bool:

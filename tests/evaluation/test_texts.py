@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from di4c_plugin.diffusion import Absorbing, Uniform
 from di4c_plugin.errors import UserError
-from di4c_plugin.evaluation.texts import Bytes, Texts, of_tokens, read_reference, read_samples
+from di4c_plugin.evaluation.texts import (
+    Bytes,
+    Texts,
+    data_tokens,
+    of_tokens,
+    read_reference,
+    read_samples,
+)
 
 BYTES = Bytes()
 
@@ -96,3 +104,10 @@ def test_sequences_spread_over_the_whole() -> None:
     assert [int(row) for row in texts.spread(4).tokens] == [0, 2, 5, 7]
     assert texts.spread(4).strings == ["0", "2", "5", "7"]
     assert texts.spread(10) is texts
+
+
+def test_a_mask_that_is_counted_as_the_last_token_is_none() -> None:
+    """As in MDLM: a scorer of as many tokens as the tokenizer has the model's vocabulary."""
+    assert data_tokens(Absorbing(100, mask=99)) == 99
+    assert data_tokens(Absorbing(100, mask=7)) == 100
+    assert data_tokens(Absorbing(99)) == data_tokens(Uniform(99)) == 99

@@ -33,6 +33,7 @@ from di4c_plugin.families.files import weights_of
 from di4c_plugin.families.grid import check_range
 from di4c_plugin.families.tauldr import TauLDRNetworks, TauLDRSizes
 from di4c_plugin.families.unet_latent import let_latent_in
+from di4c_plugin.networks import NetworkDenoiser
 from di4c_plugin.networks.attach import latent_shape
 from di4c_plugin.programs.images.shared import tensors_of
 from di4c_plugin.programs.tauldr.sampler import HOST, NAME, averaged, config_of, plain
@@ -74,12 +75,21 @@ def make_student(model: Any, cfg: Any) -> None:
     method = method_of(cfg, sizes_of(model))
     device = next(model.net.parameters()).device
     asked = latent_of(cfg)
-    others = {name: copy.deepcopy(model.net) for name in method.roles if name != STUDENT}
+    others = {
+        name: copy.deepcopy(model.net)
+        for name, role in method.roles.items()
+        if name != STUDENT and role.make is None
+    }
     for name, network in {STUDENT: model.net, **others}.items():
         kind = method.roles[name].latent
         if kind == "required" or (kind == "optional" and asked):
             let_latent_in(network, {"name": "unet"} | (asked or {}))
             network.to(device)
+    sizes = sizes_of(model)
+    for name, role in method.roles.items():
+        if role.make is not None:
+            made = role.make(wrapped(model, STUDENT), sizes.positions)
+            others[name] = made.to(device)
     if others:
         model.di4c_networks = nn.ModuleDict(others)
     read = [name for name, role in method.roles.items() if role.averaged]
@@ -92,6 +102,8 @@ def make_student(model: Any, cfg: Any) -> None:
 def wrapped(model: Any, role: str) -> Any:
     """Return the network of a role, which the host's model holds, as a denoiser."""
     network = model.net if role == STUDENT else model.di4c_networks[role]
+    if isinstance(network, NetworkDenoiser):
+        return network
     sizes = sizes_of(model)
     return NETWORKS.wrap(network, sizes, build_process(NETWORKS.process(sizes)))
 
