@@ -30,7 +30,7 @@ from di4c_plugin.errors import UserError, quoted, refusing
 from di4c_plugin.families.registry import family_with
 from di4c_plugin.networks import NetworkDenoiser
 from di4c_plugin.networks.attach import attach_latent
-from di4c_plugin.networks.doors import Doors, Names, find_doors
+from di4c_plugin.networks.doors import Doors, Names, find_doors, find_modules
 from di4c_plugin.networks.latent import new_injector, same_options
 
 Sizes = TypeVar("Sizes")
@@ -104,6 +104,12 @@ class Family(ABC, Generic[Sizes]):
         if not isinstance(said, Mapping):
             raise UserError(f"latent.doors is a set of names of sub-modules, not {said!r}")
         return find_doors(network, {**self.names, **said})
+
+    def blocks(self, network: nn.Module, sizes: Sizes) -> tuple[nn.Module, ...]:
+        """Return the blocks of a network, by which FSDP shards it; none: they are not known."""
+        names: Any = self.names.get("blocks") or ()
+        names = [names] if isinstance(names, str) else names
+        return tuple(find_modules(network, "blocks", names))
 
     def let_latent_in(
         self, network: nn.Module, latent: Mapping[str, Any], sizes: Any, process: Process

@@ -6,6 +6,7 @@ The same options with the same defaults, for the command line: configs/training/
 from dataclasses import dataclass
 from typing import Annotated
 
+from di4c_plugin.errors import UserError
 from di4c_plugin.options import fit_fields
 from di4c_plugin.values import Choices, Count, Range
 
@@ -32,7 +33,9 @@ class TrainingConfig:
         precision: "32-true", or "bf16-mixed": networks under autocast, losses in fp32.
         compile: whether the student runs through `torch.compile`.
         devices, accelerator: as in `lightning.Trainer`; devices is a number.
-        strategy: "auto" or "ddp".
+        strategy: "auto", "ddp", or "fsdp", which shards the networks and what belongs to them over
+            the devices (FSDP2); a run may then be resumed on another number of devices, where
+            devices times batch_size stays the same.
         checkpoint_every, log_every: in updates.
         logger: "csv", "tensorboard", "wandb" (offline unless WANDB_MODE says otherwise), "none".
 
@@ -56,7 +59,7 @@ class TrainingConfig:
     compile: bool = False
     devices: Count = 1
     accelerator: str = "auto"
-    strategy: Annotated[str, Choices("auto", "ddp")] = "auto"
+    strategy: Annotated[str, Choices("auto", "ddp", "fsdp")] = "auto"
     checkpoint_every: Count = 200
     log_every: Count = 10
     logger: Annotated[str, Choices("csv", "tensorboard", "wandb", "none")] = "csv"
@@ -64,3 +67,5 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         fit_fields(self)
+        if self.strategy == "fsdp" and self.compile:
+            raise UserError("training.compile goes with strategy=auto or ddp, not fsdp")

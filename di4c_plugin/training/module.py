@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from di4c_plugin.training.ema import EMA
 from di4c_plugin.training.engine import Engine
 from di4c_plugin.training.finite import EVERY, FirstFault, check_finite
 from di4c_plugin.training.schedule import lr_factor
+from di4c_plugin.training.sharding import gathered, outline, settle, shard
 from di4c_plugin.training.terms import RunningMeans
 
 
@@ -70,6 +71,8 @@ class TrainingModule(LightningModule):
         teacher: None for methods that need none.
         data: at least one example.
         config: see `TrainingConfig`.
+        blocks: by role and of the "teacher", see `block_names`: the networks are sharded. Empty:
+            they are not.
     """
 
     def __init__(
@@ -79,9 +82,15 @@ class TrainingModule(LightningModule):
         teacher: NetworkDenoiser | None,
         data: Data,
         config: TrainingConfig,
+        blocks: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         super().__init__()
-        self.data, self.config = data, config
+        self.data, self.config, self.blocks = data, config, dict(blocks or {})
+        # In a dict they are none of the module's own.
+        self.starts: dict[str, Any] = {**networks, "teacher": teacher} if self.blocks else {}
+        if self.blocks:  # no weights before they are sharded, see `configure_model`
+            networks = {name: outline(network) for name, network in networks.items()}
+            teacher = None if teacher is None else outline(teacher)
         self.networks = nn.ModuleDict({name: _trainable(n) for name, n in networks.items()})
         averaged = {name for name, role in algorithm.roles.items() if role.averaged} | {"student"}
         self.averages = nn.ModuleDict(
@@ -104,7 +113,24 @@ class TrainingModule(LightningModule):
 
     def student(self) -> NetworkDenoiser:
         """Return the average of the student's weights: what is kept of the run."""
-        return self.averages["student"].network  # type: ignore[return-value]
+        average: Any = self.averages["student"].network
+        return gathered(average, self.starts["student"]) if self.blocks else average
+
+    def configure_model(self) -> None:
+        """Shard the networks, once, where the run takes place."""
+        if not self.blocks or not any(p.is_meta for p in self.parameters()):
+            return
+        for name, network in self.networks.items():
+            self._shard(network, name)
+        for name, average in self.averages.items():
+            self._shard(average.network, name)
+        if self.engine.teacher is not None:
+            self._shard(self.engine.teacher, "teacher")
+
+    def _shard(self, network: Any, name: str) -> None:
+        mesh = self.trainer.strategy.mesh  # type: ignore[attr-defined]
+        bf16 = self.config.precision != "32-true"
+        shard(network, self.starts[name], self.blocks[name], mesh, bf16=bf16)
 
     def configure_optimizers(self) -> Any:
         """Return AdamW over all trained networks and its schedule, for Lightning.
@@ -177,6 +203,12 @@ class TrainingModule(LightningModule):
         self.fault.note(losses.total, self._index(batch))
         return losses.total
 
+    def on_after_backward(self) -> None:
+        """See `settle`."""
+        if self.blocks:
+            teacher: Any = self.engine.teacher
+            settle([self] if teacher is None else [self, teacher])
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Update, then let the moving averages follow.
 
@@ -219,7 +251,12 @@ class TrainingModule(LightningModule):
         return batch.step // self.config.accumulate
 
     def _next_teacher(self) -> Any:
-        return _frozen(self.student())
+        if not self.blocks:
+            return _frozen(self.student())
+        teacher = _frozen(outline(self.starts["student"]))
+        self._shard(teacher, "student")
+        teacher.load_state_dict(self.averages["student"].network.state_dict())  # type: ignore[union-attr]
+        return teacher
 
     def _as_denoiser(self, network: Any) -> Any:
         return (
@@ -236,7 +273,11 @@ class TrainingModule(LightningModule):
     def _check_finite(self, done: int) -> None:
         """Refuse to go on, or to keep what is not finite; raises UserError."""
         self.fault.check(lambda first: self.trainer.strategy.reduce(first, reduce_op="min"))
-        check_finite(self.engine.trained_networks, done)
+        check_finite(
+            self.engine.trained_networks,
+            done,
+            lambda flags: self.trainer.strategy.reduce(flags, reduce_op="min"),
+        )
 
     def _over_processes(self, value: Tensor) -> Tensor:
         mean: Tensor = self.trainer.strategy.reduce(value, reduce_op="mean")

@@ -30,6 +30,7 @@ from di4c_plugin.training.interrupt import Interrupted, SignalFlag
 from di4c_plugin.training.lock import held
 from di4c_plugin.training.module import TrainingModule
 from di4c_plugin.training.progress import ShowProgress
+from di4c_plugin.training.sharding import block_names
 from di4c_plugin.training.trainer import is_first_process, make_trainer, quiet
 
 
@@ -81,6 +82,10 @@ def train(
     networks = {"student": student, **(others or {})}
     assert networks.keys() == algorithm.roles.keys(), f"networks for {set(algorithm.roles)}"
     check_data(data, student)
+    blocks = {}
+    if config.strategy == "fsdp":
+        models = {**networks, "teacher": teacher}
+        blocks = {name: block_names(model) for name, model in models.items() if model is not None}
     description = {**(info or {}), "student": anatomy(student), "training": asdict(config)}
     with _opened(out, description, algorithm, inputs, resume=resume, overwrite=overwrite) as folder:
         module = TrainingModule(
@@ -89,6 +94,7 @@ def train(
             teacher.denoiser if teacher else None,
             data if student.network.num_classes else replace(data, labels=None),
             config,
+            blocks,
         )
         _fit(module, config, folder, resume=resume, progress=progress)
         trained = module.student().cpu().requires_grad_(True)

@@ -187,6 +187,10 @@ class HFNetworks(Family[HFConfig]):
         found = find_doors(network, {"norms": names["blocks"], **names})
         return found if "norms" in said else replace(found, norms=())
 
+    def blocks(self, network: nn.Module, sizes: HFConfig) -> tuple[nn.Module, ...]:
+        """See `Family.blocks`: those that the row names, or the outermost list."""
+        return self.doors(network, {"doors": _said_doors(sizes)}).blocks
+
     def let_latent_in(
         self, network: nn.Module, latent: Mapping[str, Any], sizes: Any, process: Process
     ) -> None:
