@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from di4c_plugin.checkpoints import adapter
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import atomic_write, is_plain, named_file, unfinished
 from di4c_plugin.plain_files import read_yaml
@@ -22,9 +23,13 @@ from di4c_plugin.training.checkpoint_file import first_whole
 RECORD, CONFIG = "run.json", "config.yaml"
 CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
 STUDENT, TEACHER = "student.safetensors", "teacher.safetensors"
+ADAPTER = adapter.WEIGHTS  # a student that is one, and beside it adapter.CONFIG
 REPORTS = ("report.json", "quality.png", "samples.png")  # of the demo
 # All that runs write: a record, which anybody can write, opens no way to other files.
-NAMES = frozenset({RECORD, CONFIG, CHECKPOINT, PREVIOUS, STUDENT, TEACHER, *REPORTS})
+NAMES = frozenset(
+    {RECORD, CONFIG, CHECKPOINT, PREVIOUS, STUDENT, TEACHER, ADAPTER}
+    | {adapter.CONFIG, *REPORTS}
+)
 FORMAT = 1
 LARGEST = 65536  # bytes of a record
 
@@ -66,7 +71,8 @@ class RunFolder:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the files that the run writes."""
-        return RECORD, CONFIG, CHECKPOINT, PREVIOUS, self.model
+        beside = (adapter.CONFIG,) if self.model == ADAPTER else ()
+        return RECORD, CONFIG, CHECKPOINT, PREVIOUS, self.model, *beside
 
     @property
     def begun(self) -> bool:
