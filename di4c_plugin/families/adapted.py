@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from di4c_plugin.checkpoints.adapter import file_name
@@ -15,14 +14,12 @@ from di4c_plugin.checkpoints.weights import Weights, fingerprint
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError, quoted
 from di4c_plugin.networks import NetworkDenoiser
-from di4c_plugin.networks.adapters import Adapter, inject, merge
+from di4c_plugin.networks.adapters import Adapter, in_full, inject, merge
 from di4c_plugin.networks.latent import same_options
 from di4c_plugin.networks.sharing import copied, own_state, sharing
 
 if TYPE_CHECKING:
     from di4c_plugin.families.base import Family
-
-HALF = (torch.bfloat16, torch.float16)
 
 
 def shared(model: Model) -> Model:
@@ -174,12 +171,11 @@ def _adapt(
     if latent is not None and denoiser.latent_shape is None:
         family.let_latent_in(network, latent, sizes, process)
     if latent is not None:
-        for part in network.di4c_injector[0].modules():
+        parts = list(network.di4c_injector[0].modules())
+        for part in parts:
             for name, weight in part.named_parameters(recurse=False):
-                value = weight.detach().clone()
-                part._parameters[name] = nn.Parameter(
-                    value.float() if value.dtype in HALF else value
-                )
+                part._parameters[name] = nn.Parameter(weight.detach().clone())
+        in_full(parts)
     inject(network, family.doors(network, latent).blocks, adapter)
 
 

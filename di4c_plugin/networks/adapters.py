@@ -1,20 +1,22 @@
 """Low-rank adapters (LoRA, 2106.09685) by peft, in the linear layers of a network's blocks."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
+import torch
 from torch import nn
 
 from di4c_plugin.errors import STRANGE, UserError, quoted, reason
 from di4c_plugin.networks.attach import latent_shape
-from di4c_plugin.networks.sharing import BASE, share
+from di4c_plugin.networks.sharing import BASE, let_gradients_in, share
 from di4c_plugin.options import fit_fields, fitted
 from di4c_plugin.values import BelowOne, Range, Size
 
 NAME = "default"  # of the adapter, for peft
 MARK = "lora_"  # how the names of its parameters begin
+HALF = (torch.bfloat16, torch.float16)
 EXPERTS = "experts"  # of a mixture: each would get an adapter of its own
 
 
@@ -103,8 +105,17 @@ def inject(network: nn.Module, blocks: Collection[nn.Module], adapter: Adapter) 
         inject_adapter_in_model(config, network, NAME)
     except STRANGE as error:
         raise UserError(f"peft makes no adapter for this network: {reason(error)}") from error
+    in_full(module for name, module in network.named_modules() if f".{MARK}" in name)
     latent = latent_names(network)
     share(network, {name for name in network.state_dict() if f".{MARK}" in name or name in latent})
+    let_gradients_in(network, True)  # peft has taken them from the latent
+
+
+def in_full(modules: Iterable[nn.Module]) -> None:
+    """Make weights of half precision fp32: small updates would be lost in them."""
+    for module in modules:
+        for weight in module.parameters(recurse=False):
+            weight.data = weight.data.float() if weight.dtype in HALF else weight.data
 
 
 def latent_names(network: Any) -> set[str]:
