@@ -62,9 +62,7 @@ def save_folder(model: Model, folder: str | Path, *, overwrite: bool = False) ->
         UserError: if one of them is there and not of ours, before anything is written; and when
             the system refuses.
     """
-    model = replace(
-        model, info=without_places(model.info), adapter=without_places(model.adapter)
-    )
+    model = replace(model, info=without_places(model.info), adapter=without_places(model.adapter))
     folder, text = Path(folder), card(describe(model))
     if not overwrite:
         check_ours(folder, text)

@@ -1,10 +1,11 @@
-"""Models that are an adapter on a base: made of a teacher, and loaded from their own small files."""
+"""Models that are an adapter on a base: made of a teacher, or loaded from a small file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from di4c_plugin.checkpoints.adapter import file_name
@@ -90,21 +91,25 @@ def restored(
         weights: of the adapter.
         sizes: of the network.
         process: of the model.
-        place: file, folder or hub id of the base; None: what the file says.
+        place: file, folder or hub id of the base; None: what the file says, whose code never runs.
 
     Raises:
         UserError: without a base, and for another one.
     """
     said, origin = _Said.of(weights.notes["adapter"], weights.origin), weights.origin
     base = _read_base(family, said, origin, place)
-    family = family.beside(base)
+    family = family if place is None else family.beside(base)
     if base.latent is not None and not same_options(base.latent, weights.latent):
         raise UserError(f"the base of {origin}, {base.origin}, has another latent")
     noted = base.fingerprint or _noted(base.notes.get("info"))
     if (noted or fingerprint(base.tensors)) != said.fingerprint:
         raise UserError(f"{base.origin} has other weights than the base that {origin} was made on")
+    ranks = {value.shape[:1] for name, value in weights.tensors.items() if ".lora_A." in name}
+    if ranks != {(said.adapter.r,)}:
+        raise UserError(f"the description of the model in {origin} is damaged: its adapter's r")
     denoiser = family.restore(base, sizes, process=process)
-    _adapt(family, denoiser, weights.latent, sizes, said.adapter)
+    with torch.random.fork_rng(devices=[]):  # none of its numbers stay
+        _adapt(family, denoiser, weights.latent, sizes, said.adapter)
     network = denoiser.network
     names = {file_name(name): name for name in own_state(network)}
     own = {names.get(name, name): value for name, value in weights.tensors.items()}
@@ -113,7 +118,7 @@ def restored(
     return denoiser.eval()
 
 
-def merged(model: Model) -> Model:
+def without_adapter(model: Model) -> Model:
     """Return a model without its adapter, whose weights have it in them; other models as they are.
 
     Weights that the adapter is not on are those of the base.

@@ -27,8 +27,7 @@ ADAPTER = adapter.WEIGHTS  # a student that is one, and beside it adapter.CONFIG
 REPORTS = ("report.json", "quality.png", "samples.png")  # of the demo
 # All that runs write: a record, which anybody can write, opens no way to other files.
 NAMES = frozenset(
-    {RECORD, CONFIG, CHECKPOINT, PREVIOUS, STUDENT, TEACHER, ADAPTER}
-    | {adapter.CONFIG, *REPORTS}
+    {RECORD, CONFIG, CHECKPOINT, PREVIOUS, STUDENT, TEACHER, ADAPTER} | {adapter.CONFIG, *REPORTS}
 )
 FORMAT = 1
 LARGEST = 65536  # bytes of a record

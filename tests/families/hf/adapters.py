@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from di4c_plugin.algorithms.base import Batch
 from di4c_plugin.checkpoints.model import Model
-from di4c_plugin.families.adapted import merged, shared
+from di4c_plugin.families.adapted import shared, without_adapter
 from di4c_plugin.hosts.hf import HOST
 from di4c_plugin.hosts.start import start_networks
 from di4c_plugin.networks.adapters import Adapter
@@ -55,7 +55,7 @@ def networks_on_base(teacher: Model, algo: dict[str, Any]) -> tuple[Any, Model, 
 
 def whole(model: Model) -> Model:
     """A model whose network holds W + (alpha / r) B A as its own, by plain products."""
-    by_peft = merged(model).denoiser
+    by_peft = without_adapter(model).denoiser
     found = replace(model, denoiser=by_peft, adapter=None)
     network = found.denoiser.network
     for name, weight in model.denoiser.network.named_parameters():

@@ -27,9 +27,7 @@ from tests.families.hf.snapshots import load_teacher, native
     ("name", "recomputing"),
     [*product(METHODS, ["nothing", "blocks", "chunks"]), ("di4c", "loss"), ("di4c", "passes")],
 )
-def test_gradients_are_those_of_whole_networks(
-    name: str, recomputing: str, tmp_path: Path
-) -> None:
+def test_gradients_are_those_of_whole_networks(name: str, recomputing: str, tmp_path: Path) -> None:
     """dB = s dW A^T and dA = s B^T dW, for all roles in one backward pass.
 
     So no gradient is lost, none is another role's, the teacher has no adapter, and recomputed
