@@ -141,7 +141,7 @@ def make_cases(args: argparse.Namespace) -> dict[str, "Case"]:
     for row in product(*values):
         label = "  ".join(text for text in row if text) or "default"
         own: dict[str, Any] = dict(zip(names, row, strict=True))
-        readers = {"impl": str, "adapter": adapter}
+        readers: dict[str, Any] = {"impl": str, "adapter": adapter}
         own |= {name: readers.get(name, spec)(own[name]) for name in own}
         cases[label] = replace(base, **own)
     return cases
