@@ -98,7 +98,7 @@ def gradients(engine: Engine, batch: Batch) -> tuple[dict[str, Tensor], dict[str
     found = engine.losses(batch, 0, 4, rank=0, step=0, device=torch.device("cpu"))
     found.total.backward()
     grads = {
-        role: {name: p.grad for name, p in network.network.named_parameters()}  # type: ignore[union-attr, operator]
+        role: {name: p.grad for name, p in network.network.named_parameters()}  # type: ignore[union-attr]
         for role, network in engine.trained_networks.items()
     }
     return {k: v.detach() for k, v in found.totals.items()}, grads
