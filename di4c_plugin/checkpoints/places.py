@@ -70,8 +70,8 @@ def _weights_in(folder: Path) -> Path:
         raise UserError(
             f"{folder} is a sharded checkpoint; save it whole (strategy.state_dict_type=full)"
         )
-    named = [name for name in WEIGHT_FILES if name != INDEX]
-    raise UserError(f"{folder} holds none of {', '.join(named)}")
+    named = [name for name in WEIGHT_FILES if name not in (INDEX, adapter.WEIGHTS)]
+    raise UserError(f"{folder} holds neither {' nor '.join(named)}")
 
 
 def is_index(path: Path) -> bool:
