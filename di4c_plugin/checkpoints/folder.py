@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from di4c_plugin.checkouts import HOSTS
+from di4c_plugin.checkpoints import adapter
 from di4c_plugin.checkpoints.model import STUDENT, Model, describe, role_of, save_model
 from di4c_plugin.checkpoints.model_file import described_in
 from di4c_plugin.checkpoints.vocabulary import ENTRY, vocabulary_in
@@ -62,14 +63,19 @@ def save_folder(model: Model, folder: str | Path, *, overwrite: bool = False) ->
         UserError: if one of them is there and not of ours, before anything is written; and when
             the system refuses.
     """
-    model = replace(model, info=without_places(model.info))
+    model = replace(model, info=without_places(model.info), adapter=without_places(model.adapter))
     folder, text = Path(folder), card(describe(model))
     if not overwrite:
         check_ours(folder, text)
+    weights, other = WEIGHTS, adapter.WEIGHTS
+    if model.adapter is not None:
+        weights, other = other, weights
+    if os.path.lexists(folder / other):
+        raise UserError(f"{folder} holds {other}, of another model: choose another folder")
     for name, content in ((CARD, text), (CONFIG, config_json(model))):
         with atomic_write(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    save_model(model, folder / WEIGHTS)
+    save_model(model, folder / weights)
 
 
 def check_ours(folder: Path, text: str) -> None:
@@ -88,6 +94,8 @@ def check_ours(folder: Path, text: str) -> None:
         CARD: is_card(folder / CARD, text, description),
         CONFIG: description is not None,
         WEIGHTS: has_description(folder / WEIGHTS),
+        adapter.WEIGHTS: has_description(folder / adapter.WEIGHTS),
+        adapter.CONFIG: has_description(folder / adapter.WEIGHTS),
     }
     for name, own in ours.items():
         if os.path.lexists(folder / name) and not own:

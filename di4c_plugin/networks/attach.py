@@ -30,7 +30,7 @@ class Head(nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.skipped = False
-        self._copy: tuple[Any, Tensor] | None = None
+        self._copy: list[tuple[Any, Tensor]] = []  # one, of all heads that share the weight
 
     def forward(self, h: Tensor) -> Tensor:
         """Return logits (B, D, S), or the hidden states h (B, D, H) themselves while skipped."""
@@ -50,22 +50,22 @@ class Head(nn.Linear):
         if weight is not self.weight or (torch.is_grad_enabled() and weight.requires_grad):
             return weight.float(), bias
         state = self.weight.data_ptr(), self.weight._version, self.weight.device
-        if self._copy is None or self._copy[0] != state:
-            self._copy = state, self.weight.detach().float()
-        return self._copy[1], bias
+        if not self._copy or self._copy[0][0] != state:
+            self._copy[:] = [(state, self.weight.detach().float())]
+        return self._copy[0][1], bias
 
     def forget(self) -> None:
         """Keep no copy: FSDP gathers a weight anew, and it looks the same when it is not."""
-        self._copy = None
+        self._copy.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Head":
-        """Copy all but the fp32 weights."""
+        """Copy all but the fp32 weights, which are shared where the weights are."""
         copied = Head.__new__(Head)
         memo[id(self)] = copied
         copied.__dict__ = copy.deepcopy(
             {k: v for k, v in self.__dict__.items() if k != "_copy"}, memo
         )
-        copied._copy = None
+        copied._copy = self._copy if copied.weight is self.weight else []
         return copied
 
     @contextmanager

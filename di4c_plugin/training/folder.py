@@ -15,6 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from di4c_plugin.checkpoints import adapter
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import atomic_write, is_plain, named_file, unfinished
 from di4c_plugin.plain_files import read_yaml
@@ -24,9 +25,13 @@ from di4c_plugin.training.checkpoint_file import first_whole, read_checkpoint
 RECORD, CONFIG = "run.json", "config.yaml"
 CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
 STUDENT, TEACHER = "student.safetensors", "teacher.safetensors"
+ADAPTER = adapter.WEIGHTS  # a student that is one, and beside it adapter.CONFIG
 REPORTS = ("report.json", "quality.png", "samples.png")  # of the demo
 # All that runs write: a record, which anybody can write, opens no way to other files.
-NAMES = frozenset({RECORD, CONFIG, CHECKPOINT, PREVIOUS, shards.FOLDER, STUDENT, TEACHER, *REPORTS})
+NAMES = frozenset(
+    {RECORD, CONFIG, CHECKPOINT, PREVIOUS, shards.FOLDER}
+    | {STUDENT, TEACHER, ADAPTER, adapter.CONFIG, *REPORTS}
+)
 FORMAT = 1
 LARGEST = 65536  # bytes of a record
 
@@ -68,8 +73,9 @@ class RunFolder:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the files that the run writes."""
+        beside = (adapter.CONFIG,) if self.model == ADAPTER else ()
         sharded = (shards.FOLDER,) if shards.are_in(flat(self.description)) else ()
-        return RECORD, CONFIG, CHECKPOINT, PREVIOUS, *sharded, self.model
+        return RECORD, CONFIG, CHECKPOINT, PREVIOUS, *sharded, self.model, *beside
 
     @property
     def begun(self) -> bool:

@@ -1,6 +1,5 @@
 """A run of an `Engine` under Lightning's loop, for the hosts without a training program."""
 
-import copy
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from di4c_plugin.algorithms.base import Algorithm, Data
 from di4c_plugin.networks import NetworkDenoiser
+from di4c_plugin.networks.sharing import base_names, copied, let_gradients_in, own_state
 from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.data import BatchStream, MicroBatch
 from di4c_plugin.training.ema import EMA
@@ -64,6 +64,8 @@ class MixedPrecision(nn.Module):
 
 class TrainingModule(LightningModule):
     """Networks, optimiser and logging of a run; works on copies of the networks it is given.
+
+    A base that these share the copies share too, and no checkpoint holds it.
 
     Args:
         algorithm: the method.
@@ -230,20 +232,24 @@ class TrainingModule(LightningModule):
         After the first round the teacher is of the run's own making, and is kept too.
         """
         self._check_finite(self.trainer.global_step)
+        for name in base_names(self):
+            checkpoint["state_dict"].pop(name)
         self.means.average(self._over_processes)
         checkpoint["means"] = {"sums": self.means.sums, "counts": self.means.counts}
         checkpoint["round"] = self.engine.round
         if self.engine.round:
-            checkpoint["teacher"] = self.engine.teacher.state_dict()  # type: ignore[union-attr]
+            checkpoint["teacher"] = own_state(self.engine.teacher)  # type: ignore[arg-type]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See `on_save_checkpoint`."""
+        base, own = base_names(self), self.state_dict()
+        checkpoint["state_dict"] |= {name: own[name] for name in base}
         means = checkpoint["means"]
         self.means.sums, self.means.counts = means["sums"], means["counts"]
         self.engine.round = checkpoint["round"]
         if self.engine.round:
             teacher = self._next_teacher()
-            teacher.load_state_dict(checkpoint["teacher"])
+            teacher.load_state_dict(teacher.state_dict() | checkpoint["teacher"])
             self.engine.teacher = teacher
 
     def _index(self, batch: MicroBatch) -> int:
@@ -285,8 +291,10 @@ class TrainingModule(LightningModule):
 
 
 def _trainable(network: NetworkDenoiser) -> NetworkDenoiser:
-    return copy.deepcopy(network).requires_grad_(True).train()
+    own = copied(network)
+    let_gradients_in(own, True)
+    return own.train()
 
 
 def _frozen(network: NetworkDenoiser) -> NetworkDenoiser:
-    return copy.deepcopy(network).eval().requires_grad_(False)
+    return copied(network).eval().requires_grad_(False)
