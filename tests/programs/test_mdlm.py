@@ -161,6 +161,17 @@ def test_teachers_in_every_form(lab: Lab, student: Path, tmp_path: Path) -> None
     assert whole["data"] == trace.read(tmp_path / "0/trace")[0]["data"]
 
 
+def test_a_short_run_by_its_experiment(lab: Lab, tmp_path: Path) -> None:
+    """`+experiment=text_short`: the README's line, on a tiny teacher."""
+    command = ["+experiment=text_short", f"teacher={lab.teacher('mdlm')}", "trainer.max_steps=4"]
+    own = ("lr_scheduler.", "optim.", "loader.global_batch_size")
+    lab.run("mdlm", *command, traced(tmp_path), out=tmp_path, without=own)
+    assert [line["step"] for line in trace.read(tmp_path / "trace")] == [1, 2, 3, 4]
+    student = load_student(tmp_path / "checkpoints/last.ckpt")
+    assert student.latent is not None
+    assert student.latent["name"] == "mask_noise"
+
+
 def test_without_di4c_run(lab: Lab, tmp_path: Path) -> None:
     """The bare command, where the host's own packages can be imported."""
     found = lab.stand_ins("flash_attn", "causal_conv1d", "mamba_ssm", "timm")
