@@ -2,10 +2,11 @@
 
 A row of JSON or Parquet holds `messages` (a chat, of which the last message is the answer), or
 `prompt` and an answer (`response`, `completion` or `answer`), or `text`. A prompt is never
-corrupted nor counted in a loss; nor is padding.
+corrupted nor counted in a loss; nor is padding. `read_blocks` runs all texts together instead.
 """
 
 import json
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,56 @@ def read_texts(
     return packed(examples_of(rows, tokenizer, field, str(source)), length, pad, str(source))
 
 
+def read_blocks(
+    source: str | Path,
+    tokenizer: Any,
+    length: int,
+    *,
+    ends: bool = True,
+    field: str = "text",
+    split: str = "train",
+) -> Data:
+    """Return texts run together, an end of text behind each, cut into blocks of `length` tokens.
+
+    A chat, or a prompt with its answer, is one text. The rest that fills no block is left out.
+
+    Args:
+        source: as of `read_texts`; each line of plain text is a text.
+        tokenizer: of transformers' kind.
+        length: D.
+        ends: a block is the beginning of text, length - 2 tokens, the end of text, as the hosts'
+            `wrap` makes them.
+        field: that holds plain texts.
+        split: of a data set.
+
+    Raises:
+        UserError: as `read_texts`, and for a tokenizer without these tokens.
+    """
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if ends and (bos is None or eos is None):
+        raise UserError("the tokenizer has no beginning or end of text: say host.ends=false")
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix not in TABLES:
+        rows: Iterable[Any] = ({field: line} for line in _lines(path))
+    else:
+        rows = _rows(path) if path.is_file() else _data_set(str(source), split)
+    stream = array("q")
+    for prompt, answer in examples_of(rows, tokenizer, field, str(source)):
+        stream.extend([*prompt, *answer])
+    size = length - 2 if ends else length
+    count = len(stream) // size
+    if not count:
+        raise UserError(f"{source} has {len(stream)} tokens, and a block has {size}")
+    x_0 = torch.frombuffer(stream, dtype=torch.int64)[: count * size].view(count, size)
+    if ends:
+        column = torch.ones((count, 1), dtype=torch.int64)
+        x_0 = torch.cat([bos * column, x_0, eos * column], 1)
+    return Data(x_0)
+
+
 def blocks_of(path: Path, tokenizer: Any, length: int) -> Iterator[Example]:
     """Yield the blocks of a plain text; what is left at its end is too short and left out."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as text: {reason(error)}") from error
-    ids = encode(tokenizer, text)
+    ids = encode(tokenizer, _text_of(path))
     for start in range(0, len(ids) - length + 1, length):
         yield [], ids[start : start + length]
 
@@ -160,10 +204,7 @@ def read_prompts(path: Path) -> list[Any]:
     if path.suffix in TABLES:
         found = [_prompt(row, f"row {i + 1} of {path}") for i, row in enumerate(_rows(path))]
     else:
-        try:
-            found = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read as text: {reason(error)}") from error
+        found = [line for line in _lines(path) if line.strip()]
     if not found:
         raise UserError(f"{path} holds no prompts")
     return found
@@ -196,6 +237,17 @@ def _text(row: Mapping[str, Any], field: str, where: str) -> str:
     if not isinstance(row[field], str):
         raise UserError(f"{where}: {field} is {quoted(row[field])}, no text")
     return str(row[field])
+
+
+def _lines(path: Path) -> list[str]:
+    return _text_of(path).splitlines()
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as text: {reason(error)}") from error
 
 
 def _rows(path: Path) -> Iterator[Any]:

@@ -3,5 +3,6 @@
 from di4c_plugin.checkouts import host_named
 from di4c_plugin.families.dit import DiTNetworks
 from di4c_plugin.hosts.base import Host
+from di4c_plugin.hosts.text import BlockData
 
-HOST = Host("mdlm", DiTNetworks(), program=host_named("mdlm"), latent="token")
+HOST = Host("mdlm", DiTNetworks(), BlockData, program=host_named("mdlm"), latent="token")

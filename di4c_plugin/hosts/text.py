@@ -1,0 +1,140 @@
+"""Texts as the data of a host, read by the tokenizer of its model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from di4c_plugin.algorithms.base import Data
+from di4c_plugin.announce import announce
+from di4c_plugin.checkpoints.vocabulary import live_tokenizer
+from di4c_plugin.data.texts import encode_prompts, read_blocks, read_texts
+from di4c_plugin.errors import STRANGE, UserError, reason
+from di4c_plugin.hosts.base import HostData, OpenHost
+
+
+class TextData(HostData):
+    """Texts, see `read_texts`.
+
+    Args:
+        data: a file of lines of JSON, Parquet or plain text, or the name of a data set.
+        tokenizer: folder or hub id; None: where the teacher was loaded from.
+        field: that holds plain texts.
+        split: of a data set.
+    """
+
+    def __init__(
+        self,
+        data: str | None = None,
+        tokenizer: str | None = None,
+        field: str = "text",
+        split: str = "train",
+    ) -> None:
+        self.path, self.tokenizer, self.field, self.split = data, tokenizer, field, split
+
+    def read(self, host: OpenHost) -> Data:
+        """See `HostData.read`: examples of up to the network's length."""
+        source, sizes = host.place(self.path), host.sizes
+        data = read_texts(
+            str(source),
+            self.live(host),
+            sizes.length,
+            pad=sizes.pad,
+            field=self.field,
+            split=self.split,
+        )
+        return without_barred(data, host.known_process.get("barred", ()))
+
+    def texts(self, host: OpenHost, x: Tensor) -> list[str]:
+        """See `HostData.texts`: without padding and special tokens."""
+        tokenizer, pad, found = self.live(host), getattr(host.sizes, "pad", None), []
+        for row in x.tolist():
+            ids = [token for token in row if token != pad]
+            found.append(str(tokenizer.decode(ids, skip_special_tokens=True)))
+        return found
+
+    def prompts(self, host: OpenHost, prompts: Sequence[Any]) -> list[list[int]]:
+        """See `HostData.prompts`."""
+        return encode_prompts(self.live(host), prompts)
+
+    def live(self, host: OpenHost) -> Any:
+        """Return the tokenizer.
+
+        Raises:
+            UserError: where there is none, and for another one than the model's.
+        """
+        source = self.tokenizer or host.origin
+        if source is None:
+            raise UserError(
+                f"where is the tokenizer? say {host.typed}tokenizer=FOLDER, or a hub id"
+            )
+        from transformers import AutoTokenizer
+
+        folder = Path(source).expanduser()
+        place = str(folder) if folder.exists() else source.partition("@")[0].partition(" ")[0]
+        try:
+            found = AutoTokenizer.from_pretrained(
+                str(folder.parent) if folder.is_file() else place,
+                trust_remote_code=bool(host.options.get("trust_remote_code")),
+            )
+        except (ImportError, OSError, *STRANGE) as error:
+            raise UserError(f"there is no tokenizer in {source}: {reason(error)}") from error
+        told = live_tokenizer(found)
+        own = None if told is None else told.vocabulary(host.known_process)
+        if host.vocabulary is not None and own is not None:
+            host.vocabulary.check(own, "the model", source)
+        return found
+
+
+class BlockData(TextData):
+    """Texts run together and cut into blocks of the network's length: MDLM, SDTT and Duo.
+
+    Args:
+        data, tokenizer, field, split: as of `TextData`.
+        ends: blocks begin and end with the tokenizer's own tokens for that, as the hosts' do.
+    """
+
+    def __init__(
+        self,
+        data: str | None = None,
+        tokenizer: str | None = None,
+        field: str = "text",
+        split: str = "train",
+        ends: bool = True,
+    ) -> None:
+        super().__init__(data, tokenizer, field, split)
+        self.ends = ends
+
+    def read(self, host: OpenHost) -> Data:
+        """See `HostData.read`; raises UserError for tokens that the network does not know."""
+        data = read_blocks(
+            str(host.place(self.path)),
+            self.live(host),
+            host.sizes.length,
+            ends=self.ends,
+            field=self.field,
+            split=self.split,
+        )
+        if int(data.x_0.max()) >= host.known_process["num_tokens"]:
+            raise UserError(
+                f"the tokenizer has token {int(data.x_0.max())}, the network has "
+                f"{host.known_process['num_tokens']}: is it the one of the teacher?"
+            )
+        return data
+
+
+def without_barred(data: Data, barred: Sequence[int]) -> Data:
+    """Return the data, in which tokens that are never predicted are given; and tell of them."""
+    given = torch.zeros_like(data.x_0, dtype=torch.bool) if data.given is None else data.given
+    wrong = ~given & torch.isin(data.x_0, torch.tensor(barred, dtype=data.x_0.dtype))
+    if not bool(wrong.any()):
+        return data
+    found = ", ".join(map(str, data.x_0[wrong].unique().tolist()[:10]))
+    announce(
+        f"{int(wrong.sum())} tokens of the data are never predicted, and so not counted: {found} "
+        "(host.barred= says which are)"
+    )
+    return replace(data, given=given | wrong)
