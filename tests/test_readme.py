@@ -177,7 +177,8 @@ def test_python_that_is_not_run_is_python(document: Document) -> None:
     for block in document.blocks:
         if block.language == "python" and block.kind == "parsed":
             body = ast.parse(block.text).body
-            imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+            kinds = (ast.Import, ast.ImportFrom)
+            imports: list[ast.stmt] = [node for node in body if isinstance(node, kinds)]
             exec(compile(ast.Module(imports, []), str(document), "exec"), {})
 
 
