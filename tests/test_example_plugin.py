@@ -145,7 +145,7 @@ def test_its_latent_lets_one_step_draw_pairs_and_its_metric_says_so(
     run: Callable[..., str],
 ) -> None:
     teacher = "RUNS/teacher/teacher.safetensors"
-    student = run("train", "host=two_bits", "algo=di4c", f"teacher={teacher}", "out=RUNS/shifted")
+    student = run("train", "experiment=two_bits", f"teacher={teacher}", "out=RUNS/shifted")
     measured = ["--host", "two_bits", "--metric", "unequal", "--steps", "1", "--samples", "2000"]
     lines = run("evaluate", teacher, student, *measured).splitlines()
     wrong = [float(line.split("\t")[2]) for line in lines if "safetensors" in line]

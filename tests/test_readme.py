@@ -26,6 +26,7 @@ from tests.conftest import Run
 from tests.documents import NAMED, ROOT, SHELLS, Block, Command, Document, documents
 from tests.test_configs import in_host
 
+EXAMPLE = ROOT / "tests" / "example_plugin"
 DOCUMENTS = documents()
 EACH = pytest.mark.parametrize("document", DOCUMENTS, ids=str)
 SHORT = {
@@ -41,7 +42,7 @@ TOOLS = (".", "git", "lint-imports", "mypy", "pip", "ruff")
 @pytest.fixture(autouse=True)
 def _example(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The built-ins and the example plugin."""
-    monkeypatch.syspath_prepend(ROOT / "tests" / "example_plugin")
+    monkeypatch.syspath_prepend(EXAMPLE)
     entry = metadata.EntryPoint("example", "di4c_example.plugin", GROUP)
     real = metadata.entry_points
     monkeypatch.setattr(
@@ -165,7 +166,8 @@ def test_links_lead_somewhere(document: Document) -> None:
 def test_names_in_the_text_are_there(document: Document) -> None:
     every = [*document.inline, *(str(c) for c in document.commands)]
     for group, name in (pair for text in every for pair in NAMED.findall(text)):
-        files = {path.stem for path in (configs_dir() / group).glob("*.yaml")}
+        folders = (configs_dir() / group, EXAMPLE / "di4c_example/configs" / group)
+        files = {path.stem for folder in folders for path in folder.glob("*.yaml")}
         assert name in files | {*registered(group)}, f"{group}={name}"
     for text in document.inline:
         if re.match(r"di4c [a-z]", text):
