@@ -20,7 +20,7 @@ from di4c_plugin.programs.text.data import count_anew, resume_order, training_lo
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.files import HostFiles, savers, settle, use_files
 from di4c_plugin.programs.text.length import updates_of
-from di4c_plugin.programs.text.optimiser import groups_by_role, set_rates
+from di4c_plugin.programs.text.optimiser import groups_by_role, set_by_role
 from di4c_plugin.programs.text.peers import LostPeer
 from di4c_plugin.programs.text.state import restore_state, save_state
 from di4c_plugin.programs.text.student import TextNetworks
@@ -75,7 +75,7 @@ class TextStudent(TextNetworks):
         assert self.engine is not None, "evaluation has no optimiser"
         index = self.trainer.global_step
         trained = self.engine.trained(index, self.updates)
-        set_rates(self.trainer.optimizers[0], self.engine.algorithm.roles)
+        set_by_role(self.trainer.optimizers[0], self.engine.algorithm.roles)
         if self.ema and "student" not in trained:
             self.ema = Still(self.ema)
         # The pass of the update's last batch is part of it, and may begin a round.

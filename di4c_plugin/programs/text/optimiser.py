@@ -29,9 +29,14 @@ def groups_by_role(engine: Engine) -> Iterator[None]:
         yield
 
 
-def set_rates(optimizer: torch.optim.Optimizer, roles: Mapping[str, Role]) -> None:
-    """Set the learning rate of each role by the student's; a host's schedule may know one only."""
+def set_by_role(optimizer: torch.optim.Optimizer, roles: Mapping[str, Role]) -> None:
+    """Set each role's learning rate by the student's, and its betas.
+
+    A host's schedule may know one rate only, and `OneCycleLR` moves betas.
+    """
     groups: list[dict[str, Any]] = optimizer.param_groups
     for group in groups:
         if "role" in group:
-            group["lr"] = groups[0]["lr"] * roles[group["role"]].lr / roles["student"].lr
+            role = roles[group["role"]]
+            group["lr"] = groups[0]["lr"] * role.lr / roles["student"].lr
+            group["betas"] = role.betas or group["betas"]
