@@ -23,7 +23,8 @@ def di4c_algorithms() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
     from di4c_plugin.algorithms.denoising import Denoising
     from di4c_plugin.algorithms.di4c import Di4C
-    from di4c_plugin.algorithms.dmmd import DIMO, DMMD, IDLM
+    from di4c_plugin.algorithms.dmmd import DMMD
+    from di4c_plugin.algorithms.dmmd_kin import DIMO, IDLM
     from di4c_plugin.algorithms.rsmmd import RSMMD
     from di4c_plugin.algorithms.sdtt import DCD, SDTT
 

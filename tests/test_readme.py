@@ -35,7 +35,17 @@ SHORT = {
     "evaluate": ["--samples", "20"],
 }
 # Of a host's command line, what is ours and can be composed without the host.
-OURS = ("algo", "experiment", "latent", "rounds", "sampler", "student", "teacher", "teacher_ema")
+OURS = (
+    "algo",
+    "experiment",
+    "latent",
+    "metrics",
+    "rounds",
+    "sampler",
+    "student",
+    "teacher",
+    "teacher_ema",
+)
 TOOLS = (".", "git", "lint-imports", "mypy", "pip", "ruff")
 
 

@@ -5,7 +5,7 @@ runs it under our own loop, inside MDLM, SDTT and Duo, and under tauLDR's.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from di4c_plugin.networks.denoiser import Denoiser
+from di4c_plugin.networks.denoiser import Denoiser, NetworkDenoiser
 
 # What an algorithm is given: a denoiser for each of its roles, the frozen "teacher", and the moving
 # average "<role>_average" of each role that asks for one.
@@ -65,7 +65,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Role:
-    """A network that a method trains; it starts from the teacher's weights.
+    """A network that a method trains; it starts from the teacher's weights, or is of its own make.
 
     Attributes:
         latent: whether it takes a latent λ: "none", "optional" (where the user names one), or
@@ -74,6 +74,8 @@ class Role:
         lr: factor on the learning rate of the program that trains it.
         betas: of Adam; None: the program's.
         eps: of Adam; None: the program's.
+        make: returns a network of another kind, given the student's denoiser and D; it says
+            neither `latent` nor `averaged`.
     """
 
     latent: str = "none"
@@ -81,6 +83,7 @@ class Role:
     lr: float = 1.0
     betas: tuple[float, float] | None = None
     eps: float | None = None
+    make: Callable[[Any, int], NetworkDenoiser] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,8 @@ class LossTerms:
     """What an update minimises.
 
     Attributes:
-        totals: the scalar to differentiate of each role that is trained now. The total of a role
-            has no gradient in another's network.
+        totals: the scalar to differentiate of each role that is trained now. Roles trained in the
+            same update may share one: it stands with one of them, and 0 with the other.
         terms: named parts, detached, in nats per example, for the log.
     """
 
@@ -124,6 +127,11 @@ class LossTerms:
     def total(self) -> Tensor:
         """The sum of the totals."""
         return torch.stack(list(self.totals.values())).sum()
+
+    def plus(self, other: "LossTerms") -> "LossTerms":
+        """Return the sums with losses of some of the same roles and terms."""
+        totals = {k: v + other.totals.get(k, 0) for k, v in self.totals.items()}
+        return LossTerms(totals, {k: v + other.terms.get(k, 0) for k, v in self.terms.items()})
 
 
 class Algorithm(ABC):

@@ -24,21 +24,24 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks, Role, Update
+from di4c_plugin.algorithms.di4c_encoder import DataBound, data_bound, encoder_role, warmed
 from di4c_plugin.algorithms.di4c_terms import LOSSES, Draws, Trio, choose_loss, terms_by
 from di4c_plugin.algorithms.noising import (
     drawn_latent,
     drop_labels,
+    earlier,
     low_discrepancy_times,
     more_early,
 )
 from di4c_plugin.diffusion import Process
 from di4c_plugin.diffusion.categorical import host_uniform, uniform
 from di4c_plugin.errors import UserError
-from di4c_plugin.losses.alpha import correlation_weight
+from di4c_plugin.losses.alpha import ALPHAS, correlation_weight
 from di4c_plugin.losses.windows import Windows, place_windows
 from di4c_plugin.networks.denoiser import NO_LABEL, Denoiser
-from di4c_plugin.networks.predict import States
-from di4c_plugin.values import Range, Share
+from di4c_plugin.networks.predict import States, has_head
+from di4c_plugin.options import typed
+from di4c_plugin.values import Choices, Count, Range, Share, Size
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,9 @@ class Weights:
     consis_marg: float = 1.0
     data_corr: float = 0.1
     data_marg: float = 1.0
+
+
+WeightName = Annotated[str, Choices(*asdict(Weights()))]
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,14 @@ class Di4C(Algorithm):
         windows: sizes of windows of neighbouring positions, such as (2, 4, 8): the correlation
             terms are sums over windows at random places, averaged over the sizes (ours, see
             `losses.windows`); none: over all positions at once, as in the paper.
+        encoder: K, how many lambda of an encoder q(lambda | x_0, x_t), a second network, bound the
+            data's joint probability instead of the N (see `di4c_encoder`); 0: there is none. Over
+            all positions at once: windows are then for the consistency terms alone.
+        encoder_hidden: width of the encoder; a multiple of 32.
+        encoder_blocks: how many it has.
+        encoder_lr: factor on the learning rate of the encoder.
+        encoder_warmup: share of the training in which KL(encoder || prior) comes to weigh in full:
+            from the start it would keep the encoder at the prior.
         grid: what the D positions are, (h, w) or (channels, h, w) of pictures, whose windows are
             squares; None: a sequence.
         weights: overrides of `Weights`.
@@ -109,69 +123,57 @@ class Di4C(Algorithm):
         UserError: for values out of range, unknown weights, an unknown loss or target.
     """
 
+    @typed
     def __init__(
         self,
         process: Process,
         *,
-        latents: int = 16,
-        states: int | None = None,
-        prior_share: float = 0.0,
+        latents: Count = 16,
+        states: Count | None = None,
+        prior_share: Share = 0.0,
         stratified: bool = True,
         delta: Annotated[float, Range(0, below=1)] = 0.02,
-        delta_share: float | None = 0.3,
+        delta_share: Share | None = 0.3,
         delta_t: tuple[float, float] = (1 / 1024, 1 / 1024),
         delta_t_end: tuple[float, float] | None = None,
         min_time: Annotated[float, Range(0, below=1)] = 1e-3,
         partial: bool = False,
-        alpha: str = "sigmoid",
+        alpha: Annotated[str, Choices(*ALPHAS)] = "sigmoid",
         label_dropout: Share = 0.1,
-        windows: Sequence[int] = (),
-        grid: Sequence[int] | None = None,
-        weights: Mapping[str, Annotated[float, Range(0)]] | None = None,
-        loss: str = "auto",
-        loss_mb: int = 128,
-        target: str = "student",
+        windows: Sequence[Annotated[int, Range(2)]] = (),
+        encoder: Annotated[int, Range(0)] = 0,
+        encoder_hidden: Size = 128,
+        encoder_blocks: Size = 3,
+        encoder_lr: Annotated[float, Range(0)] = 1.0,
+        encoder_warmup: Share = 0.5,
+        grid: Sequence[Count] | None = None,
+        weights: Mapping[WeightName, Annotated[float, Range(0)]] | None = None,
+        loss: Annotated[str, Choices("auto", *LOSSES)] = "auto",
+        loss_mb: Count = 128,
+        target: Annotated[str, Choices("student", "average")] = "student",
     ) -> None:
-        if latents < 1 or (states is not None and states < 1):
-            raise UserError(f"latents and states must be at least 1, not {latents} and {states}")
-        if not 0 <= prior_share <= 1:
-            raise UserError(f"prior_share must be in [0, 1], not {prior_share}")
         for low, high in (delta_t, delta_t_end or delta_t):
             if not 0 < low <= high < 1:
                 raise UserError(f"delta_t needs 0 < low <= high < 1, not {low}, {high}")
-        if delta_share is not None and not (0 <= delta_share <= 1 and min_time <= delta < 1):
-            raise UserError(
-                "delta_share must be in [0, 1], with min_time <= delta < 1, "
-                f"not {delta_share}, {min_time}, {delta}"
-            )
-        unknown = set(weights or {}) - set(asdict(Weights()))
-        if unknown:
-            there = f"there are {', '.join(asdict(Weights()))}"
-            raise UserError(f"unknown weights {', '.join(sorted(unknown))}; {there}")
+        if delta_share is not None and min_time > delta:
+            raise UserError(f"min_time must be at most delta, not {min_time} and {delta}")
         self.weights = Weights(**(weights or {}))
         if not any(asdict(self.weights).values()):
             raise UserError("all weights are 0: there is nothing to learn")
-        if loss not in ("auto", *LOSSES):
-            raise UserError(f"unknown loss {loss!r}; there are auto, {', '.join(LOSSES)}")
         if partial and loss not in ("auto", "naive"):
             raise UserError(f"partial=true goes with loss=naive (or auto), not {loss}")
         if partial and not process.factorised:
             name = process.config["name"]
             raise UserError(f"partial=true needs a step with a posterior: not process={name}")
-        if any(size < 2 for size in windows) or not all(length > 0 for length in grid or ()):
-            raise UserError(
-                f"windows have at least 2 positions and a grid 1, not {list(windows)}, {grid}"
-            )
-        if loss_mb < 1:
-            raise UserError(f"loss_mb must be at least 1, not {loss_mb}")
-        if target not in ("student", "average"):
-            raise UserError(f"unknown target {target!r}; there are student, average")
-        correlation_weight(alpha, torch.ones(()))
         self.averaged = target == "average"
-        self.roles = {"student": Role(latent="required", averaged=self.averaged)}
-        self.process = process
+        roles = {"student": Role(latent="required", averaged=self.averaged)}
+        self.encoder, self.encoder_warmup = encoder, encoder_warmup
+        if encoder:
+            if not self.weights.data_corr:
+                raise UserError("encoder is for the term data_corr, whose weight is 0")
+            roles["encoder"] = encoder_role(encoder_lr, encoder_hidden, encoder_blocks)
+        self.roles, self.process, self.stratified = roles, process, stratified
         self.latents, self.states, self.prior_share = latents, states, prior_share
-        self.stratified = stratified
         self.delta, self.delta_share = delta, delta_share
         self.min_time, self.partial = min_time, partial
         self.delta_t, self.delta_t_end = delta_t, delta_t_end or delta_t
@@ -185,9 +187,23 @@ class Di4C(Algorithm):
         trio = Trio(student, teacher, networks["student_average"] if self.averaged else student)
         noised = self._noise(batch, update.generator)
         loss = choose_loss("naive" if self.partial else self.loss, trio, self.process)
-        draws = replace(
-            self._draws(trio, noised, update), windows=self._windows(noised, update.generator)
-        )
+        draws = self._draws(trio, noised, update)
+        draws = replace(draws, windows=self._windows(noised, update.generator))
+        bound: DataBound | None = None
+        if self.encoder:
+            bound = data_bound(
+                student,
+                networks["encoder"],
+                noised.x_0,
+                draws.student,
+                self.process,
+                count=self.encoder,
+                strength=warmed(update.progress, self.encoder_warmup),
+                generator=update.generator,
+                hidden=loss != "naive" and has_head(student),
+                max_bytes=self.max_bytes,
+            )
+            draws = replace(draws, bound=bound.value)
         found = terms_by(loss, trio, draws, self.process, self.max_bytes)
         near = noised.t < self.delta
         alpha = correlation_weight(self.alpha, noised.t)
@@ -198,7 +214,10 @@ class Di4C(Algorithm):
         }
         used = {name: weight for name, weight in asdict(self.weights).items() if weight}
         total = torch.stack([weight * terms[name] for name, weight in used.items()]).sum()
-        return LossTerms({"student": total}, {name: terms[name].detach() for name in used})
+        totals, log = {"student": total}, {name: terms[name].detach() for name in used}
+        if bound is not None:  # one loss of both networks
+            totals["encoder"], log["encoder_kl"] = total.new_zeros(()), bound.divergence.mean()
+        return LossTerms(totals, log)
 
     def _noise(self, batch: Batch, generator: torch.Generator) -> Noised:
         if self.prior_share and host_uniform(generator) < self.prior_share:
@@ -243,7 +262,7 @@ class Di4C(Algorithm):
         if not (self.weights.consis_corr or self.weights.consis_marg):
             return Draws(noised.x_0, teacher, student)
         shape = (noised.latents, *noised.x_t.shape)
-        u = self._intermediate_time(noised.t, update)
+        u = earlier(noised.t, self._step_range(update.progress), generator)
         end = uniform(u.shape, generator=generator, device=u.device) if self.partial else None
         noise = self.process.step_noise(shape, generator=generator, device=u.device)
         latent = self._latent(networks.target, noised, generator)
@@ -271,11 +290,10 @@ class Di4C(Algorithm):
         count, batch = noised.latents, len(noised.t)
         return drawn_latent(denoiser, count, batch, generator, stratified=self.stratified)
 
-    def _intermediate_time(self, t: Tensor, update: Update) -> Tensor:
-        """Return u in [t/2, t): the teacher never does more than half of the way to 0."""
+    def _step_range(self, progress: float) -> tuple[float, float]:
+        """Return the range of t - u, which shrinks geometrically."""
         low, high = (
-            start * (end / start) ** update.progress
+            start * (end / start) ** progress
             for start, end in zip(self.delta_t, self.delta_t_end, strict=True)
         )
-        share = uniform(t.shape, generator=update.generator, device=t.device)
-        return t - torch.minimum(low * (high / low) ** share, t / 2)
+        return low, high

@@ -70,6 +70,7 @@ class Draws:
         chance: by which x_s is drawn, U[0, 1) (N, B, D).
         s: times (B,) where the student's step ends; None: 0.
         windows: partitions of the positions (B, D) for the correlation terms; none: all at once.
+        bound: on log p(x_0 | x_t), (B,), see `example_terms`.
     """
 
     x_0: Tensor
@@ -81,6 +82,7 @@ class Draws:
     chance: Tensor | None = None
     s: Tensor | None = None
     windows: tuple[Windows, ...] = ()
+    bound: Tensor | None = None
 
     def after(self, x_u: Tensor) -> States:
         """Return what the target predicts from after steps to x_u (N, B, D)."""
@@ -162,7 +164,8 @@ class Work:
             Windows(self.positions.take(cut.index.unsqueeze(0)).squeeze(0), cut.count)
             for cut in self.draws.windows
         ]
-        return example_terms(terms, self.positions.index // length, count, windows)
+        example = self.positions.index // length
+        return example_terms(terms, example, count, windows, self.draws.bound)
 
     # All lambda together
 

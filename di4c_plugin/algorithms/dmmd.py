@@ -14,26 +14,26 @@ and teacher; where it is the teacher, the student has the teacher's moments. Giv
 noise") the student's tokens are independent, over all lambda they are not: without lambda a masked
 student cannot learn what the moments ask of it.
 
-  idlm  IDLM of masked diffusion (2026): z_s is masked afresh at a time of its own, the auxiliary
-        learns p itself and not the teacher, weights are those of the likelihood bound
-  dimo  Di[M]O (Zhu et al. 2025, arXiv 2503.15457): one step from t = 1; the gradient of a
-        divergence of auxiliary and teacher is carried to the student's logits
+Its kin are switches of it, see `dmmd_kin`.
 """
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks, Role, Update
-from di4c_plugin.algorithms.choices import check_choices
+from di4c_plugin.algorithms.chunking import Loss, takes_chunks
 from di4c_plugin.algorithms.denoising import elbo_weight
 from di4c_plugin.algorithms.dmmd_draws import Drawn, clean_tokens, draw_times, ranked_step
 from di4c_plugin.algorithms.noising import drawn_latent, drop_labels
 from di4c_plugin.diffusion import Absorbing, Process
 from di4c_plugin.diffusion.categorical import uniform
 from di4c_plugin.errors import UserError
+from di4c_plugin.losses.mixture import log_mean_exp
 from di4c_plugin.losses.moments import (
     cross_entropy,
     entropy,
@@ -44,20 +44,15 @@ from di4c_plugin.losses.moments import (
 )
 from di4c_plugin.losses.positions import position_sums
 from di4c_plugin.networks.denoiser import Denoiser
-from di4c_plugin.networks.predict import ActivePositions, States, has_head, predict
-from di4c_plugin.networks.predictions import Hidden, Prediction
+from di4c_plugin.networks.predict import ActivePositions, States, predict
+from di4c_plugin.networks.predictions import Prediction
+from di4c_plugin.options import typed
 from di4c_plugin.samplers.base import inference
+from di4c_plugin.values import Choices, Count, Range, Share
 
 STUDENT, AUXILIARY = "student", "auxiliary"
 # The terms of a role, its loss first.
 LOSSES = {STUDENT: ("generator", "entropy"), AUXILIARY: ("auxiliary",)}
-CHOICES = {
-    "times": ("window", "grid", "independent"),
-    "renoise": ("posterior", "step", "forward"),
-    "target": ("hard", "soft"),
-    "weight": ("constant", "elbo"),
-    "loss": ("auto", "naive", "chunked"),
-}
 
 
 class DMMD(Algorithm):
@@ -88,6 +83,7 @@ class DMMD(Algorithm):
         temperature: of the teacher in both losses.
         top_p: share of the teacher's law that its nucleus holds.
         penalty: what the logits of tokens outside of it lose.
+        teacher_latents: how many lambda the marginals of a teacher that is a mixture are means of.
         min_time: s is at least this.
         label_dropout: share of examples distilled without their class label.
         loss: "naive", whole tensors of log-probabilities; "chunked", of hidden states and heads;
@@ -98,50 +94,46 @@ class DMMD(Algorithm):
         UserError: for values out of range and switches that do not go with each other.
     """
 
+    @typed
     def __init__(
         self,
         process: Process,
         *,
-        steps: int | None = 4,
-        times: str = "window",
-        renoise: str = "posterior",
-        target: str = "hard",
-        teacher_weight: float = 1.0,
+        steps: Count | None = 4,
+        times: Annotated[str, Choices("window", "grid", "independent")] = "window",
+        renoise: Annotated[str, Choices("posterior", "step", "forward")] = "posterior",
+        target: Annotated[str, Choices("hard", "soft")] = "hard",
+        teacher_weight: Annotated[float, Range(0)] = 1.0,
         jeffreys: float | None = None,
-        weight: str = "constant",
+        weight: Annotated[str, Choices("constant", "elbo")] = "constant",
         input_noise: bool | None = None,
-        auxiliary_updates: int = 1,
+        auxiliary_updates: Count = 1,
         auxiliary_first: bool = False,
         together: bool = False,
         auxiliary_lr: float = 1.0,
         betas: tuple[float, float] | None = (0.0, 0.99),
         temperature: float = 1.0,
         top_p: float = 1.0,
-        penalty: float = 2.0,
+        penalty: Annotated[float, Range(0)] = 2.0,
+        teacher_latents: Count = 8,
         min_time: float = 1e-3,
-        label_dropout: float = 0.1,
-        loss: str = "auto",
-        loss_mb: int = 128,
+        label_dropout: Share = 0.1,
+        loss: Loss = "auto",
+        loss_mb: Count = 128,
     ) -> None:
-        said = {"times": times, "renoise": renoise, "target": target, "weight": weight}
-        check_choices(said | {"loss": loss}, CHOICES)
         masked = isinstance(process, Absorbing)
-        if steps is not None and steps < 1:
-            raise UserError(f"steps must be at least 1, not {steps}")
         if steps is None and times != "independent":
             raise UserError(f"times={times} needs the number of steps")
         if times == "independent" and renoise != "forward":
             raise UserError("times=independent goes with renoise=forward")
         if not masked and (target == "soft" or weight == "elbo"):
             raise UserError("target=soft and weight=elbo are for masked processes")
-        if auxiliary_updates < 1 or (together and auxiliary_updates > 1):
-            raise UserError("auxiliary_updates must be at least 1, and 1 with together=true")
-        if temperature <= 0 or not 0 < top_p <= 1 or penalty < 0 or teacher_weight < 0:
-            raise UserError("temperature > 0, 0 < top_p <= 1, penalty and teacher_weight >= 0")
+        if together and auxiliary_updates > 1:
+            raise UserError(f"together=true goes with auxiliary_updates=1, not {auxiliary_updates}")
+        if temperature <= 0 or not 0 < top_p <= 1:
+            raise UserError(f"temperature > 0 and 0 < top_p <= 1, not {temperature} and {top_p}")
         if not 0 < min_time < 1 / (steps or 1):
             raise UserError(f"min_time must be above 0 and below 1/steps, not {min_time}")
-        if loss_mb < 1:
-            raise UserError(f"loss_mb must be at least 1, not {loss_mb}")
         noise = {True: "required", False: "none", None: "required" if masked else "optional"}
         beta = None if betas is None else (float(betas[0]), float(betas[1]))
         self.roles = {
@@ -155,7 +147,8 @@ class DMMD(Algorithm):
         self.weight, self.together = weight, together
         self.auxiliary_updates, self.auxiliary_first = auxiliary_updates, auxiliary_first
         self.temperature, self.top_p, self.penalty = temperature, top_p, penalty
-        self.min_time, self.label_dropout = min_time, label_dropout
+        self.teacher_latents, self.min_time = teacher_latents, min_time
+        self.label_dropout = label_dropout
         self.loss, self.max_bytes = loss, loss_mb << 20
 
     def trained(self, update: Update) -> Collection[str]:
@@ -169,37 +162,30 @@ class DMMD(Algorithm):
     def losses(self, batch: Batch, networks: Networks, update: Update) -> LossTerms:
         """See `Algorithm.losses`."""
         trained, teacher = self.trained(update), networks["teacher"]
-        if getattr(teacher, "latent_shape", None) is not None:
-            raise UserError("this teacher takes a latent: name it as the student to start from")
-        hidden = self._hidden(networks)
+        hidden = takes_chunks(self.loss, networks, (STUDENT, AUXILIARY, "teacher"))
         predicts = partial(self._predict, hidden=hidden)
         drawn = self._draw(batch, networks[STUDENT], update.generator, predicts, trained)
         open_t, open_s = drawn.open_t, ActivePositions(self.process.active(drawn.z_s))
         states = States(drawn.z_s.unsqueeze(0), drawn.s, drawn.cond, None)
         phi = predicts(networks[AUXILIARY], states, open_s, learns=AUXILIARY in trained)
-        theta = predicts(teacher, states, open_s, learns=False)
+        count, random = self.teacher_latents, update.generator
+        latent = drawn_latent(teacher, count, len(drawn.s), random, stratified=True)
+        theta = predicts(teacher, replace(states, latent=latent), open_s, learns=False)
 
         def at(positions: ActivePositions) -> tuple[Prediction, Prediction]:
-            index = within(positions, open_s)
+            index = positions.within(open_s)
             return phi.at(index), theta.at(index)
 
         # Of what z_s leaves open: what z_t leaves open too, which is all unless z_s is of x alone.
         both = ActivePositions(open_s.active & open_t.active)
         asked = STUDENT in trained or self.soft
-        p = drawn.p.at(within(both, open_t)) if asked else None
+        p = drawn.p.at(both.within(open_t)) if asked else None
         found = self._terms(drawn, both, trained, *at(both), p)
         if self.renoise != "forward" or AUXILIARY not in trained:
             return found
         # And what z_t shows, which is certain: the auxiliary learns it, the student does not.
         shown = ActivePositions(open_s.active & ~open_t.active)
-        return added(found, self._terms(drawn, shown, (AUXILIARY,), *at(shown)))
-
-    def _hidden(self, networks: Networks) -> bool:
-        """Whether the losses are taken by chunks of hidden states."""
-        headless = [k for k in (STUDENT, AUXILIARY, "teacher") if not has_head(networks[k])]
-        if self.loss == "chunked" and headless:
-            raise UserError(f"loss=chunked: the {headless[0]} has no hidden states; use naive")
-        return self.loss != "naive" and not headless
+        return found.plus(self._terms(drawn, shown, (AUXILIARY,), *at(shown)))
 
     def _predict(
         self,
@@ -261,77 +247,32 @@ class DMMD(Algorithm):
         predictions = [phi, theta] if p is None else [phi, theta, p]
 
         def values(part: slice, log_phi: Tensor, log_q: Tensor, *own: Tensor) -> list[Tensor]:
+            if len(log_q) > 1:  # a mixture teaches by its marginals
+                log_q = log_mean_exp(log_q).unsqueeze(0)
             log_q = sharpened(log_q, self.temperature, self.top_p, self.penalty)
             found = []
             if STUDENT in trained:
                 (log_p,) = own
-                found += [self._generator(log_p, log_phi, log_q), entropy(log_p)]
+                generator = (
+                    generator_loss(log_p, log_phi, log_q)
+                    if self.jeffreys is None
+                    else jeffreys_loss(log_p, log_phi, log_q, self.jeffreys)
+                )
+                found += [generator, entropy(log_p)]
             if AUXILIARY in trained:
                 soft = [soft_cross_entropy(log_p, log_phi) for log_p in own if self.soft]
                 (target,) = soft or [cross_entropy(x[part], log_phi)]
                 found.append(target + self.teacher_weight * soft_cross_entropy(log_q, log_phi))
             return found
 
-        sums = position_sums(
-            values,
-            *predictions,
-            implementation="chunked" if isinstance(phi, Hidden) else "naive",
-            max_bytes=self.max_bytes,
-        )
-        weight = self._weights(drawn.s)[positions.index // drawn.x.shape[1]] / len(drawn.s)
+        sums = position_sums(values, *predictions, implementation="auto", max_bytes=self.max_bytes)
+        process: Any = self.process  # masked, where the weight is the bound's
+        elbo = self.weight == "elbo"
+        weight = elbo_weight(process.schedule, drawn.s) if elbo else torch.ones_like(drawn.s)
+        weight = weight[positions.index // drawn.x.shape[1]] / len(drawn.s)
         names = [name for role in self.roles if role in trained for name in LOSSES[role]]
         found = {k: (v * weight.to(v.dtype)).sum() for k, v in zip(names, sums, strict=True)}
         return LossTerms(
             {role: found[LOSSES[role][0]] for role in trained},
             {name: value.detach() for name, value in found.items()},
         )
-
-    def _generator(self, log_p: Tensor, log_phi: Tensor, log_theta: Tensor) -> Tensor:
-        if self.jeffreys is None:
-            return generator_loss(log_p, log_phi, log_theta)
-        return jeffreys_loss(log_p, log_phi, log_theta, self.jeffreys)
-
-    def _weights(self, s: Tensor) -> Tensor:
-        """Return w(s), (B,), float64."""
-        if self.weight == "constant":
-            return torch.ones_like(s)
-        assert isinstance(self.process, Absorbing), "refused for others"
-        return elbo_weight(self.process.schedule, s)
-
-
-def within(some: ActivePositions, all_of: ActivePositions) -> Tensor:
-    """Return where in the second positions the first ones, a part of them, are."""
-    return torch.searchsorted(all_of.index, some.index)
-
-
-def added(one: LossTerms, other: LossTerms) -> LossTerms:
-    """Return the sums of losses; the second has some of the first one's."""
-    totals = {k: v + other.totals[k] if k in other.totals else v for k, v in one.totals.items()}
-    terms = {k: v + other.terms[k] if k in other.terms else v for k, v in one.terms.items()}
-    return LossTerms(totals, terms)
-
-
-# IDLM, its masked branch; its authors' lr is 1e-6 for both networks, their batch 512.
-IDLM = partial(
-    DMMD,
-    steps=None,
-    times="independent",
-    renoise="forward",
-    target="soft",
-    teacher_weight=0.0,
-    weight="elbo",
-    input_noise=False,
-    auxiliary_first=True,
-    betas=(0.9, 0.999),
-)
-# Di[M]O as released (github.com/yuanzhi-zhu/DiMO) for a first state of masks only: its authors
-# begin with a share of random tokens instead, and have label smoothing .1 and guidance 2.
-DIMO = partial(
-    DMMD,
-    steps=1,
-    times="grid",
-    renoise="forward",
-    teacher_weight=0.0,
-    jeffreys=0.0,
-    betas=(0.9, 0.999),
-)

@@ -30,6 +30,13 @@ def more_early(t: Tensor, early: float, share: float, min_time: float) -> Tensor
     return torch.where(u < share, below, above)
 
 
+def earlier(t: Tensor, step: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """Return u in [t/2, t), (B,), for steps t - u log-uniform in a range: at most half the way."""
+    low, high = step
+    share = uniform(t.shape, generator=generator, device=t.device)
+    return t - torch.minimum(low * (high / low) ** share, t / 2)
+
+
 def drop_labels(cond: Tensor | None, share: float, generator: torch.Generator) -> Tensor | None:
     """Replace a random share of the labels by NO_LABEL, for classifier-free guidance."""
     if cond is None:

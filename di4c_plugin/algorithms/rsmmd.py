@@ -16,13 +16,13 @@ candidate, which has a third of the variance; local credit, biased. In a pilot o
 characters it was behind D-MMD in every form: it is for the last bit of a good student.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks, Role, Update
-from di4c_plugin.algorithms.choices import check_choices
+from di4c_plugin.algorithms.chunking import Loss, takes_chunks
 from di4c_plugin.algorithms.features import block_of, features_of
 from di4c_plugin.algorithms.noising import drawn_latent, drop_labels, low_discrepancy_times
 from di4c_plugin.diffusion import Process
@@ -41,10 +41,10 @@ from di4c_plugin.losses.representation import (
     similarities,
 )
 from di4c_plugin.networks.denoiser import Denoiser
-from di4c_plugin.networks.predict import ActivePositions, States, has_head, predict
-from di4c_plugin.networks.predictions import Hidden, Prediction
-
-CHOICES = {"estimator": ("all_pairs", "candidates"), "loss": ("auto", "naive", "chunked")}
+from di4c_plugin.networks.predict import ActivePositions, States, predict
+from di4c_plugin.networks.predictions import Prediction
+from di4c_plugin.options import typed
+from di4c_plugin.values import Choices, Count, Share
 
 
 class RSMMD(Algorithm):
@@ -72,24 +72,24 @@ class RSMMD(Algorithm):
         UserError: for values out of range and options that do not go with each other.
     """
 
+    @typed
     def __init__(
         self,
         process: Process,
         *,
         candidates: int = 4,
         fills: int = 2,
-        estimator: str = "all_pairs",
+        estimator: Annotated[str, Choices("all_pairs", "candidates")] = "all_pairs",
         radius: int | None = None,
         repulsion: float = 1.0,
         alpha: float | None = None,
         block: int | None = None,
         blocks: str | None = None,
         min_time: float = 1e-3,
-        label_dropout: float = 0.1,
-        loss: str = "auto",
-        loss_mb: int = 128,
+        label_dropout: Share = 0.1,
+        loss: Loss = "auto",
+        loss_mb: Count = 128,
     ) -> None:
-        check_choices({"estimator": estimator, "loss": loss}, CHOICES)
         if estimator == "candidates" and (candidates < 2 or fills < 2):
             raise UserError("estimator=candidates needs 2 candidates of 2 fills")
         if candidates < 1 or fills < 1 or candidates * fills < 3:
@@ -100,8 +100,6 @@ class RSMMD(Algorithm):
             raise UserError("repulsion must be at least 0, alpha above 0")
         if not 0 < min_time < 1:
             raise UserError(f"min_time must be in (0, 1), not {min_time}")
-        if loss_mb < 1:
-            raise UserError(f"loss_mb must be at least 1, not {loss_mb}")
         self.roles = {"student": Role(latent="optional")}
         # lambda is the noise of one pass: a new one at every step.
         self.sampling = {"latents": "fresh"}
@@ -116,8 +114,6 @@ class RSMMD(Algorithm):
         student, teacher, generator = networks["student"], networks["teacher"], update.generator
         if getattr(teacher, "latent_shape", None) is not None:
             raise UserError("this teacher takes a latent: name it as the student to start from")
-        if self.loss == "chunked" and not has_head(student):
-            raise UserError("loss=chunked: the student has no hidden states; use naive")
         x_0, m = batch.x_0, self.candidates * self.fills
         t = low_discrepancy_times(len(x_0), self.min_time, generator)
         x_t = self.process.corrupt(x_0, t, generator=generator)
@@ -125,7 +121,7 @@ class RSMMD(Algorithm):
         selected = self.process.active(x_t)
         positions = ActivePositions(selected)
         latent = drawn_latent(student, m, len(x_0), generator)
-        hidden = self.loss != "naive" and has_head(student)
+        hidden = takes_chunks(self.loss, networks, ("student",))
         states = States(x_t.unsqueeze(0), t, cond, latent)
         p = predict(student, states, positions, self.process, hidden=hidden)
         tokens = self._drawn(p, positions.take(self._uniform(m, x_0, generator)))
@@ -162,8 +158,7 @@ class RSMMD(Algorithm):
                 return [pick(log_p, own)[0], entropy(log_p).mean(0)]
             return [log_p.gather(-1, own.unsqueeze(-1)).squeeze(-1), entropy(log_p).mean(0)]
 
-        kind = "chunked" if isinstance(p, Hidden) else "naive"
-        found = position_sums(values, p, implementation=kind, max_bytes=self.max_bytes)
+        found = position_sums(values, p, implementation="auto", max_bytes=self.max_bytes)
         return found[0], found[1]
 
     def _similarities(

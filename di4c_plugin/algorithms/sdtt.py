@@ -18,12 +18,13 @@ t - (m - 1) \delta.
 
 from collections.abc import Collection
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks, Role, Update
-from di4c_plugin.algorithms.choices import check_choices
+from di4c_plugin.algorithms.chunking import Loss, takes_chunks
 from di4c_plugin.algorithms.noising import drawn_latent, drop_labels, low_discrepancy_times
 from di4c_plugin.algorithms.teacher_step import take_step
 from di4c_plugin.diffusion import Process, Uniform
@@ -38,18 +39,13 @@ from di4c_plugin.networks.predict import (
     AllPositions,
     Positions,
     States,
-    has_head,
     predict,
 )
-from di4c_plugin.networks.predictions import Hidden, Prediction
+from di4c_plugin.networks.predictions import Prediction
+from di4c_plugin.options import typed
 from di4c_plugin.samplers.base import inference
+from di4c_plugin.values import Choices, Count, Share
 
-CHOICES = {
-    "divergence": tuple(DIVERGENCES),
-    "trajectory": ("teacher", "data"),
-    "times": ("even", "grid", "released"),
-    "loss": ("auto", "naive", "chunked"),
-}
 RENEWED = ("optimiser", "average")
 
 
@@ -79,6 +75,7 @@ class SDTT(Algorithm):
         UserError: for values out of range and options that do not go with each other.
     """
 
+    @typed
     def __init__(
         self,
         process: Process,
@@ -86,18 +83,16 @@ class SDTT(Algorithm):
         teacher_steps: int = 1024,
         steps: int = 8,
         substeps: int = 2,
-        divergence: str = "reverse_kl",
-        trajectory: str = "teacher",
-        times: str = "even",
+        divergence: Annotated[str, Choices(*DIVERGENCES)] = "reverse_kl",
+        trajectory: Annotated[str, Choices("teacher", "data")] = "teacher",
+        times: Annotated[str, Choices("even", "grid", "released")] = "even",
         renew: Collection[str] = (),
         min_time: float = 1e-3,
-        label_dropout: float = 0.1,
-        loss: str = "auto",
-        loss_mb: int = 128,
+        label_dropout: Share = 0.1,
+        loss: Loss = "auto",
+        loss_mb: Count = 128,
     ) -> None:
-        said = {"divergence": divergence, "trajectory": trajectory, "times": times, "loss": loss}
-        check_choices(said, CHOICES)
-        if isinstance(renew, str) or set(renew) - set(RENEWED):
+        if set(renew) - set(RENEWED):
             raise UserError(f"renew is a list of {', '.join(RENEWED)}, not {renew!r}")
         self.rounds = rounds_between(teacher_steps, steps, substeps)
         if trajectory == "data" and not isinstance(process, Uniform):
@@ -106,8 +101,6 @@ class SDTT(Algorithm):
             raise UserError("times=released goes with trajectory=teacher")
         if not 0 < min_time < 1 / steps:
             raise UserError(f"min_time must be above 0 and below 1/steps, not {min_time}")
-        if loss_mb < 1:
-            raise UserError(f"loss_mb must be at least 1, not {loss_mb}")
         self.renew = tuple(renew)
         self.roles = {"student": Role(latent="optional")}
         # lambda is the noise of one pass: a new one at every step.
@@ -136,7 +129,8 @@ class SDTT(Algorithm):
         # The step of MaskGIT and Halton ranks all positions: it takes log p of all of them.
         ranked = not self.process.factorised
         positions: Positions = AllPositions(active) if ranked else ActivePositions(active)
-        predicts = partial(self._predict, positions=positions, hidden=self._hidden(networks))
+        hidden = takes_chunks(self.loss, networks, ("student", "teacher"), self.process)
+        predicts = partial(self._predict, positions=positions, hidden=hidden)
         p = predicts(student, states)
         with inference(teacher), torch.no_grad():
             if self.trajectory == "data":
@@ -214,19 +208,8 @@ class SDTT(Algorithm):
         def values(part: slice, log_p: Tensor, log_q: Tensor) -> list[Tensor]:
             return [divergence(log_p, log_q).squeeze(0)]
 
-        kind = "chunked" if isinstance(p, Hidden) else "naive"
-        (found,) = position_sums(values, p, q, implementation=kind, max_bytes=self.max_bytes)
+        (found,) = position_sums(values, p, q, implementation="auto", max_bytes=self.max_bytes)
         return found
-
-    def _hidden(self, networks: Networks) -> bool:
-        """Whether the loss is taken by chunks of hidden states."""
-        headless = [name for name in ("student", "teacher") if not has_head(networks[name])]
-        reason = f"the {headless[0]} has no hidden states" if headless else None
-        if not self.process.factorised:
-            reason = f"the step of {self.process.config['name']} looks at all positions"
-        if self.loss == "chunked" and reason:
-            raise UserError(f"loss=chunked: {reason}; use naive")
-        return self.loss != "naive" and reason is None
 
     def _predict(
         self,

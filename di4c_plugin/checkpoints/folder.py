@@ -14,6 +14,7 @@ from di4c_plugin.checkpoints.model_file import described_in
 from di4c_plugin.checkpoints.vocabulary import ENTRY, vocabulary_in
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import atomic_write
+from di4c_plugin.limits import regular
 from di4c_plugin.networks.dit import DiTConfig
 
 # An absolute path: a whole text, or the folders of one within a text, such as a command.
@@ -99,7 +100,7 @@ def check_ours(folder: Path, text: str) -> None:
 def read_description(path: Path) -> dict[str, Any] | None:
     """Return our description of the model in a config.json; None if there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     found = content.get("di4c") if isinstance(content, dict) else None
@@ -109,7 +110,7 @@ def read_description(path: Path) -> dict[str, Any] | None:
 def is_card(path: Path, text: str, description: Mapping[str, Any] | None) -> bool:
     """Return whether a file holds `text`, or the card of the model described."""
     try:
-        found = path.read_text(encoding="utf-8")
+        found = regular(path).read_text(encoding="utf-8")
         return found == text or (description is not None and found == card(description))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False  # not there, not text, or of a damaged description

@@ -3,11 +3,11 @@
 import argparse
 from dataclasses import asdict, replace
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.bench.cases import CASES, DTYPES
 from di4c_plugin.errors import UserError
+from di4c_plugin.files import new_file, user_path
 
 if TYPE_CHECKING:
     from di4c_plugin.bench.cases import Case
@@ -93,7 +93,8 @@ def add_options(parser: argparse.ArgumentParser, kind: str) -> None:
             told = text if value is None else f"{text}; default {value}"
             parser.add_argument(option(name), type=TYPES.get(name, int), default=value, help=told)
     parser.add_argument("--dtype", choices=DTYPES, default=case.dtype, help="default float32")
-    parser.add_argument("--json", type=Path, help="write the results to this file too")
+    parser.add_argument("--json", type=user_path, help="write the results to this file too")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --json")
 
 
 def option(name: str) -> str:
@@ -104,6 +105,8 @@ def option(name: str) -> str:
 def run(args: argparse.Namespace) -> int:
     """Measure, print a line for each case, and write what is there after each."""
     cases = make_cases(args)
+    if args.json is not None:
+        new_file(args.json, overwrite=args.overwrite)
     from di4c_plugin.bench.run import machine, run_case
     from di4c_plugin.evaluation.report import write_json
 
@@ -118,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         cells = [cell(found, results[0], *column[1:]) for column in columns]
         note = "out of memory" if "out_of_memory" in found else ""
         print(f"{label:<{width}}", *(cells if not note else [note]), flush=True)
-        if args.json:
+        if args.json is not None:
             report = {"what": args.kind, "machine": machine(case), "results": results}
             write_json(args.json, report)
     print(LEGEND[args.kind])

@@ -21,6 +21,7 @@ COMMANDS = (
     "train_teacher",
     "sample",
     "evaluate",
+    "lm_eval",
     "bench",
     "doctor",
     "plugins",

@@ -30,7 +30,10 @@ def start_networks(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         for name, role in method.roles.items():
-            if start is not None and name == "student":
+            if role.make is not None:
+                denoiser: Any = role.make(found["student"].denoiser, teacher.network.positions)
+                found[name] = Model(denoiser, denoiser.network.config)
+            elif start is not None and name == "student":
                 found[name] = start
             elif role.latent == "none" or (role.latent == "optional" and latent is None):
                 found[name] = adapter.build_student(teacher, None)

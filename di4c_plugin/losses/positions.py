@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.networks.predictions import Prediction
+from di4c_plugin.networks.predictions import Hidden, Prediction
 
 DEFAULT_BYTES = 128 << 20
 IMPLEMENTATIONS = ("naive", "chunked")
@@ -45,7 +45,8 @@ def position_sums(
             in the backward pass: let it close over random numbers, not draw them.
         predictions: at the same P positions. Gradients go into them, and, by chunks, into nothing
             else that `function` closes over. P = 0 gives values that are connected to them still.
-        implementation: "naive", all positions at once by autograd, or "chunked".
+        implementation: "naive", all positions at once by autograd, "chunked", or "auto": by chunks
+            where there are hidden states.
         max_bytes: budget for what a chunk needs.
 
     Returns:
@@ -54,6 +55,9 @@ def position_sums(
     Raises:
         UserError: for an unknown implementation.
     """
+    if implementation == "auto":
+        chunked = any(isinstance(p, Hidden) for p in predictions)
+        implementation = "chunked" if chunked else "naive"
     if implementation not in IMPLEMENTATIONS:
         raise UserError(f"unknown implementation {implementation!r}: naive or chunked")
     first, everything = predictions[0], slice(None)

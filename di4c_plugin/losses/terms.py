@@ -21,7 +21,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.losses.chunk import Targets, chunk_targets, chunk_terms, chunks_for
 from di4c_plugin.losses.chunked import chunked
 from di4c_plugin.losses.positions import DEFAULT_BYTES, by_chunks
-from di4c_plugin.losses.windows import Windows, correlation
+from di4c_plugin.losses.windows import Windows, correlation, independent_log_prob
 from di4c_plugin.networks.predictions import Prediction
 
 __all__ = ["IMPLEMENTATIONS", "PositionTerms", "Targets", "example_terms", "position_terms"]
@@ -73,19 +73,33 @@ def position_terms(
 
 
 def example_terms(
-    terms: PositionTerms, example: Tensor, count: int, windows: Sequence[Windows] = ()
+    terms: PositionTerms,
+    example: Tensor,
+    count: int,
+    windows: Sequence[Windows] = (),
+    bound: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the terms of Di4C for each example, shape (count,), in nats.
 
-    `example` (P,) tells which of `count` examples a position is of; `windows`: see `correlation`.
+    Args:
+        terms: at P positions.
+        example: which of `count` examples a position is of, (P,).
+        count: how many examples there are.
+        windows: see `correlation`.
+        bound: on log p(x_0), (count,), in place of the mixture's estimate of the data; None: that.
     """
 
     def of_examples(values: Tensor) -> Tensor:
         return values.new_zeros(count).index_add(-1, example, values)
 
+    if bound is None:
+        data_corr = correlation(terms.ell_data, example, count, windows)
+    else:
+        independent = independent_log_prob(terms.ell_data, example, count)
+        data_corr = (independent - bound).to(terms.ell_data.dtype)
     found = {
         "distil": of_examples(terms.distil),
-        "data_corr": correlation(terms.ell_data, example, count, windows),
+        "data_corr": data_corr,
         "data_marg": of_examples(terms.data_marg),
     }
     if terms.ell_consis is not None and terms.consis_marg is not None:

@@ -80,6 +80,11 @@ def correlation(
     return (independent - torch.stack(joints).mean(0)).mean(0).to(ell.dtype)
 
 
+def independent_log_prob(ell: Tensor, example: Tensor, count: int) -> Tensor:
+    r"""Return mean_j log \bar p(x_j) of each example, (count,), float64; see `correlation`."""
+    return _sums(log_mean_exp(ell.double()), example, count).mean(0)
+
+
 def _sums(values: Tensor, group: Tensor, groups: int) -> Tensor:
     """Return the sums of values (..., P) over the positions of each group, (..., groups)."""
     return values.new_zeros(*values.shape[:-1], groups).index_add(-1, group, values)

@@ -69,6 +69,10 @@ class ActivePositions:
         """See `Positions.take`."""
         return values.flatten(1, 2).index_select(1, self.index)
 
+    def within(self, others: "ActivePositions") -> Tensor:
+        """Return where in other positions these, some of them, are, (P,), int64."""
+        return torch.searchsorted(others.index, self.index)
+
 
 @dataclass(frozen=True)
 class States:

@@ -92,9 +92,8 @@ def first_whole(path: Path, others: Iterable[Path], advice: str) -> tuple[Path, 
         except UserError:
             continue
         if file != path:
-            announce_once(
-                f"{path} is {fault}: going on from {file.name}, update {content['global_step']}"
-            )
+            update = content.get("global_step", content.get("n_iter"))
+            announce_once(f"{path} is {fault}: going on from {file.name}, update {update}")
         return file, content
     rest = f", and no other in {path.parent} is whole" if others else ""
     raise UserError(f"{path} is {fault}{rest}; {advice}")

@@ -351,13 +351,13 @@ def test_any_batch_size_and_a_batch_without_masks(size: int) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"latents": 0}, "latents and states must be at least 1"),
+        ({"latents": 0}, "latents must be at least 1, not 0"),
         ({"delta_t": (0.5, 0.1)}, "0 < low <= high < 1, not 0.5, 0.1"),
         ({"weights": {"consistency": 1}}, "unknown weights .*consistency.*; there are distil, "),
         ({"weights": dict.fromkeys(asdict(Weights()), 0.0)}, "all weights are 0"),
         ({"alpha": "cosine"}, "unknown alpha 'cosine'; there are sigmoid, linear, const"),
         ({"prior_share": 1.5}, "prior_share must be in"),
-        ({"windows": (1,)}, r"windows have at least 2 positions .*, not \[1\]"),
+        ({"windows": (1,)}, r"windows\[0\] must be at least 2, not 1"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, object], message: str) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
-from di4c_plugin.algorithms.dmmd import DIMO, DMMD, IDLM
+from di4c_plugin.algorithms.dmmd import DMMD
 from di4c_plugin.algorithms.dmmd_draws import Drawn, draw_times
+from di4c_plugin.algorithms.dmmd_kin import DIMO, IDLM
 from di4c_plugin.diffusion import (
     Absorbing,
     Arccos,
@@ -475,7 +476,10 @@ def test_the_kin_are_switches() -> None:
         ({"times": "independent"}, "times=independent goes with renoise=forward"),
         ({"process": Uniform(4), "target": "soft"}, "target=soft .* masked processes"),
         ({"process": Uniform(4), "weight": "elbo"}, ".*weight=elbo .* masked processes"),
-        ({"together": True, "auxiliary_updates": 2}, "auxiliary_updates must be at least 1.*"),
+        (
+            {"together": True, "auxiliary_updates": 2},
+            "together=true goes with auxiliary_updates=1, not 2",
+        ),
         ({"top_p": 0.0}, ".*0 < top_p <= 1.*"),
         ({"min_time": 0.5}, "min_time must be .* below 1/steps, not 0.5"),
         ({"loss": "fast"}, "unknown loss 'fast'; .*"),
@@ -487,10 +491,48 @@ def test_mistakes_are_one_line(options: dict[str, Any], message: str) -> None:
         DMMD(**{"process": tiny.masked()} | options)
 
 
-def test_a_teacher_with_a_latent_is_refused() -> None:
-    made: Any = networks(tiny.masked())
-    with pytest.raises(UserError, match="^this teacher takes a latent: name it as the student"):
-        losses(DMMD(tiny.masked()), made | {"teacher": made["student"]})
+class Marginal:
+    """The marginals of a mixture of two cells, a product model."""
+
+    latent_shape = None
+
+    def __init__(self, mixture: TableDenoiser) -> None:
+        self.mixture = mixture
+
+    def __call__(self, x_t: Tensor, t: Tensor, *, cond: Any = None, latent: Any = None) -> Tensor:
+        cells = [self.mixture(x_t, t, latent=torch.full((len(t), 1), c)) for c in (0.25, 0.75)]
+        return torch.stack(cells).logsumexp(0) - math.log(2)
+
+
+@pytest.mark.parametrize("process", [Absorbing(3), Uniform(3)], ids=["masked", "uniform"])
+def test_a_mixture_teaches_by_its_marginals(process: Process) -> None:
+    mixture = TableDenoiser(process, 2, 2, seed=3)
+    made: Any = {
+        "student": TableDenoiser(process, 2, 2, seed=1),
+        "auxiliary": TableDenoiser(process, 2, seed=2),
+    }
+    batch = Batch(torch.cartesian_prod(torch.arange(3), torch.arange(3)))
+    found = [
+        method(process, teacher_latents=count, temperature=0.8).losses(
+            batch, made | {"teacher": teacher}, update()
+        )
+        for teacher, count in ((mixture, 2), (Marginal(mixture), 2), (mixture, 1))
+    ]
+    torch.testing.assert_close(found[0].terms, found[1].terms)
+    assert (found[2].terms["generator"] - found[1].terms["generator"]).abs() > 1e-4
+
+
+def test_a_mixture_teaches_the_same_by_chunks() -> None:
+    process, results = tiny.masked(), []
+    for loss in ("naive", "chunked"):
+        made: Any = networks(process)
+        made["teacher"] = tiny.denoiser(process, LATENT, seed=3).requires_grad_(False)
+        chosen = method(process, loss=loss)
+        chosen.max_bytes = 12 * 3 * tiny.TOKENS * 10
+        found = losses(chosen, made)
+        found.total.backward()
+        results.append((found.terms, [tiny.gradients(made[k]) for k in ("student", "auxiliary")]))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-10)
 
 
 def test_chunks_need_heads() -> None:

@@ -299,7 +299,7 @@ def test_rounds_follow_from_the_steps() -> None:
         ({"trajectory": "x"}, "unknown trajectory 'x'; there are teacher, data"),
         ({"times": "x"}, "unknown times 'x'; there are even, grid, released"),
         ({"loss": "x"}, "unknown loss 'x'; there are auto, naive, chunked"),
-        ({"renew": "average"}, "renew is a list of optimiser, average, not 'average'"),
+        ({"renew": "average"}, "renew must be a list of texts, not 'average'"),
         ({"renew": ["teacher"]}, "renew is a list of optimiser, average, not"),
         ({"steps": 0}, "steps must be at least 1 and substeps 2, not 0 and 2"),
         ({"substeps": 1}, "steps must be at least 1 and substeps 2"),

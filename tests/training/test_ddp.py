@@ -10,6 +10,7 @@ from torch import Tensor
 
 from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
 from di4c_plugin.hosts.builtin import HOST as BUILTIN
+from di4c_plugin.hosts.start import start_networks
 from di4c_plugin.training import make_algorithm
 from di4c_plugin.training.data import BatchStream
 from di4c_plugin.training.recipes import recipe
@@ -44,15 +45,14 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def networks(teacher: Path, latent: dict[str, Any]) -> Networks:
+def networks(teacher: Path, latent: dict[str, Any], algo: dict[str, Any] = DI4C) -> Networks:
     """The networks as `di4c train` makes them."""
     host = BUILTIN()
     model = host.load_teacher(str(teacher))
-    torch.manual_seed(0)
-    student = host.build_student(model, latent).denoiser.train()
-    auxiliary = host.build_student(model, None).denoiser.train()
-    frozen = model.denoiser.requires_grad_(False)
-    return {"student": student, "auxiliary": auxiliary, "teacher": frozen}
+    method = make_algorithm(algo, model.process)
+    made = start_networks(host, method, model, latent, None, 0)
+    trained = {name: start.denoiser.train() for name, start in made.items()}
+    return trained | {"teacher": model.denoiser.requires_grad_(False)}
 
 
 @pytest.mark.slow
@@ -61,6 +61,7 @@ def networks(teacher: Path, latent: dict[str, Any]) -> Networks:
     [
         ("adaln", DI4C),
         ("token", DI4C),
+        ("mask_noise", {"name": "di4c", "encoder": 1, "encoder_hidden": 32}),
         ("mask_noise", {"name": "dmmd", "together": True}),
         ("mask_noise", {"name": "sdtt", "teacher_steps": 8, "steps": 4}),
     ],
@@ -68,7 +69,7 @@ def networks(teacher: Path, latent: dict[str, Any]) -> Networks:
 def test_the_gradient_of_two_processes_is_that_of_one_with_their_draws(
     di4c: Run, teacher: Path, tmp_path: Path, latent: str, algo: dict[str, Any]
 ) -> None:
-    roles = ["student", "auxiliary"] if algo["name"] == "dmmd" else ["student"]
+    roles = list(make_algorithm(algo, toy_process()).roles)
     options = ["steps=1", f"batch_size={PER_RANK}", f"accumulate={MICRO_STEPS}", "clip=0"]
     options += [f"devices={RANKS}", "accelerator=cpu", "strategy=ddp", "log_every=1"]
     result = di4c(
@@ -89,7 +90,7 @@ def test_the_gradient_of_two_processes_is_that_of_one_with_their_draws(
     rate = 1 - state["optimizer_states"][0]["param_groups"][0]["betas"][0]
     found = [moments[index]["exp_avg"] / rate for index in range(len(moments))]
     # The configs of latents have no option but their defaults.
-    made = networks(teacher, {"name": latent})
+    made = networks(teacher, {"name": latent}, algo)
     total = mean_loss(made, algo)
     total.backward()
     value = total.item()
