@@ -63,7 +63,7 @@ def in_host(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
     for path in (*host.marks, f"{host.configs}/config.yaml"):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text("")
-    (folder / host.configs / "lr_scheduler").mkdir()
+    (folder / host.configs / "lr_scheduler").mkdir(exist_ok=True)
     (folder / host.configs / "lr_scheduler/constant_warmup.yaml").write_text("_target_: x")
     defaults = "_self_, {/lr_scheduler: constant_warmup}"
     if name == "duo":
