@@ -121,7 +121,7 @@ IMAGES = {
 }
 COMMON = {"stratified": False, "alpha": "sigmoid", "partial": False, "prior_share": 0.0}
 DIGITS = ("digits", "digits_full", "digits_quick")
-PHASES = (
+PHASES = ("digits_chain", "digits_dmmd", "mdlm_dmmd")  # of several runs
     "digits_chain",
     "digits_dmmd",
     "mdlm_dmmd",
