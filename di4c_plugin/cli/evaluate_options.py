@@ -31,7 +31,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "of the reference")  # fmt: skip
     add("--labels", metavar="WHICH", help="for models that take class labels: data (as often as "
         "there, the default), uniform, none, or numbers separated by commas")  # fmt: skip
-    add("--json", type=Path, metavar="FILE", help="write the report")
     add("--plot", type=Path, metavar="FILE.png", help="draw the values")
     add("--repeat", type=Path, metavar="REPORT", help="do again what a report says, and compare")
     add("--shards", type=Path, metavar="FOLDER", help="keep the samples here: an interrupted "
