@@ -36,6 +36,8 @@ from di4c_plugin.samplers.known import (
 from di4c_plugin.values import shown
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+
     from di4c_plugin.training import TrainingConfig
 
 
@@ -137,6 +139,7 @@ def distill(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    callbacks: "Sequence[Callback]" = (),
 ) -> LoadedModel:
     """Return a student of the teacher, with the moving average of its weights, in eval mode.
 
@@ -158,6 +161,7 @@ def distill(
         resume: go on from the last checkpoint in `out`, or begin where there is none yet.
         overwrite: replace the run that `out` holds; of its files only, and never the teacher's.
         progress: show a bar, or lines where there is no terminal.
+        callbacks: further ones for Lightning's loop.
 
     Raises:
         UserError: for unknown names and options, a latent where no network takes one, a start with
@@ -201,6 +205,7 @@ def distill(
         resume=resume,
         overwrite=overwrite,
         progress=progress,
+        callbacks=callbacks,
     )
     return LoadedModel.of(trained)
 

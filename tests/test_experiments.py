@@ -119,7 +119,7 @@ IMAGES = {
     "imagenet256_halton_maskgit_di4c": maskgit("halton_maskgit", 0.0),
 }
 COMMON = {"stratified": False, "alpha": "sigmoid", "partial": False, "prior_share": 0.0}
-DIGITS = ("digits", "digits_full", "digits_quick")
+DIGITS = ("digits", "digits_demo", "digits_full", "digits_quick")
 PHASES = ("digits_chain", "digits_dmmd")  # of several runs; see tests/cli/test_phases.py
 
 

@@ -22,7 +22,7 @@ from di4c_plugin.training.checkpoint_file import first_whole
 RECORD, CONFIG = "run.json", "config.yaml"
 CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
 STUDENT, TEACHER = "student.safetensors", "teacher.safetensors"
-REPORTS = ("report.json", "quality.png", "samples.png")  # of the demo
+REPORTS = ("report.json", "quality.png", "samples.png", "progress.png")  # of the demo
 # All that runs write: a record, which anybody can write, opens no way to other files.
 NAMES = frozenset({RECORD, CONFIG, CHECKPOINT, PREVIOUS, STUDENT, TEACHER, *REPORTS})
 FORMAT = 1
