@@ -155,8 +155,11 @@ def test_the_second_trainings_folder_is_looked_at_first(tmp_path: Path) -> None:
 def test_files_of_the_user_are_not_replaced_by_a_report(
     name: str, models: dict[str, Model], recipe: demo.Recipe, tmp_path: Path
 ) -> None:
-    gallery = demo.Gallery(tmp_path, models["teacher"], 0, told)
-    next(demo.make_students(recipe, tmp_path, gallery, resume=False, overwrite=False))
+    def make(*, overwrite: bool) -> None:
+        gallery = demo.Gallery(tmp_path, models["teacher"], 0, told)
+        next(demo.make_students(recipe, tmp_path, gallery, resume=False, overwrite=overwrite))
+
+    make(overwrite=False)
     (tmp_path / "other").mkdir()
     for folder in (tmp_path, tmp_path / "other"):
         record = folder / "run.json"
@@ -169,7 +172,7 @@ def test_files_of_the_user_are_not_replaced_by_a_report(
                 demo.check_folder(folder, **again)
         assert (folder / name).read_text() == "mine"
     with pytest.raises(UserError, match=f"^{tmp_path / name} is in the way"):
-        next(demo.make_students(recipe, tmp_path, gallery, resume=False, overwrite=True))
+        make(overwrite=True)
     assert (tmp_path / name).read_text() == "mine"
 
 
