@@ -13,9 +13,11 @@ from di4c_plugin.checkpoints.folder import save_folder
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
+from di4c_plugin.families.adapted import shared, without_adapter
 from di4c_plugin.files import named_file, user_path
 from di4c_plugin.hosts import Host, OpenHost, host_for, load_source
 from di4c_plugin.hosts.start import check_start, start_networks
+from di4c_plugin.networks.adapters import Adapter
 from di4c_plugin.options import parameters, typed
 from di4c_plugin.plugins import lookup, make
 from di4c_plugin.samplers import Step, sampler_named, sampler_options
@@ -189,7 +191,11 @@ def distill(
         raise UserError(f"algorithm {algo['name']!r} makes no mixture: leave out the latent")
     if not method.needs_teacher:
         raise UserError(f"algorithm {algo['name']!r} trains teachers: use di4c train-teacher")
-    networks = start_networks(adapter, method, teacher, latent, start, training.seed)
+    if training.adapter is None and start is not None and start.adapter is not None:
+        raise UserError("the student to start from is an adapter: say training.adapter=, as its")
+    lora = None if training.adapter is None else Adapter.of(training.adapter, "training.adapter")
+    teacher = without_adapter(teacher) if lora is None else shared(teacher)
+    networks = start_networks(adapter, method, teacher, latent, start, training.seed, lora)
     student = networks.pop("student")
     trained = train(
         method,

@@ -5,7 +5,9 @@ environment, and is refused only what cannot be: shapes beyond the bytes that ar
 that no machine holds. Standard library only.
 """
 
+import errno
 import os
+from pathlib import Path
 
 SWITCH, OFF = "DI4C_LIMITS", "off"
 
@@ -18,3 +20,14 @@ def exceeds(amount: float, most: float) -> bool:
 def over(what: str) -> str:
     """Return what to say of a limit that is exceeded, with the way to lift it."""
     return f"{what} ({SWITCH}={OFF} lifts this limit)"
+
+
+def regular(path: Path) -> Path:
+    """Return a path that may be read to its end; whoever opens a pipe may wait without end.
+
+    Raises:
+        OSError: for a pipe or a device.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a folder is refused in opening
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return path

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from di4c_plugin.errors import UserError
-from di4c_plugin.limits import exceeds, over
+from di4c_plugin.errors import UserError, quoted
+from di4c_plugin.limits import exceeds, over, regular
 
 JSON, YAML = 2**20, 2**16  # bytes of a file; YAML takes ten seconds for a megabyte
 VALUES = 10**5  # in all, with aliases written out
@@ -54,6 +54,19 @@ def read_yaml(path: Path) -> Any:
     return _read(path, YAML, lambda text: yaml.load(text, Loader=_Loader))  # a SafeLoader
 
 
+def whole_text(text: str, where: str) -> str:
+    """Return a text that has an encoding: JSON may name half a character by its number alone.
+
+    Raises:
+        UserError: if it has none.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} holds half a character: {quoted(text[error.start])}") from error
+    return text
+
+
 def read_json(path: Path) -> Any:
     """Return what a JSON file says; raises UserError if it cannot be read."""
     return _read(path, JSON, json.loads)
@@ -61,7 +74,7 @@ def read_json(path: Path) -> Any:
 
 def _read(path: Path, most: int, parse: Callable[[str], Any]) -> Any:
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             content = file.read(most + 1)
             if exceeds(len(content), most):
                 raise ValueError(over(f"it has more than {most} bytes"))

@@ -56,6 +56,7 @@ class Choices:
 
 Count = Annotated[int, Range(1)]
 Share = Annotated[float, Range(0, 1)]
+BelowOne = Annotated[float, Range(0, below=1)]
 Std = Annotated[float, Range(0, 10**6)]
 # Of a network made by us: more is a mistake, and would fill the memory.
 Size = Annotated[int, Range(1, 2**16)]

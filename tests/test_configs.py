@@ -17,11 +17,13 @@ from di4c_plugin.algorithms.di4c import Di4C, Weights
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
+from di4c_plugin.evaluation.text_options import text_options
 from di4c_plugin.files import configs_dir
 from di4c_plugin.hosts import OpenHost
 from di4c_plugin.plugins import make
 from di4c_plugin.programs.callback import as_chosen
 from di4c_plugin.programs.callback import plain as plain_config
+from di4c_plugin.programs.text.measuring import metric_settings
 from di4c_plugin.programs.text.sampling import sampler_settings
 from di4c_plugin.programs.text.settings import distillation
 from di4c_plugin.training import make_algorithm
@@ -61,11 +63,13 @@ def in_host(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
     for path in (*host.marks, f"{host.configs}/config.yaml"):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text("")
-    text = "mode: train"
+    (folder / host.configs / "lr_scheduler").mkdir(exist_ok=True)
+    (folder / host.configs / "lr_scheduler/constant_warmup.yaml").write_text("_target_: x")
+    defaults = "_self_, {/lr_scheduler: constant_warmup}"
     if name == "duo":
         (folder / host.configs / "algo/duo_base.yaml").write_text("name: duo_base")
-        text = "defaults: [_self_, {/algo: duo_base}]"
-    (folder / host.configs / "config.yaml").write_text(text)
+        defaults += ", {/algo: duo_base}"
+    (folder / host.configs / "config.yaml").write_text(f"defaults: [{defaults}]\nmode: train")
     with initialize_config_dir(str(folder / host.configs), version_base=None):
         composed = compose("config", list(overrides), return_hydra_config=True)
     return as_chosen(plain_config(composed), composed.hydra)
@@ -76,11 +80,14 @@ def test_every_config_is_tested_here() -> None:
     grouped = {Path(group, f"{name}.yaml") for group in GROUPS for name in options(group)}
     hosts = {Path("hosts", h, g, "default.yaml") for h in HOSTS for g in ("di4c_host", "hydra/env")}
     others = {Path("train.yaml"), Path("train_teacher.yaml"), Path("di4c_text/default.yaml")}
+    others |= {Path("lr_scheduler/one_cycle.yaml"), Path("di4c_text_short/default.yaml")}
+    others |= {Path("metrics/text.yaml")}
     recipes = {  # tests/test_one_owner.py
         Path("recipe", host, f"{algo}.yaml")
         for algo in ("di4c", "dmmd", "sdtt")
-        for host in [*options("host"), *(HOSTS if algo == "dmmd" else ())]
-    } - {Path("recipe/hf/sdtt.yaml")}  # as the text hosts': the method's own defaults
+        for host in options("host")
+        if algo == "dmmd" or host not in HOSTS  # elsewhere text has the method's own defaults
+    } - {Path("recipe/hf/sdtt.yaml")}
     assert found == grouped | hosts | others | recipes
 
 
@@ -127,6 +134,18 @@ def test_every_sampler_in_every_host(host: str, name: str, tmp_path: Path) -> No
     if teacher:
         with pytest.raises(UserError, match="add sampler.teacher=SOURCE"):
             sampler_settings(config["sampler"] | {"teacher": None})
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_metrics_of_texts_in_every_host(host: str, tmp_path: Path) -> None:
+    """The file says what the command has by default, and everything that may be said."""
+    config = in_host(tmp_path, host, "sampler=di4c", "metrics=text")["metrics"]
+    settings = metric_settings(config, "gpt2")
+    assert settings is not None
+    assert settings.names == ("gen_ppl", "entropy")
+    found = inspect.signature(text_options).parameters
+    defaults = {name: p.default for name, p in found.items() if name != "device"}
+    assert settings.options == defaults | {"scorer": "gpt2"}
 
 
 @pytest.mark.parametrize("name", options("host"))

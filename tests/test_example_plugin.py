@@ -141,6 +141,19 @@ def test_its_host_algorithm_and_sampler_work_together_on_the_command_line(
 
 
 @pytest.mark.slow
+def test_its_latent_lets_one_step_draw_pairs_and_its_metric_says_so(
+    run: Callable[..., str],
+) -> None:
+    teacher = "RUNS/teacher/teacher.safetensors"
+    student = run("train", "experiment=two_bits", f"teacher={teacher}", "out=RUNS/shifted")
+    measured = ["--host", "two_bits", "--metric", "unequal", "--steps", "1", "--samples", "2000"]
+    lines = run("evaluate", teacher, student, *measured).splitlines()
+    wrong = [float(line.split("\t")[2]) for line in lines if "safetensors" in line]
+    assert wrong[0] == pytest.approx(0.5, abs=0.04)
+    assert wrong[1] < 0.1
+
+
+@pytest.mark.slow
 def test_its_picture_is_drawn_on_the_command_line(run: Callable[..., str]) -> None:
     student = "RUNS/student/student.safetensors"
     picture = run("sample", student, "--host", "two_bits", "--out", "RUNS/x.png")

@@ -35,6 +35,7 @@ from tests.test_configs import in_host, options
 MASKGIT = Confidence(5, mask=4)
 GAUSSIAN = DiscretisedGaussian(5)
 TEXT = ("openwebtext_sdtt6_di4c2", "openwebtext_sdtt7_di4c2")
+SHORT = ("text_short", "mdlm_short")  # inside the hosts, and without them
 HYDRA_HOSTS = [host.name for host in detect.HYDRA_HOSTS]
 IN_PROGRAMS = [(host, name) for host in HYDRA_HOSTS for name in TEXT]
 
@@ -132,7 +133,7 @@ def attributes(algorithm: Algorithm) -> dict[str, Any]:
 
 
 def test_every_experiment_is_tested_here() -> None:
-    assert {*options("experiment")} == {*IMAGES, *TEXT, *DIGITS, *PHASES}
+    assert {*options("experiment")} == {*IMAGES, *TEXT, *DIGITS, *PHASES, *SHORT}
 
 
 @pytest.mark.parametrize("name", DIGITS)
@@ -261,6 +262,29 @@ def check_text(name: str, config: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("host", "name"), IN_PROGRAMS)
 def test_text_in_programs_that_look_like_hosts(host: str, name: str, tmp_path: Path) -> None:
     check_text(name, in_host(tmp_path, host, f"+experiment={name}"))
+
+
+@pytest.mark.parametrize("host", HYDRA_HOSTS)
+def test_a_short_run_in_programs_that_look_like_hosts(host: str, tmp_path: Path) -> None:
+    short = ["teacher=x", "trainer.max_steps=7", "optim.lr=0.1"]
+    config = in_host(tmp_path, host, "+experiment=text_short", *short)
+    assert config["lr_scheduler"] == {
+        "_target_": "torch.optim.lr_scheduler.OneCycleLR",
+        "max_lr": 0.1,
+        "total_steps": 7,
+    }
+    settings = distillation(config)
+    assert settings.latent is not None
+    assert (settings.latent["name"], settings.latent["std"]) == ("mask_noise", 6)
+    method = vars(settings.make(Absorbing(4, mask=3)))
+    assert method["states"] == 4
+    assert method["weights"] == Weights(consis_corr=0, consis_marg=0, data_corr=1)
+    alone = run_of("mdlm_short")
+    assert alone.info["latent"] == settings.latent
+    assert vars(make_algorithm(alone.info["algo"], Absorbing(4, mask=3))).items() >= (
+        {k: v for k, v in method.items() if k != "process"}.items()
+    )
+    assert (alone.training.batch_size, alone.training.lr) == (32, 1e-3)
 
 
 def test_text_outside_of_a_host_says_where_it_belongs(tmp_path: Path) -> None:

@@ -1,23 +1,28 @@
 """Every limit names itself and what lifts it, and is lifted by it."""
 
+import os
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from di4c_plugin import load_teacher
+from di4c_plugin import load_student, load_teacher
 from di4c_plugin.checkpoints.description import read_description
 from di4c_plugin.checkpoints.stubs import plain
 from di4c_plugin.checkpoints.torch_file import read_torch
 from di4c_plugin.data.array_files import load_arrays
 from di4c_plugin.data.picture_files import open_picture
 from di4c_plugin.errors import UserError
+from di4c_plugin.evaluation.record import read_report
+from di4c_plugin.limits import regular
 from di4c_plugin.plain_files import read_json, read_yaml
+from tests.campaigns.outcome import limited
 
 
 def picture(folder: Path) -> Callable[[], object]:
@@ -87,3 +92,30 @@ def test_a_limit_says_what_lifts_it(
     else:
         read()
     assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "config.json"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="it is no regular file"):
+        regular(pipe)
+    assert regular(tmp_path) == tmp_path
+    assert regular(tmp_path / "nowhere") == tmp_path / "nowhere"
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("config.json", read_json),
+        ("config.json", read_yaml),
+        ("codes.npy", lambda path: load_arrays(path, "", "no array")),
+        ("report.json", read_report),
+        ("student.safetensors", lambda path: load_student(path.parent)),
+        ("config.json", lambda path: load_teacher(path.parent)),
+        ("model.safetensors", lambda path: load_teacher(path.parent)),
+    ],
+)
+def test_no_reader_waits_for_a_pipe(tmp_path: Path, name: str, read: Any) -> None:
+    os.mkfifo(tmp_path / name)
+    with limited(), pytest.raises(UserError):
+        read(tmp_path / name)

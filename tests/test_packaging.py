@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 App = Callable[[str], dict[str, object]]
+ROOMS = (".assets", ".github", "configs", "di4c_plugin", "tests")
 APP = """
 import json, sys
 import hydra
@@ -25,6 +27,11 @@ def main(config):
 
 main()
 """
+
+
+def files(folder: Path) -> set[str]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix() for path in found if path.suffix != ".pyc"}
 
 
 def output(*command: str | Path, cwd: Path) -> str:
@@ -85,20 +92,27 @@ def foreign_app(programs: Path, tmp_path: Path) -> App:
 def test_the_wheel_holds_package_and_configs_and_nothing_else(
     wheel: Path, repository: Path
 ) -> None:
-    def files(folder: Path) -> set[str]:
-        found = (path for path in folder.rglob("*") if path.is_file())
-        return {path.relative_to(folder).as_posix() for path in found if path.suffix != ".pyc"}
-
     def shipped(folder: Path) -> set[str]:
         return {name for name in files(folder) if not name.endswith("README.md")}
 
     package = repository / "di4c_plugin"
     hydra = files(package / "hydra_root")
-    expected = {f"di4c_plugin/configs/{name}" for name in files(repository / "configs")}
+    expected = {f"di4c_plugin/configs/{name}" for name in shipped(repository / "configs")}
     expected |= {f"di4c_plugin/{name}" for name in shipped(package)} | hydra
     expected -= {f"di4c_plugin/hydra_root/{name}" for name in hydra}
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == expected
+
+
+def test_the_source_distribution_has_what_tests_and_readers_need(
+    wheel: Path, repository: Path
+) -> None:
+    with tarfile.open(next(wheel.parent.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {"README.md", "CHANGELOG.md", ".ci/run", ".ci/constraints.txt", ".gitmodules"}
+    wanted |= {f"{room}/{name}" for room in ROOMS for name in files(repository / room)}
+    assert wanted <= names
+    assert not any(name.startswith("external") for name in names)
 
 
 def test_any_hydra_app_finds_the_configs(foreign_app: App) -> None:

@@ -157,6 +157,8 @@ def test_an_installed_plugin_is_listed(di4c: Run, example_plugin: str) -> None:
         "host\ttwo_bits",
         "algorithm\tmarginal, mutual",
         "sampler\tconfidence",
+        "latent\tshift",
+        "metric\tunequal",
         "program\ttwo_bits",
         "config path\tpkg://di4c_example.configs",
     ]

@@ -94,9 +94,11 @@ class UpdateCase(NetworkCase):
 
     Attributes:
         algo: name and options of the method.
+        adapter: options of an adapter for each network, on the one teacher; None: whole networks.
     """
 
     algo: dict[str, Any] = field(default_factory=lambda: {"name": "di4c"})
+    adapter: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

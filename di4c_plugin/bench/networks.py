@@ -15,8 +15,10 @@ from di4c_plugin.bench.measure import median_seconds, peak_bytes, seconds
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.families import new_model
+from di4c_plugin.families.adapted import shared
 from di4c_plugin.hosts.start import start_networks
 from di4c_plugin.networks import DiTConfig
+from di4c_plugin.networks.adapters import Adapter
 from di4c_plugin.training import make_algorithm
 from di4c_plugin.training.ema import EMA
 from di4c_plugin.training.engine import Engine
@@ -47,15 +49,19 @@ def make_teacher(case: NetworkCase) -> Model:
     return teacher
 
 
-def start(case: NetworkCase, algo: dict[str, Any]) -> tuple[Algorithm, Model, dict[str, Model]]:
+def start(
+    case: NetworkCase, algo: dict[str, Any], adapter: dict[str, Any] | None = None
+) -> tuple[Algorithm, Model, dict[str, Model]]:
     """Return a method, its teacher, and the network that each of its roles starts from.
 
     Raises:
         UserError: for an unknown method or latent, and one that does not fit.
     """
-    teacher = make_teacher(case)
+    lora = None if adapter is None else Adapter.of(adapter, "adapter")
+    teacher = make_teacher(case) if lora is None else shared(make_teacher(case))
     method = make_algorithm(algo, teacher.process)
-    networks = start_networks(as_host(None, teacher), method, teacher, case.latent, None, case.seed)
+    host = as_host(None, teacher)
+    networks = start_networks(host, method, teacher, case.latent, None, case.seed, lora)
     for model in (teacher, *networks.values()):
         model.denoiser.to(case.device)
     return method, teacher, networks
@@ -63,7 +69,7 @@ def start(case: NetworkCase, algo: dict[str, Any]) -> tuple[Algorithm, Model, di
 
 def make_update(case: UpdateCase) -> tuple[Callable[[], None], int]:
     """Return a function that does the next update, and of how many tokens; errors as `start`."""
-    method, teacher, models = start(case, case.algo)
+    method, teacher, models = start(case, case.algo, case.adapter)
     device = torch.device(case.device)
     networks = {name: model.denoiser.train() for name, model in models.items()}
     averages = {
@@ -81,7 +87,10 @@ def make_update(case: UpdateCase) -> tuple[Callable[[], None], int]:
     optimiser = torch.optim.AdamW(engine.groups(1e-4), fused=device.type == "cuda")
     shape = (case.batch, teacher.network.positions)
     generator = torch.Generator().manual_seed(case.seed)
-    x_0 = torch.randint(teacher.process.num_tokens - 1, shape, generator=generator).to(device)
+    process = teacher.process
+    never = {getattr(process, "mask", process.num_tokens - 1), *getattr(process, "barred", ())}
+    tokens = torch.tensor([token for token in range(process.num_tokens) if token not in never])
+    x_0 = tokens[torch.randint(len(tokens), shape, generator=generator)].to(device)
     index, total = 0, 10**9  # no round ends
 
     def update() -> None:

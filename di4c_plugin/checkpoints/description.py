@@ -95,7 +95,7 @@ def check_parts(found: Mapping[str, Any], origin: str) -> dict[str, Any]:
         raise check.wrong("role", found["role"], "neither teacher nor student")
     if "kind" in found:
         check.value(str, found["kind"], "kind")
-    for part in (*PARTS, "sampling"):
+    for part in (*PARTS, "sampling", "adapter"):
         value = found.get(part, {})
         if not isinstance(value, Mapping) and not (part == "latent" and value is None):
             raise check.wrong(part, value, "no fields")

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from di4c_plugin.checkouts import HOSTS
+from di4c_plugin.checkpoints import adapter
 from di4c_plugin.checkpoints.model import STUDENT, Model, describe, role_of, save_model
 from di4c_plugin.checkpoints.model_file import described_in
 from di4c_plugin.checkpoints.vocabulary import ENTRY, vocabulary_in
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import atomic_write
+from di4c_plugin.limits import regular
 from di4c_plugin.networks.dit import DiTConfig
 
 # An absolute path: a whole text, or the folders of one within a text, such as a command.
@@ -61,14 +63,19 @@ def save_folder(model: Model, folder: str | Path, *, overwrite: bool = False) ->
         UserError: if one of them is there and not of ours, before anything is written; and when
             the system refuses.
     """
-    model = replace(model, info=without_places(model.info))
+    model = replace(model, info=without_places(model.info), adapter=without_places(model.adapter))
     folder, text = Path(folder), card(describe(model))
     if not overwrite:
         check_ours(folder, text)
+    weights, other = WEIGHTS, adapter.WEIGHTS
+    if model.adapter is not None:
+        weights, other = other, weights
+    if os.path.lexists(folder / other):
+        raise UserError(f"{folder} holds {other}, of another model: choose another folder")
     for name, content in ((CARD, text), (CONFIG, config_json(model))):
         with atomic_write(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    save_model(model, folder / WEIGHTS)
+    save_model(model, folder / weights)
 
 
 def check_ours(folder: Path, text: str) -> None:
@@ -87,6 +94,8 @@ def check_ours(folder: Path, text: str) -> None:
         CARD: is_card(folder / CARD, text, description),
         CONFIG: description is not None,
         WEIGHTS: has_description(folder / WEIGHTS),
+        adapter.WEIGHTS: has_description(folder / adapter.WEIGHTS),
+        adapter.CONFIG: has_description(folder / adapter.WEIGHTS),
     }
     for name, own in ours.items():
         if os.path.lexists(folder / name) and not own:
@@ -99,7 +108,7 @@ def check_ours(folder: Path, text: str) -> None:
 def read_description(path: Path) -> dict[str, Any] | None:
     """Return our description of the model in a config.json; None if there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     found = content.get("di4c") if isinstance(content, dict) else None
@@ -109,7 +118,7 @@ def read_description(path: Path) -> dict[str, Any] | None:
 def is_card(path: Path, text: str, description: Mapping[str, Any] | None) -> bool:
     """Return whether a file holds `text`, or the card of the model described."""
     try:
-        found = path.read_text(encoding="utf-8")
+        found = regular(path).read_text(encoding="utf-8")
         return found == text or (description is not None and found == card(description))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False  # not there, not text, or of a damaged description

@@ -10,10 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from di4c_plugin.checkpoints.adapter import CONFIG, file_name, write_config
 from di4c_plugin.checkpoints.model_file import FORMAT, write_file
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError, quoted
 from di4c_plugin.networks.denoiser import NetworkDenoiser
+from di4c_plugin.networks.sharing import own_state
 from di4c_plugin.networks.sizes import NetworkConfig
 
 TEACHER, STUDENT = "teacher", "student"
@@ -30,6 +32,8 @@ class Model:
         info: free JSON values: what made the model, from which teacher.
         role: "teacher", or "student" of a distillation, with or without a latent.
         sampling: how the method that made it samples, see `Algorithm.sampling`.
+        adapter: options of an `Adapter` on a base that the network shares, with where the base is
+            ("base", or None) and its "fingerprint"; None: a whole network.
         family: that made its network, a `di4c_plugin.families.base.Family`; None: that of its kind.
     """
 
@@ -40,6 +44,7 @@ class Model:
     role: str = TEACHER
     sampling: dict[str, Any] = field(default_factory=dict)
     family: Any = field(default=None, compare=False, repr=False)
+    adapter: dict[str, Any] | None = None
 
     @property
     def process(self) -> Process:
@@ -57,7 +62,12 @@ class Model:
 
 
 def save_model(model: Model, path: str | Path) -> None:
-    """Write weights and description to `path` (safetensors), atomically."""
+    """Write weights and description to `path` (safetensors), atomically.
+
+    Of an adapter these are its own weights, for peft, and adapter_config.json is written beside it.
+    """
+    if model.adapter is not None:
+        write_config(model.denoiser.network, model.adapter["base"], Path(path).with_name(CONFIG))
     write_file(path, describe(model), file_names(model))
 
 
@@ -72,7 +82,7 @@ def describe(model: Model) -> dict[str, Any]:
         "role": model.role,
         "sampling": model.sampling,
         "info": model.info,
-    }
+    } | ({} if model.adapter is None else {"adapter": model.adapter})
 
 
 def bare_names(model: Model) -> dict[str, Tensor]:
@@ -81,7 +91,13 @@ def bare_names(model: Model) -> dict[str, Tensor]:
 
 
 def file_names(model: Model) -> dict[str, Tensor]:
-    """Return the weights as a file names them: those of the built-in network with a prefix."""
+    """Return the weights as a file names them: those of the built-in network with a prefix.
+
+    Of an adapter its own alone, as peft names them.
+    """
+    if model.adapter is not None:
+        own = own_state(model.denoiser.network)
+        return {file_name(name): value for name, value in own.items()}
     prefix = "network." if model.network.kind == "transformer" else ""
     return {f"{prefix}{name}": value for name, value in bare_names(model).items()}
 

@@ -18,6 +18,7 @@ from di4c_plugin.checkpoints.description import FORMAT as FORMAT
 from di4c_plugin.checkpoints.digest import digest_of
 from di4c_plugin.errors import UserError, reason
 from di4c_plugin.files import atomic_write
+from di4c_plugin.limits import regular
 
 # Of the metadata. One entry: the order of several is another in every file that is written.
 ENTRY = "di4c"
@@ -45,7 +46,7 @@ def write_file(
 def is_safetensors(path: Path) -> bool:
     """Tell by its first bytes whether a file is one of safetensors, whatever its name."""
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             return file.read(9)[8:] == b"{"
     except OSError:  # who reads it as something else says what is wrong
         return False

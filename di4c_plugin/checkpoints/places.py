@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from di4c_plugin.checkpoints import hub, vocabulary
+from di4c_plugin.checkpoints import adapter, hub, vocabulary
 from di4c_plugin.errors import UserError, reason
 from di4c_plugin.plain_files import read_json, read_yaml
 
 INDEX = "model.safetensors.index.json"  # which of several files holds which weight
-WEIGHT_FILES = ("model.safetensors", INDEX, "pytorch_model.bin")
+WEIGHT_FILES = ("model.safetensors", INDEX, "pytorch_model.bin", adapter.WEIGHTS)
 CONFIG_FILE = "config.json"
 # Where Hydra keeps the config of the run that wrote `checkpoints/last.ckpt`.
 RUN_CONFIG = Path("..", ".hydra", "config.yaml")
@@ -70,7 +70,7 @@ def _weights_in(folder: Path) -> Path:
         raise UserError(
             f"{folder} is a sharded checkpoint; save it whole (strategy.state_dict_type=full)"
         )
-    named = [name for name in WEIGHT_FILES if name != INDEX]
+    named = [name for name in WEIGHT_FILES if name not in (INDEX, adapter.WEIGHTS)]
     raise UserError(f"{folder} holds neither {' nor '.join(named)}")
 
 

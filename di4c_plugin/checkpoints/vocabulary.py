@@ -13,6 +13,7 @@ from typing import Any
 
 from di4c_plugin.checkpoints.stubs import Inert
 from di4c_plugin.errors import UserError, quoted
+from di4c_plugin.limits import regular
 
 FILE = "tokenizer.json"  # of a snapshot folder: all tokens, added ones too
 MOST = 2**26  # bytes of it
@@ -95,7 +96,7 @@ def tokenizer_beside(weights: Path, name: str) -> Tokenizer | None:
     """Return the tokenizer in the folder of a file of weights; None without one that is read."""
     path = weights.with_name(FILE)
     try:
-        if path.stat().st_size > MOST:
+        if regular(path).stat().st_size > MOST:
             return None
         ids = _described(path.read_text(encoding="utf-8"))
     except OSError:

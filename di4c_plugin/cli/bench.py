@@ -23,6 +23,7 @@ ROWS = {
     "impl": ("naive, checkpoint or chunked", ["naive", "checkpoint", "chunked"]),
     "algo": ("a method with options, such as di4c,loss=naive,latents=8", ["di4c"]),
     "latent": ("a latent with options, such as adaln,blocks=4", None),
+    "adapter": ("an adapter for each network, such as r=16,alpha=32, or none", None),
 }
 HELP = {
     "teacher": "file, folder or hub id; without it a DiT of the sizes below",
@@ -145,7 +146,8 @@ def make_cases(args: argparse.Namespace) -> dict[str, "Case"]:
     for row in product(*values):
         label = "  ".join(text for text in row if text) or "default"
         own: dict[str, Any] = dict(zip(names, row, strict=True))
-        own |= {name: spec(own[name]) for name in own if name != "impl"}
+        readers: dict[str, Any] = {"impl": str, "adapter": adapter}
+        own |= {name: readers.get(name, spec)(own[name]) for name in own}
         cases[label] = replace(base, **own)
     return cases
 
@@ -165,6 +167,14 @@ def spec(text: str | None) -> dict[str, Any] | None:
         raise UserError(f"give a name and options, such as di4c,loss=naive, not {text!r}")
     options = dict(pair.split("=", 1) for pair in pairs)
     return {"name": name} | {key: yaml.safe_load(value) for key, value in options.items()}
+
+
+def adapter(text: str | None) -> dict[str, Any] | None:
+    """Return {key: value, ...} of "key=value,..."; None of "none"; errors as `spec`."""
+    if text in (None, "none"):
+        return None
+    options: dict[str, Any] = spec(f"adapter,{text}") or {}
+    return {key: value for key, value in options.items() if key != "name"}
 
 
 def cell(found: dict[str, Any], first: dict[str, Any], name: str, form: str, share: bool) -> str:

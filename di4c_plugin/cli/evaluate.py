@@ -18,6 +18,7 @@ from di4c_plugin.cli.sources import (
     jobs,
     shard_folder,
 )
+from di4c_plugin.files import user_path
 
 if TYPE_CHECKING:
     from di4c_plugin.cli.main import Subparsers
@@ -116,11 +117,11 @@ def _open(args: argparse.Namespace) -> tuple[list[ModelSource], Files]:
     if source is None and not models:
         source = args.scorer  # texts of files are tokenised by the scorer's, unless it is said
     tokenizer = None if source is None else load_tokenizer(source)
-    samples = {name: read_samples(Path(name), tokenizer) for name in named}
+    samples = {name: read_samples(user_path(name), tokenizer) for name in named}
     length = models[0].model.network.positions if models else args.length
     reference = None
     if args.reference is not None and is_texts(args.reference):
-        reference = read_reference(Path(args.reference), tokenizer, length)
+        reference = read_reference(user_path(args.reference), tokenizer, length)
     return models, Files(tokenizer, samples, reference)
 
 
@@ -189,11 +190,11 @@ def _point(
 
     from di4c_plugin.evaluation.frontier import Point
     from di4c_plugin.evaluation.shards import cost
-    from di4c_plugin.evaluation.texts import of_tokens
+    from di4c_plugin.evaluation.texts import data_tokens, of_tokens
 
     shards = source.draw(job, folder)
     x = torch.cat([shard.tokens for shard in shards])
-    known = source.model.process.num_tokens
+    known = data_tokens(source.model.process)
     samples = Samples(x, source.host, lambda: of_tokens(x, known, files.tokenizer))
     found = _values(metrics, samples)
     took = cost(shards, args.device)
@@ -216,6 +217,8 @@ def _header(args: argparse.Namespace, columns: Sequence[str]) -> list[str]:
 def _cells(
     args: argparse.Namespace, row: "Row", columns: Sequence[str], costs: Iterable[str]
 ) -> list[str]:
+    from di4c_plugin.evaluation.figures import shown
+
     several = [row.model] if len(args.models) > 1 else []
     swept = [] if args.sweep is None else ["" if row.swept is None else f"{row.swept:g}"]
     steps = "" if row.steps is None else str(row.steps)
@@ -223,15 +226,9 @@ def _cells(
     return [*several, steps, *swept, *(shown(row.figures[name]) for name in columns), *took]
 
 
-def shown(figure: "Figure") -> str:
-    """Return a value as text, with its standard error where there is one."""
-    if figure.error is None:
-        return f"{figure.value:.4g}"
-    return f"{figure.value:.4g} ±{figure.error:.2g}"
-
-
 def _at(points: "list[Point]", at: float) -> dict[str, Any]:
     """Print the values at an entropy, and return what the report says of them."""
+    from di4c_plugin.evaluation.figures import shown
     from di4c_plugin.evaluation.frontier import matched, only_entropy
     from di4c_plugin.evaluation.record import plain_matched
 
@@ -263,9 +260,9 @@ def _report(
     from di4c_plugin.evaluation import record
     from di4c_plugin.evaluation.frontier import rows
 
-    read = [{"name": k, "kind": "samples", "fingerprint": record.file_sha256(Path(k))}
+    read = [{"name": k, "kind": "samples", "fingerprint": record.file_sha256(user_path(k))}
             for k in files.samples]  # fmt: skip
-    kept = args.reference and record.file_sha256(Path(args.reference))
+    kept = args.reference and record.file_sha256(user_path(args.reference))
     return {
         "format": record.FORMAT,
         "arguments": plain_arguments(args),

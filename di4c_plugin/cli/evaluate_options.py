@@ -6,6 +6,10 @@ from pathlib import Path
 
 from di4c_plugin.cli.sources import TEMPERATURE
 from di4c_plugin.errors import UserError
+from di4c_plugin.files import new_file, user_path
+from di4c_plugin.limits import exceeds, over
+
+MOST = {"samples": 10**8, "seeds": 10**4, "processes": 10**3}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +35,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "of the reference")  # fmt: skip
     add("--labels", metavar="WHICH", help="for models that take class labels: data (as often as "
         "there, the default), uniform, none, or numbers separated by commas")  # fmt: skip
-    add("--plot", type=Path, metavar="FILE.png", help="draw the values")
-    add("--repeat", type=Path, metavar="REPORT", help="do again what a report says, and compare")
-    add("--shards", type=Path, metavar="FOLDER", help="keep the samples here: an interrupted "
+    add("--plot", type=user_path, metavar="FILE.png", help="draw the values")
+    add("--overwrite", action="store_true", help="replace the files of --json and --plot")
+    add(
+        "--repeat",
+        type=user_path,
+        metavar="REPORT",
+        help="do again what a report says, and compare",
+    )
+    add("--shards", type=user_path, metavar="FOLDER", help="keep the samples here: an interrupted "
         "evaluation goes on")  # fmt: skip
     add("--processes", type=int, default=1, help="that draw, on --device cuda one for each GPU; "
         "default 1")  # fmt: skip
@@ -61,10 +71,10 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     add("--reference", metavar="PATH", help="what to compare with. Texts: a file as of samples; a "
         ".txt is running text. Pictures: a folder; default: the host's data, as the host draws "
         "them, so that codes are decoded and not the original pictures")  # fmt: skip
-    add("--statistics", type=Path, metavar="FILE.npz", help="fid: statistics of the reference, "
-        "read if the file is there, else written")  # fmt: skip
-    add("--inception", type=Path, metavar="PATH", help="fid: weights of the feature extractor; "
-        "default: where torch-fidelity keeps them")  # fmt: skip
+    add("--statistics", type=user_path, metavar="FILE.npz", help="fid: statistics of the "
+        "reference, read if the file is there, else written")  # fmt: skip
+    add("--inception", type=user_path, metavar="PATH", help="fid: weights of the feature "
+        "extractor; default: where torch-fidelity keeps them")  # fmt: skip
 
 
 def names(text: str) -> list[str]:
@@ -130,10 +140,14 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"{double[0]} is named twice")
     if args.plot is not None:
         check_png(args.plot)
+    check_written(args)
     for name in ("seeds", "processes", "scorer_batch", "length", "samples", "batch_size"):
         value = getattr(args, name)
         if value is not None and value < 1 and name not in ("samples", "batch_size"):
             raise UserError(f"--{name.replace('_', '-')} is at least 1, not {value}")
+    for name, most in MOST.items():
+        if exceeds(getattr(args, name), most):
+            raise UserError(over(f"--{name} is at most {most}, not {getattr(args, name)}"))
     if args.samples < 1 or args.batch_size < 1:
         raise UserError(
             f"n and batch_size must be at least 1, not {args.samples} and {args.batch_size}"
@@ -146,3 +160,26 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"{args.sweep[0]} is swept: leave out --option {args.sweep[0]}=…")
     if args.at_entropy is not None and "entropy" not in args.metric:
         raise UserError("--at-entropy needs the entropy of the samples: add it to --metric")
+
+
+def check_written(args: argparse.Namespace) -> None:
+    """Refuse files that cannot be written, or would replace another; raises UserError."""
+    read = [args.reference, args.statistics, args.inception, args.repeat, *args.models]
+    taken = {place(path) for path in read if path}
+    for name in ("json", "plot"):
+        path = getattr(args, name)
+        if path is None:
+            continue
+        if place(path) in taken:
+            raise UserError(f"--{name} {path} is another file of this command")
+        taken.add(place(path))
+        new_file(path, overwrite=args.overwrite)
+    if args.statistics is not None and not args.statistics.exists():
+        new_file(args.statistics)
+    if args.shards is not None:
+        new_file(args.shards / "shard")
+
+
+def place(path: object) -> Path:
+    """Return where a path leads, whatever it is called."""
+    return Path(str(path)).expanduser().resolve()

@@ -27,6 +27,7 @@ COMMANDS = (
     "train_teacher",
     "sample",
     "evaluate",
+    "lm_eval",
     "bench",
     "doctor",
     "plugins",
@@ -125,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         args = parser.parse_args(argv)
         if getattr(args, "json", None) is not None:
-            new_file(args.json, overwrite=True)
+            new_file(args.json, overwrite=args.overwrite)
         with _hushed(args.quiet):
             code = cast(int, args.run(args))
         sys.stdout.flush()

@@ -3,12 +3,12 @@
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.cli.sampling import picture_batches, picture_size
 from di4c_plugin.errors import UserError
+from di4c_plugin.files import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,19 +115,10 @@ def _check_flags(args: argparse.Namespace, kinds: Mapping[str, Sequence[type]]) 
 
 
 def _text_options(args: argparse.Namespace) -> "TextOptions":
-    from di4c_plugin.evaluation.scorer import Scorer
-    from di4c_plugin.evaluation.text_metric import TextOptions
+    from di4c_plugin.evaluation.text_options import text_options
+    from di4c_plugin.options import parameters
 
-    load = partial(
-        Scorer, device=args.device, dtype=args.scorer_dtype, batch_size=args.scorer_batch
-    )
-    return TextOptions(
-        None if args.scorer is None else load(args.scorer),
-        None if args.mauve_model is None else load(args.mauve_model),
-        args.after_end,
-        args.ngram_order,
-        args.mauve_buckets,
-    )
+    return text_options(**{name: getattr(args, name) for name in parameters(text_options) or ()})
 
 
 def _of_texts(
@@ -176,7 +167,7 @@ def _reference(args: argparse.Namespace, host: "OpenHost", model: "LoadedModel")
     host.check_drawing()
     size = picture_size(host, model)
     if args.reference is not None:
-        return folder_reference(Path(args.reference), size)
+        return folder_reference(user_path(args.reference), size)
     return Reference(
         f"pictures of {data_name(host)}",
         f"none, {'x'.join(map(str, size))} as the host draws its data",

@@ -18,6 +18,8 @@ def add_output(parser: argparse.ArgumentParser, *, results: bool) -> None:
     add("--quiet", action="store_true", help="no progress: results and errors only")
     if results:
         add("--json", type=user_path, metavar="FILE", help="write the results to this file too")
+        if "--overwrite" not in parser._option_string_actions:
+            add("--overwrite", action="store_true", help="replace the file of --json")
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

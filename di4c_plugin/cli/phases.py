@@ -26,11 +26,13 @@ def run_phases(
         phases: overrides of `di4c train` for each phase, by the name of its folder.
         overrides: what was typed; it goes over every phase.
         out: the folder of the folders.
-        run: runs the overrides of one phase, which leaves out/NAME/student.safetensors.
+        run: runs the overrides of one phase, which leaves its student in out/NAME.
 
     Raises:
         UserError: for phases that are no such mapping, and as `settled`.
     """
+    from di4c_plugin.training.folder import ADAPTER, STUDENT
+
     if not (
         isinstance(phases, Mapping)
         and all(isinstance(o, list) and all(isinstance(v, str) for v in o) for o in phases.values())
@@ -51,7 +53,8 @@ def run_phases(
         code = run([*said, *over, *begin, f"out={json.dumps(str(folder))}"])
         if code:
             return code
-        made[str(name)] = json.dumps(str(folder / "student.safetensors"))
+        left = [folder / name for name in (ADAPTER, STUDENT)]
+        made[str(name)] = json.dumps(str(left[0] if left[0].exists() else left[1]))
         start = [f"student={made[str(name)]}"]
     return 0
 

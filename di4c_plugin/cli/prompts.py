@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.files import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +23,7 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--prompt", metavar="TEXT", help="a text that every sample begins with")
     which.add_argument(
         "--prompts",
-        type=Path,
+        type=user_path,
         metavar="FILE",
         help="a prompt for each sample: lines of text, or of JSON (.jsonl) with prompt or messages",
     )

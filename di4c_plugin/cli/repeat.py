@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Of the run and not of the figures; and options of a host, which may name code to be imported:
 # these are the user's alone.
-OWN = ("run", "quiet", "repeat", "json", "plot", "shards", "processes", "host_option")
+OWN = ("run", "quiet", "repeat", "json", "plot", "overwrite", "shards", "processes", "host_option")
 
 
 def plain_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -39,6 +39,9 @@ def restored(args: argparse.Namespace, plain: dict[str, Any], origin: Path) -> a
             f"{origin} was made with --host-option {sorted(missing)[0]}=…: type it again, since no "
             "file may name what a host opens"
         )
+    taken = sorted(plain.keys() & set(OWN))
+    if taken:
+        raise UserError(f"{origin} names {taken[0]}: what is run and written is the user's to say")
     with refusing(f"{origin} cannot be repeated"):
         plain["option"] = [(str(name), value) for name, value in plain["option"]]
         if plain["sweep"] is not None:
@@ -46,6 +49,8 @@ def restored(args: argparse.Namespace, plain: dict[str, Any], origin: Path) -> a
             plain["sweep"] = str(name), [float(value) for value in values]
         for name in ("statistics", "inception"):
             plain[name] = None if plain[name] is None else Path(plain[name])
+        if plain["statistics"] is not None and not plain["statistics"].exists():
+            plain["statistics"] = None  # it would be written
         plain["models"] = [str(name) for name in plain["models"]]
         return argparse.Namespace(**vars(args) | plain)
 

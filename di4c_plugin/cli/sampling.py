@@ -81,10 +81,12 @@ def sampling_options(args: argparse.Namespace, model: "LoadedModel") -> dict[str
 
     options = {name: getattr(args, name) for name in ("sampler", "seed", "batch_size", "device")}
     taken = {*inspect.signature(sample).parameters, *GIVEN, *FLAGS}
-    for name, value in args.option:
+    swept = getattr(args, "sweep", None)
+    names = [("--option", name) for name, _ in args.option]
+    for flag, name in names if swept is None else [*names, ("--sweep", swept[0])]:
         if name in taken:
-            raise UserError(f"--option is for options of the sampler, and {name!r} is none")
-        options[name] = value
+            raise UserError(f"{flag} is for options of the sampler, and {name!r} is none")
+    options |= dict(args.option)
     if args.guidance_teacher is not None and not options.get("guidance"):
         raise UserError("--guidance-teacher is for guidance: add --option guidance=WEIGHT")
     for name in ("teacher", "guidance_teacher"):
@@ -107,6 +109,9 @@ def cycled(wanted: list[int], n: int) -> "Tensor":
     """Return n labels, those wanted over and over; none where n is below 1: `sample` says so."""
     import torch
 
+    wrong = [label for label in wanted if not -(2**63) <= label < 2**63]
+    if wrong:
+        raise UserError(f"class labels are small whole numbers, not {wrong[0]}")
     return torch.tensor(wanted).repeat(max(n, 0) // len(wanted) + 1)[: max(n, 0)]
 
 

@@ -112,7 +112,13 @@ class ModelSource:
         cond = choose_labels(args, self.host, self.model, job.seed)[0]
         wanted = parts(args.samples, args.batch_size, job.seed)[rank::ranks]
         kept = None if folder is None else point_folder(folder, self._key(job))
-        return drawn(wanted, partial(self._draw_part, model, job, options, cond), kept)
+        return drawn(
+            wanted,
+            partial(self._draw_part, model, job, options, cond),
+            kept,
+            length=self.model.network.positions,
+            num_tokens=self.model.process.num_tokens,
+        )
 
     def _draw_part(
         self,

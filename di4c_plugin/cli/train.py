@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
 def run_one(config: "RunConfig") -> int:
     """Distil by the options of one run."""
     from di4c_plugin import api
+    from di4c_plugin.training.folder import ADAPTER, STUDENT
 
     info, host = config.info, config.info["host"]
     start = info["student"]
@@ -76,7 +77,7 @@ def run_one(config: "RunConfig") -> int:
         resume=config.resume,
         overwrite=config.overwrite,
     )
-    return finished(distil, config.out / "student.safetensors")
+    return finished(distil, config.out / (STUDENT if config.training.adapter is None else ADAPTER))
 
 
 def with_latent(overrides: "Sequence[str]") -> list[str]:

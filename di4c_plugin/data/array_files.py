@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from di4c_plugin.errors import UserError, reason
-from di4c_plugin.limits import exceeds, over
+from di4c_plugin.limits import exceeds, over, regular
 
 Array = np.ndarray[Any, Any]
 SUFFIX = ".npy"
@@ -35,7 +35,7 @@ def load_arrays(path: Path, name: str, what: str) -> dict[str, Array]:
         UserError: if it is neither, damaged, or holds objects, or far more than its own size.
     """
     try:
-        size = path.stat().st_size
+        size = regular(path).stat().st_size
         with path.open("rb") as file:
             if zipfile.is_zipfile(file):
                 return _archive(file, size)

@@ -16,6 +16,7 @@ import torch
 from di4c_plugin.algorithms.base import Data
 from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError, quoted, reason
+from di4c_plugin.plain_files import whole_text
 
 ANSWERS = ("response", "completion", "answer")
 TABLES = {".jsonl": "lines of JSON", ".json": "lines of JSON", ".parquet": "Parquet"}
@@ -131,8 +132,12 @@ def examples_of(rows: Iterable[Any], tokenizer: Any, field: str, origin: str) ->
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Return the ids of a text, without the special tokens that a tokenizer adds around it."""
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    """Return the ids of a text, without the special tokens that a tokenizer adds around it.
+
+    Raises:
+        UserError: for a text that has no encoding.
+    """
+    return list(tokenizer.encode(whole_text(text, "a text"), add_special_tokens=False))
 
 
 def chat(tokenizer: Any, messages: Any, where: str) -> Example:
@@ -240,7 +245,7 @@ def _text(row: Mapping[str, Any], field: str, where: str) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    return _text_of(path).splitlines()
+    return _text_of(path).split("\n")
 
 
 def _text_of(path: Path) -> str:

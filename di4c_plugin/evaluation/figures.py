@@ -23,6 +23,13 @@ class Figure:
     n: int | None = None
 
 
+def shown(figure: Figure) -> str:
+    """Return a value as text, with its standard error where there is one."""
+    if figure.error is None:
+        return f"{figure.value:.4g}"
+    return f"{figure.value:.4g} ±{figure.error:.2g}"
+
+
 def mean_figure(values: Tensor | Sequence[float]) -> Figure:
     """Return the mean of independent values (n,), with its standard error from n = 2 on."""
     x = torch.as_tensor(values, dtype=torch.float64)

@@ -14,6 +14,7 @@ from typing import Any
 from di4c_plugin.errors import UserError, refusing
 from di4c_plugin.evaluation.figures import Figure
 from di4c_plugin.evaluation.frontier import Matched, Point, Row
+from di4c_plugin.limits import regular
 
 FORMAT = 1
 PACKAGES = (
@@ -79,7 +80,7 @@ def read_report(path: Path) -> dict[str, Any]:
         UserError: if it is missing, damaged, no report, or of another format.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

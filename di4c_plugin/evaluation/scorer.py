@@ -33,16 +33,10 @@ def library() -> Any:
 
 
 class Pretrained:
-    """A tokenizer of transformers, as a `Tokenizer`.
+    """A tokenizer of transformers, as a `Tokenizer`."""
 
-    Raises:
-        UserError: if there is none of that name.
-    """
-
-    def __init__(self, source: str) -> None:
-        self.name = source
-        with _loading(source, "tokenizer"):
-            self.inner = library().AutoTokenizer.from_pretrained(source)
+    def __init__(self, name: str, inner: Any) -> None:
+        self.name, self.inner = name, inner
 
     def __len__(self) -> int:
         return len(self.inner)
@@ -58,9 +52,15 @@ class Pretrained:
         return list(self.inner.batch_decode([row.tolist() for row in tokens]))
 
 
+def pretrained(source: str) -> Pretrained:
+    """Return the tokenizer in a folder or of a hub id; raises UserError if there is none."""
+    with _loading(source, "tokenizer"):
+        return Pretrained(source, library().AutoTokenizer.from_pretrained(source))
+
+
 def load_tokenizer(source: str) -> Tokenizer:
     """Return "bytes", or the tokenizer in a folder or of a hub id; raises UserError."""
-    return Bytes() if source == BYTES else Pretrained(source)
+    return Bytes() if source == BYTES else pretrained(source)
 
 
 class Scorer:
@@ -99,7 +99,7 @@ class Scorer:
         context = getattr(config, "max_position_embeddings", None)
         self.context = int(context) if isinstance(context, int) and context > 0 else None
         try:
-            self.tokenizer: Pretrained | None = Pretrained(source)
+            self.tokenizer: Pretrained | None = pretrained(source)
         except UserError:
             self.tokenizer = None
         end = None if self.tokenizer is None else self.tokenizer.inner.eos_token_id

@@ -22,6 +22,7 @@ from di4c_plugin.data.array_files import load_arrays
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.report import peak_rss_mb
 from di4c_plugin.files import atomic_write
+from di4c_plugin.samplers.checks import usable
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,17 @@ def point_folder(folder: Path, key: Mapping[str, Any]) -> Path:
     return folder / hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def drawn(wanted: Iterable[Part], draw: Draw, folder: Path | None) -> list[Shard]:
+def drawn(
+    wanted: Iterable[Part], draw: Draw, folder: Path | None, *, length: int, num_tokens: int
+) -> list[Shard]:
     """Return the shards: read where they are kept in `folder`, else drawn, and kept there.
+
+    Args:
+        wanted: which.
+        draw: draws one.
+        folder: None: they are kept nowhere.
+        length: tokens of a sample.
+        num_tokens: that there are.
 
     Raises:
         UserError: for a damaged file, and when the system refuses to write.
@@ -78,7 +88,9 @@ def drawn(wanted: Iterable[Part], draw: Draw, folder: Path | None) -> list[Shard
     found = []
     for part in wanted:
         path = None if folder is None else folder / f"{part.index:05d}.npz"
-        shard = read_shard(path, part.count) if path is not None and path.is_file() else None
+        shard = None
+        if path is not None and path.is_file():
+            shard = read_shard(path, (part.count, length), num_tokens)
         if shard is None:
             shard = draw(part)
             if path is not None:
@@ -94,17 +106,19 @@ def write_shard(path: Path, shard: Shard) -> None:
         np.savez_compressed(temporary, tokens=shard.tokens.numpy(), cost=cost)
 
 
-def read_shard(path: Path, count: int) -> Shard:
-    """Read a shard of so many samples; raises UserError where it is damaged."""
+def read_shard(path: Path, shape: tuple[int, int], num_tokens: int) -> Shard:
+    """Read a shard of that shape (samples, tokens); raises UserError where it is damaged."""
     arrays = load_arrays(path, "", "no readable shard of samples")
     tokens, cost = arrays.get("tokens"), arrays.get("cost")
     if (
         tokens is None
         or cost is None
         or tokens.dtype != np.int64
-        or tokens.ndim != 2
-        or len(tokens) != count
+        or tokens.shape != shape
+        or not 0 <= tokens.min() <= tokens.max() < num_tokens
+        or cost.dtype != np.float64
         or cost.shape != (3,)
+        or not (np.isfinite(cost).all() and cost.min() >= 0)
     ):
         raise UserError(f"{path} is a damaged shard of samples: remove it")
     return Shard(torch.from_numpy(tokens), *map(float, cost))
@@ -112,7 +126,7 @@ def read_shard(path: Path, count: int) -> Shard:
 
 def measured(draw: Callable[[], Tensor], networks: Iterable[nn.Module], device: str) -> Shard:
     """Draw, with the clock running and the networks' calls counted."""
-    where = torch.device(device)
+    where = usable(device)
     cuda = where.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(where)

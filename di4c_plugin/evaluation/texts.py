@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.data.array_files import load_arrays
+from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
+from di4c_plugin.plain_files import whole_text
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".npy")
 BYTES = "bytes"
@@ -104,6 +106,12 @@ def of_tokens(tokens: Tensor, num_tokens: int, tokenizer: Tokenizer | None) -> T
     return Texts(rows, max(num_tokens, len(tokenizer)), tokenizer.decode(rows), tokens.shape[1])
 
 
+def data_tokens(process: Process) -> int:
+    """Return how many tokens a model draws from, without a mask that is counted as the last one."""
+    last = process.num_tokens - 1
+    return last if getattr(process, "mask", None) == last else process.num_tokens
+
+
 def is_texts(source: str) -> bool:
     """Tell whether `source` names a file of samples and no model."""
     return source.endswith(SUFFIXES)
@@ -145,9 +153,9 @@ def read_reference(path: Path, tokenizer: Tokenizer | None, length: int | None) 
         raise UserError(f"{path} is running text, cut to the samples' length: --length N")
     known = _needed(tokenizer, path)
     (tokens,) = known.encode([_read(path)])
-    rows = list(tokens[: len(tokens) // length * length].view(-1, length))
-    if not rows:
+    if len(tokens) < length:
         raise UserError(f"{path} has {len(tokens)} tokens, and a sequence takes {length}")
+    rows = list(tokens[: len(tokens) // length * length].view(-1, length))
     return Texts(rows, len(known), known.decode(rows), length)
 
 
@@ -190,7 +198,7 @@ def _strings(path: Path) -> list[str]:
         raise UserError(f"{path} holds no texts")
     if not all(isinstance(item, str) for item in found):
         raise UserError(f"{path} holds something else than texts: strings, or objects with 'text'")
-    return found
+    return [whole_text(item, str(path)) for item in found]
 
 
 def _items(path: Path, text: str) -> list[Any]:

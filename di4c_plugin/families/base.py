@@ -27,10 +27,11 @@ from di4c_plugin.checkpoints.vocabulary import entry_of
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Process, build_process
 from di4c_plugin.errors import UserError, quoted, refusing
+from di4c_plugin.families.adapted import restored
 from di4c_plugin.families.registry import family_with
 from di4c_plugin.networks import NetworkDenoiser
 from di4c_plugin.networks.attach import attach_latent
-from di4c_plugin.networks.doors import Doors, Names, find_doors
+from di4c_plugin.networks.doors import Doors, Names, find_doors, find_modules
 from di4c_plugin.networks.latent import new_injector, same_options
 
 Sizes = TypeVar("Sizes")
@@ -75,6 +76,10 @@ class Family(ABC, Generic[Sizes]):
         """Return the family that runs what the options of a host trust; raises UserError."""
         return self
 
+    def beside(self: Own, weights: Weights) -> Own:
+        """Return the family of the code that lies beside weights; by default this one."""
+        return self
+
     @abstractmethod
     def weights_in(self, content: Content, *, ema: bool = True) -> Weights:
         """Return the weights in a checkpoint of its program; raises UserError."""
@@ -104,6 +109,12 @@ class Family(ABC, Generic[Sizes]):
         if not isinstance(said, Mapping):
             raise UserError(f"latent.doors is a set of names of sub-modules, not {said!r}")
         return find_doors(network, {**self.names, **said})
+
+    def blocks(self, network: nn.Module, sizes: Sizes) -> tuple[nn.Module, ...]:
+        """Return the blocks of a network, by which FSDP shards it; none: they are not known."""
+        names: Any = self.names.get("blocks") or ()
+        names = [names] if isinstance(names, str) else names
+        return tuple(find_modules(network, "blocks", names))
 
     def let_latent_in(
         self, network: nn.Module, latent: Mapping[str, Any], sizes: Any, process: Process
@@ -156,7 +167,10 @@ class Family(ABC, Generic[Sizes]):
             own = self.process(sizes, weights)
             same = process.get("name", own["name"]) == own["name"]
             described = {k: v for k, v in own.items() if same or k in SHARED} | dict(process)
-        denoiser = self.restore(weights, sizes, process=described)
+        if (adapter := notes.get("adapter")) is None:
+            denoiser = self.restore(weights, sizes, process=described)
+        else:
+            denoiser = restored(self, weights, sizes, described, said.get("base"))
         info: dict[str, Any] = {}
         if weights.fingerprint:  # of no model file of ours
             info = {"origin": origin, "fingerprint": weights.fingerprint}
@@ -164,7 +178,7 @@ class Family(ABC, Generic[Sizes]):
         role = role_of({"role": notes.get("role"), "latent": weights.latent})
         sampling = dict(notes.get("sampling") or {})
         info |= dict(notes.get("info") or {}) | entry_of(weights.vocabulary(described))
-        return Model(denoiser, sizes, weights.latent, info, role, sampling, self)  # type: ignore[arg-type]
+        return Model(denoiser, sizes, weights.latent, info, role, sampling, self, adapter)  # type: ignore[arg-type]
 
     def new(
         self,

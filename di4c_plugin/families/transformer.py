@@ -1,7 +1,7 @@
 """The built-in transformer, see `di4c_plugin.networks.transformer`."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -10,6 +10,7 @@ from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.base import Family
+from di4c_plugin.networks.doors import Names
 from di4c_plugin.networks.latent import new_injector
 from di4c_plugin.networks.transformer import Transformer, TransformerConfig
 
@@ -19,6 +20,7 @@ class TransformerNetworks(Family[TransformerConfig]):
 
     name, made_of = "transformer", TransformerConfig
     title, mark = "the built-in transformer", "patch_in.weight"
+    names: ClassVar[Names] = {"blocks": "blocks.*"}
 
     def weights_in(self, content: Content, *, ema: bool = True) -> Weights:
         """See `Family.weights_in`: there are no other files than ours."""

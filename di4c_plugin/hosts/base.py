@@ -159,7 +159,8 @@ class OpenHost:
         if kind != own:
             raise UserError(f"this is a model of {kind!r}, and host {self.name!r} has {own!r}")
         self.known_sizes, self.known_process = model.network, model.process.config
-        origin = model.info.get("origin")
+        base = self.options.get("base") or (model.adapter or {}).get("base")
+        origin = model.info.get("origin", base)
         self.origin = origin if isinstance(origin, str) else None
         self.vocabulary = vocabulary_in(model.info, "this model")
         said = model.info.get("host")
@@ -201,10 +202,14 @@ class OpenHost:
 
         With a latent it is a mixture, else a product model.
         """
-        self.adopt(teacher)
-        family = self.family if self.root else teacher.family or self.family
-        student: Model = family.student_of(teacher, latent)
+        student: Model = self.family_for(teacher).student_of(teacher, latent)
         return student
+
+    def family_for(self, teacher: Model) -> Family[Any]:
+        """Return the family that makes students of a teacher; raises UserError as `adopt`."""
+        self.adopt(teacher)
+        found: Family[Any] = self.family if self.root else teacher.family or self.family
+        return found
 
     def new_teacher(self, process: dict[str, Any], **sizes: Any) -> Model:
         """Return an untrained product model for the process described; raises UserError."""

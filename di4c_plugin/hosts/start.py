@@ -9,7 +9,9 @@ from di4c_plugin.algorithms.base import Algorithm
 from di4c_plugin.checkpoints.model import Model, with_info
 from di4c_plugin.checkpoints.vocabulary import check_models, entry_of, vocabulary_in
 from di4c_plugin.errors import UserError
+from di4c_plugin.families.adapted import adapted_student, continued
 from di4c_plugin.hosts.base import OpenHost
+from di4c_plugin.networks.adapters import Adapter
 from di4c_plugin.training.start import check_latent
 
 
@@ -20,11 +22,19 @@ def start_networks(
     latent: Mapping[str, Any] | None,
     start: Model | None,
     seed: int,
+    lora: Adapter | None = None,
 ) -> dict[str, Model]:
     """Return the network that each role of a method starts from; see `distill`.
 
-    Torch's global generator stays as it was.
+    With `lora` they share the weights of the teacher, which is from `shared`. Torch's global
+    generator stays as it was.
     """
+
+    def made(own: dict[str, Any] | None) -> Model:
+        if lora is None:
+            return adapter.build_student(teacher, own)
+        return adapted_student(adapter.family_for(teacher), teacher, own, lora)
+
     found: dict[str, Model] = {}
     known = entry_of(vocabulary_in(teacher.info, "the teacher"))
     with torch.random.fork_rng(devices=[]):
@@ -34,12 +44,13 @@ def start_networks(
                 denoiser: Any = role.make(found["student"].denoiser, teacher.network.positions)
                 found[name] = Model(denoiser, denoiser.network.config)
             elif start is not None and name == "student":
-                found[name] = start
+                family = adapter.family_for(teacher)
+                found[name] = start if lora is None else continued(family, teacher, start, lora)
             elif role.latent == "none" or (role.latent == "optional" and latent is None):
-                found[name] = adapter.build_student(teacher, None)
+                found[name] = made(None)
             else:
                 chosen = {"name": adapter.latent} | dict(latent or {})
-                found[name] = adapter.build_student(teacher, chosen)
+                found[name] = made(chosen)
             found[name] = with_info(found[name], **known)
     return found
 

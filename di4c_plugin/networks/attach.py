@@ -30,7 +30,7 @@ class Head(nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.skipped = False
-        self._copy: tuple[Any, Tensor] | None = None
+        self._copy: list[tuple[Any, Tensor]] = []  # one, of all heads that share the weight
 
     def forward(self, h: Tensor) -> Tensor:
         """Return logits (B, D, S), or the hidden states h (B, D, H) themselves while skipped."""
@@ -42,24 +42,30 @@ class Head(nn.Linear):
 
     def exact(self) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias in fp32 or better: one copy for all who ask, if it is frozen."""
-        if self.weight.dtype in (torch.float32, torch.float64):
-            return self.weight, self.bias
-        bias = None if self.bias is None else self.bias.float()
-        if torch.is_grad_enabled() and self.weight.requires_grad:
-            return self.weight.float(), bias
+        weight = whole(self.weight)
+        bias = None if self.bias is None else whole(self.bias)
+        if weight.dtype in (torch.float32, torch.float64):
+            return weight, bias
+        bias = None if bias is None else bias.float()
+        if weight is not self.weight or (torch.is_grad_enabled() and weight.requires_grad):
+            return weight.float(), bias
         state = self.weight.data_ptr(), self.weight._version, self.weight.device
-        if self._copy is None or self._copy[0] != state:
-            self._copy = state, self.weight.detach().float()
-        return self._copy[1], bias
+        if not self._copy or self._copy[0][0] != state:
+            self._copy[:] = [(state, self.weight.detach().float())]
+        return self._copy[0][1], bias
+
+    def forget(self) -> None:
+        """Keep no copy: FSDP gathers a weight anew, and it looks the same when it is not."""
+        self._copy.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Head":
-        """Copy all but the fp32 weights."""
+        """Copy all but the fp32 weights, which are shared where the weights are."""
         copied = Head.__new__(Head)
         memo[id(self)] = copied
         copied.__dict__ = copy.deepcopy(
             {k: v for k, v in self.__dict__.items() if k != "_copy"}, memo
         )
-        copied._copy = None
+        copied._copy = self._copy if copied.weight is self.weight else []
         return copied
 
     @contextmanager
@@ -70,6 +76,27 @@ class Head(nn.Linear):
             yield
         finally:
             self.skipped = False
+
+
+def whole(weight: Tensor) -> Tensor:
+    """Return a weight as a whole, also one that FSDP has sharded: all processes then call this.
+
+    The gradient is the mean over the processes, as FSDP's own: a gathered tensor takes each
+    process's gradient for that of all, unless it is told, and is wrong without a word.
+    """
+    sharded: Any = weight
+    if not hasattr(sharded, "full_tensor"):
+        return weight
+    from torch.distributed.tensor import Partial
+
+    full: Tensor = sharded.full_tensor(grad_placements=[Partial("avg")])
+    return full
+
+
+def local(weight: Tensor) -> Tensor:
+    """Return what this process has of a weight that may be sharded."""
+    sharded: Any = weight
+    return sharded.to_local() if hasattr(sharded, "to_local") else weight
 
 
 def attach_latent(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion import Process
-from di4c_plugin.networks.attach import Head
+from di4c_plugin.networks.attach import Head, whole
 from di4c_plugin.networks.denoiser import Denoiser, HiddenDenoiser, repeated
 from di4c_plugin.networks.predictions import Formed, Hidden, Prediction
 from di4c_plugin.networks.recompute import recomputed
@@ -173,7 +173,7 @@ def _exact(head: Any) -> tuple[Tensor, Tensor | None]:
     """Return weight and bias of a head in fp32 or better: a loss in bf16 is none."""
     if isinstance(head, Head):
         return head.exact()
-    weight, bias = head.weight, head.bias
+    weight, bias = whole(head.weight), None if head.bias is None else whole(head.bias)
     exact = weight.dtype == torch.float64
     return (weight, bias) if exact else (weight.float(), None if bias is None else bias.float())
 

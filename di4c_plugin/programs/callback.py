@@ -9,11 +9,12 @@ import contextlib
 import importlib
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -32,15 +33,21 @@ PATHS = (
     ("student",),
     ("sampler", "teacher"),
     ("sampler", "known"),
+    ("metrics", "scorer"),
+    ("metrics", "mauve_model"),
+    ("metrics", "reference"),
     ("eval", "checkpoint_path"),
     ("training", "finetune_path"),
     ("parameterization", "checkpoint_path"),
     ("checkpointing", "resume_ckpt_path"),
 )
+OUTPUTS = (("metrics", "shards"), ("metrics", "json"))
 
 
 class Install(Callback):
-    """Installs the adapter of the host whose program is running."""
+    """Installs the adapter of the host whose program is running, and measures what it drew."""
+
+    measurement: Any = None
 
     @one_line
     def on_job_start(
@@ -50,17 +57,35 @@ class Install(Callback):
 
         A `UserError` (a program of no known host, or as the adapter says) ends it with one line.
         """
-        try:
-            install(config)
-        except UserError:
-            raise
-        except Exception as error:
-            traceback.print_exc()
-            raise SystemExit(1) from error
+        with foreseen():
+            self.measurement = getattr(install(config), "measurement", None)
+
+    @one_line
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **others: Any) -> None:
+        """Measure the samples of an evaluation that has gone well; errors as in `on_job_start`."""
+        if self.measurement is not None and job_return.status is JobStatus.COMPLETED:
+            with foreseen():
+                self.measurement.finish()
 
 
-def install(config: DictConfig) -> None:
-    """Install the adapter of the host whose program is running; raises UserError."""
+@contextlib.contextmanager
+def foreseen() -> Iterator[None]:
+    """Let mistakes of the user pass, and end the program for any other exception."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise SystemExit(1) from error
+
+
+def install(config: DictConfig) -> Any:
+    """Install the adapter of the host whose program is running, and return the run's plan.
+
+    Raises:
+        UserError: if there is no such host, and as the adapters.
+    """
     sources = {source.provider: source.path for source in config.hydra.runtime.config_sources}
     host = host_of_configs(sources.get("main", ""))
     if host is None:
@@ -72,7 +97,7 @@ def install(config: DictConfig) -> None:
     values = as_typed(plain(config), Path(config.hydra.runtime.cwd))
     check_wandb(values)
     try:
-        adapter.install(as_chosen(values, config.hydra))
+        return adapter.install(as_chosen(values, config.hydra))
     except ModuleNotFoundError as error:
         lacking = f"{host.name} needs {error.name}, which is not installed"
         raise UserError(f"{lacking}: di4c run {host.script} … has what it lacks") from error
@@ -99,9 +124,9 @@ def as_typed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return the config with the paths that we read as the user meant them.
 
     The hosts change into their output folder before a job starts; a relative path was typed in
-    `folder`, and is taken from there if it exists there.
+    `folder`, and is taken from there: what is read, if it exists there.
     """
-    for *groups, key in PATHS:
+    for *groups, key in (*PATHS, *OUTPUTS):
         section: Any = config
         for group in groups:
             section = section.get(group) if isinstance(section, dict) else None
@@ -111,7 +136,7 @@ def as_typed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         scheme = FILE if value.startswith(FILE) and not os.path.exists(folder / value) else ""  # noqa: PTH110
         with contextlib.suppress(OSError, RuntimeError, ValueError):  # of what is no path
             path = folder / Path(value.removeprefix(scheme)).expanduser()
-            if path.exists():
+            if path.exists() or (*groups, key) in OUTPUTS:
                 section[key] = f"{scheme}{path}"
     return config
 

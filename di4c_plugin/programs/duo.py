@@ -37,7 +37,7 @@ COMMON = {
 }
 
 
-def install(config: Mapping[str, Any]) -> None:
+def install(config: Mapping[str, Any]) -> Plan:
     """Swap the host's classes for a student's; `config` is the job's, plain.
 
     Raises:
@@ -46,13 +46,15 @@ def install(config: Mapping[str, Any]) -> None:
     if config["mode"] == "train" and "method" not in config["algo"]:
         raise UserError(ONLY_SAMPLER)
     source, ema = config["eval"]["checkpoint_path"], not config["eval"]["disable_ema"]
-    plan = plan_of(config, config["training"]["finetune_path"], lambda: (source, ema))
+    scorer = config["eval"].get("gen_ppl_eval_model_name_or_path")
+    plan = plan_of(config, config["training"]["finetune_path"], lambda: (source, ema), scorer)
     kind = process_of(config, plan.weights)
     host: Any = importlib.import_module("algo")
     replaced = ("Distillation", "MDLM", "DUO_BASE", "DUO")
     classes = {name: own_class(host, name) for name in replaced}
     student = student_class(classes[CLASSES[kind]], kind, plan)
     vars(host).update(dict.fromkeys(replaced, student))
+    return plan
 
 
 def process_of(config: Mapping[str, Any], weights: Weights) -> str:

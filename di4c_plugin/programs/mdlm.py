@@ -17,7 +17,7 @@ from di4c_plugin.programs.text.student import Plan
 from di4c_plugin.programs.text.swap import swap
 
 
-def install(config: Mapping[str, Any]) -> None:
+def install(config: Mapping[str, Any]) -> Plan:
     """Swap `diffusion.Diffusion` for a student's class; `config` is the job's, plain.
 
     Raises:
@@ -26,8 +26,10 @@ def install(config: Mapping[str, Any]) -> None:
     check(config)
     asked = config["eval"]
     source, ema = asked["checkpoint_path"], not asked["disable_ema"]
-    plan = plan_of(config, source, lambda: (source, ema))
+    scorer = asked.get("gen_ppl_eval_model_name_or_path")
+    plan = plan_of(config, source, lambda: (source, ema), scorer)
     swap("diffusion", "Diffusion", lambda base: student_class(base, plan))
+    return plan
 
 
 def check(config: Mapping[str, Any]) -> None:

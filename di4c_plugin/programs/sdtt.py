@@ -21,7 +21,7 @@ from di4c_plugin.programs.text.student import Plan
 from di4c_plugin.programs.text.swap import swap
 
 
-def install(config: Mapping[str, Any]) -> None:
+def install(config: Mapping[str, Any]) -> Plan:
     """Swap `MultiRoundSDTT` for a student's class; `config` is the job's, plain.
 
     Raises:
@@ -29,8 +29,10 @@ def install(config: Mapping[str, Any]) -> None:
     """
     check(config)
     asked = config["parameterization"]
-    plan = plan_of(config, asked["checkpoint_path"], lambda: evaluated(config))
+    scorer = ((config.get("eval") or {}).get("ppl_with_ar") or {}).get("model")
+    plan = plan_of(config, asked["checkpoint_path"], lambda: evaluated(config), scorer)
     swap("sdtt.core.distill", "MultiRoundSDTT", lambda base: student_class(base, plan))
+    return plan
 
 
 def evaluated(config: Mapping[str, Any]) -> tuple[str, bool]:

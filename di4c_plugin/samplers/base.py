@@ -13,7 +13,7 @@ from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.networks.latent import draw_latents
 
 LATENT_POLICIES = ("fixed", "fresh", "stratified")
-LATENTS = LATENT_POLICIES[0]  # by default; measured in the README, "One λ, or a new one"
+LATENTS = LATENT_POLICIES[0]  # by default; measured in README.md, "One λ, or a new one"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from di4c_plugin.checkpoints.digest import digest_of
 from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError, reason
 from di4c_plugin.files import atomic_write, is_plain
+from di4c_plugin.training.shards import KEY, check
 
 DIGEST = "di4c_digest"
 
@@ -41,17 +42,18 @@ def write_checkpoint(
         except RuntimeError as error:  # of the writer of archives, for a full disk
             raise UserError(f"cannot write {path}: {reason(error)}") from error
         try:
-            read_checkpoint(temporary, mmap=True)
+            read_checkpoint(temporary, mmap=True, with_shards=False)
         except UserError as error:
             raise UserError(f"cannot write {path}: it was damaged in writing") from error
         if previous is not None and is_plain(path):
             path.replace(previous)
 
 
-def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, mmap: bool = False, with_shards: bool = True) -> dict[str, Any]:
     """Return what a checkpoint holds; nothing of it is executed.
 
-    Files of versions that wrote no digest are read too.
+    Files of versions that wrote no digest are read too. Of a sharded run it is what is not sharded;
+    `with_shards` has the files that it names looked at as well.
 
     Raises:
         UserError: if it is damaged.
@@ -66,6 +68,7 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         else:
             with zipfile.ZipFile(path) as archive:
                 intact = archive.testzip() is None
+        intact = intact and (not with_shards or check(content.get(KEY), path.parent))
     except Exception as error:
         raise UserError(f"{path} is damaged") from error
     if not intact:
@@ -92,9 +95,8 @@ def first_whole(path: Path, others: Iterable[Path], advice: str) -> tuple[Path, 
         except UserError:
             continue
         if file != path:
-            announce_once(
-                f"{path} is {fault}: going on from {file.name}, update {content['global_step']}"
-            )
+            update = content.get("global_step", content.get("n_iter"))
+            announce_once(f"{path} is {fault}: going on from {file.name}, update {update}")
         return file, content
     rest = f", and no other in {path.parent} is whole" if others else ""
     raise UserError(f"{path} is {fault}{rest}; {advice}")

@@ -3,14 +3,16 @@
 The same options with the same defaults, for the command line: configs/training/default.yaml.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
+from di4c_plugin.errors import UserError
+from di4c_plugin.networks.adapters import Adapter
 from di4c_plugin.options import fit_fields
-from di4c_plugin.values import Choices, Count, Range
+from di4c_plugin.values import BelowOne, Choices, Count, Range
 
 NotNegative = Annotated[float, Range(0)]
-BelowOne = Annotated[float, Range(0, below=1)]
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,15 @@ class TrainingConfig:
         ema: decay of the moving average that is evaluated and saved, in [0, 1).
         rounds: into how many the run is divided: at the end of one the student becomes the
             teacher. None: as the method says.
+        adapter: options of `Adapter`: the networks are the frozen teacher with an adapter each, and
+            their latents; None: whole networks of their own.
         seed: of data order, times, masks and latents.
         precision: "32-true", or "bf16-mixed": networks under autocast, losses in fp32.
         compile: whether the student runs through `torch.compile`.
         devices, accelerator: as in `lightning.Trainer`; devices is a number.
-        strategy: "auto" or "ddp".
+        strategy: "auto", "ddp", or "fsdp", which shards the networks and what belongs to them over
+            the devices (FSDP2); a run may then be resumed on another number of devices, where
+            devices times batch_size stays the same.
         checkpoint_every, log_every: in updates.
         logger: "csv", "tensorboard", "wandb" (offline unless WANDB_MODE says otherwise), "none".
 
@@ -51,12 +57,13 @@ class TrainingConfig:
     clip: NotNegative = 1.0
     ema: BelowOne = 0.99
     rounds: Count | None = None
+    adapter: Mapping[str, Any] | None = None
     seed: Annotated[int, Range(0)] = 0
     precision: Annotated[str, Choices("32-true", "bf16-mixed")] = "32-true"
     compile: bool = False
     devices: Count = 1
     accelerator: str = "auto"
-    strategy: Annotated[str, Choices("auto", "ddp")] = "auto"
+    strategy: Annotated[str, Choices("auto", "ddp", "fsdp")] = "auto"
     checkpoint_every: Count = 200
     log_every: Count = 10
     logger: Annotated[str, Choices("csv", "tensorboard", "wandb", "none")] = "csv"
@@ -64,3 +71,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         fit_fields(self)
+        if self.strategy == "fsdp" and self.compile:
+            raise UserError("training.compile goes with strategy=auto or ddp, not fsdp")
+        if self.strategy == "fsdp" and self.adapter is not None:
+            raise UserError("training.adapter goes with strategy=auto or ddp, not fsdp")
+        if self.adapter is not None:
+            plain = Adapter.of(self.adapter, "training.adapter").plain
+            object.__setattr__(self, "adapter", plain)

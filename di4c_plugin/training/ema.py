@@ -1,11 +1,10 @@
 """The exponential moving average of a network's weights: what is evaluated and saved."""
 
-import copy
-
 import torch
 from torch import nn
 
 from di4c_plugin.networks import NetworkDenoiser
+from di4c_plugin.networks.sharing import copied
 
 
 class EMA(nn.Module):
@@ -13,13 +12,14 @@ class EMA(nn.Module):
 
     The decay d of update i is min(decay, (1 + i) / (10 + i)), so that the first weights are soon
     forgotten; i counts from 0, and anew after `restart`. Buffers are copied. The copy keeps the
-    weights' own precision, which is fp32 also in mixed-precision training.
+    weights' own precision, which is fp32 also in mixed-precision training. A base that the network
+    shares with others is shared by the copy too.
     """
 
     def __init__(self, network: NetworkDenoiser, decay: float) -> None:
         super().__init__()
         self.decay = decay
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network = copied(network).eval().requires_grad_(False)
         self.updates = 0
 
     def get_extra_state(self) -> dict[str, int]:
@@ -42,7 +42,8 @@ class EMA(nn.Module):
         self.updates += 1
         parameters = dict(network.named_parameters())
         for name, mean in self.network.named_parameters():
-            mean.lerp_(parameters[name], 1 - decay)
+            if mean is not parameters[name]:
+                mean.lerp_(parameters[name], 1 - decay)
         buffers = dict(network.named_buffers())
         for name, buffer in self.network.named_buffers():
             buffer.copy_(buffers[name])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from di4c_plugin.algorithms.base import AVERAGE, Algorithm, Batch, LossTerms, Update
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser
+from di4c_plugin.networks.sharing import let_gradients_in
 from di4c_plugin.training.ema import EMA
 from di4c_plugin.training.finite import check_finite
 from di4c_plugin.training.rng import seeded_dropout, step_generator
@@ -181,7 +182,7 @@ class Engine:
         """Have the networks of these roles take gradients, and no others."""
         if len(self.trained_networks) > 1:
             for name, network in self.trained_networks.items():
-                network.requires_grad_(name in names)
+                let_gradients_in(network, name in names)
 
     def update(self, generator: torch.Generator, index: int, total: int) -> Update:
         """Return where optimiser update `index` of `total` stands."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.networks.attach import local
 
 EVERY = 10  # updates between two looks, each of which waits for the accelerator
 NEVER = 2**62
@@ -37,16 +38,24 @@ class FirstFault:
             raise UserError(f"the loss is not finite at update {first + 1}; a smaller lr may help")
 
 
-def check_finite(networks: Mapping[str, nn.Module], update: int) -> None:
+def check_finite(
+    networks: Mapping[str, nn.Module],
+    update: int,
+    least: Callable[[Tensor], Tensor] = lambda flags: flags,
+) -> None:
     """Refuse to keep weights that are not finite; raises UserError naming the first.
 
     Args:
         networks: by role.
         update: how many there were.
+        least: of the numbers of all processes, each of which may have a shard of each weight.
     """
     for role, network in networks.items():
-        for name, weight in network.named_parameters():
-            if not weight.isfinite().all():
+        weights = dict(network.named_parameters())
+        finite = [local(weight.detach()).isfinite().all() for weight in weights.values()]
+        flags = least(torch.stack(finite).int()).tolist() if finite else []
+        for name, flag in zip(weights, flags, strict=True):
+            if not flag:
                 raise UserError(
                     f"{name} of the {role} is not finite at update {update}; a smaller lr may help"
                 )

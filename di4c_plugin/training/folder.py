@@ -1,8 +1,9 @@
 """The folder of a run: one run to a folder, resumed only as what it was.
 
 It holds run.json, config.yaml, last.ckpt, logs/ and, in the end, the model; until then also
-previous.ckpt. run.json is the record of what a run writes beside its logs: nothing else is ever
-replaced or removed. Folders of versions that kept no record are known by their config.yaml.
+previous.ckpt; and shards/, what checkpoints of a sharded run are of. run.json is the record of what
+a run writes beside its logs: nothing else is ever replaced or removed. Folders of versions that
+kept no record are known by their config.yaml.
 """
 
 import json
@@ -14,17 +15,23 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from di4c_plugin.checkpoints import adapter
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import atomic_write, is_plain, named_file, unfinished
 from di4c_plugin.plain_files import read_yaml
-from di4c_plugin.training.checkpoint_file import first_whole
+from di4c_plugin.training import shards
+from di4c_plugin.training.checkpoint_file import first_whole, read_checkpoint
 
 RECORD, CONFIG = "run.json", "config.yaml"
 CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
 STUDENT, TEACHER = "student.safetensors", "teacher.safetensors"
+ADAPTER = adapter.WEIGHTS  # a student that is one, and beside it adapter.CONFIG
 REPORTS = ("report.json", "quality.png", "samples.png", "progress.png")  # of the demo
 # All that runs write: a record, which anybody can write, opens no way to other files.
-NAMES = frozenset({RECORD, CONFIG, CHECKPOINT, PREVIOUS, STUDENT, TEACHER, *REPORTS})
+NAMES = frozenset(
+    {RECORD, CONFIG, CHECKPOINT, PREVIOUS, shards.FOLDER}
+    | {STUDENT, TEACHER, ADAPTER, adapter.CONFIG, *REPORTS}
+)
 FORMAT = 1
 LARGEST = 65536  # bytes of a record
 
@@ -66,7 +73,9 @@ class RunFolder:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the files that the run writes."""
-        return RECORD, CONFIG, CHECKPOINT, PREVIOUS, self.model
+        beside = (adapter.CONFIG,) if self.model == ADAPTER else ()
+        sharded = (shards.FOLDER,) if shards.are_in(flat(self.description)) else ()
+        return RECORD, CONFIG, CHECKPOINT, PREVIOUS, *sharded, self.model, *beside
 
     @property
     def begun(self) -> bool:
@@ -119,6 +128,7 @@ class RunFolder:
             _remove(*unfinished(self.path / name))
         if not resume:
             _remove(*(self.path / name for name in ours))
+        self._clear_shards(ours)
         _write_record(self.path, ours.union(self.names) if resume else self.names)
         with atomic_write(self.config) as temporary:
             OmegaConf.save(OmegaConf.create(dict(self.description)), temporary)
@@ -128,6 +138,7 @@ class RunFolder:
         if self.begun:
             return
         _remove(self.config)
+        self._clear_shards()
         # A resumed run may have left more.
         if not any(is_plain(self.path / name) for name in recorded(self.path) - {RECORD}):
             _remove(self.path / RECORD)
@@ -135,6 +146,15 @@ class RunFolder:
     def finish(self) -> None:
         """Remove what only a run that is not finished needs."""
         _remove(self.previous)
+        self._clear_shards()
+
+    def _clear_shards(self, ours: Iterable[str] = ()) -> None:
+        """Remove shards of no checkpoint that there is."""
+        if shards.FOLDER not in {*ours, *self.names}:
+            return
+        there = [path for path in (self.checkpoint, self.previous) if is_plain(path)]
+        kept = [read_checkpoint(path, with_shards=False).get(shards.KEY) for path in there]
+        shards.clear(self.path, {each["folder"] for each in kept if each})
 
     def _check_inputs(self, ours: Iterable[str]) -> None:
         given = (named_file(value) for value in _leaves((self.inputs, self.description)))
@@ -163,7 +183,7 @@ class RunFolder:
         if kept is None:
             raise UserError(f"{self.config} is damaged; start again with overwrite")
         then, now = flat(kept), flat(self.description)
-        for name in sorted((then.keys() | now.keys()) - FREE):
+        for name in sorted((then.keys() | now.keys()) - FREE - shards.free(then, now)):
             old, new = then.get(name), now.get(name)
             if old != new:
                 raise UserError(
@@ -185,7 +205,8 @@ def check_free(folder: Path, names: Iterable[str]) -> None:
     ours = recorded(folder)
     for name in names:
         path = folder / name
-        if os.path.lexists(path) and not (name in ours and is_plain(path)):
+        own = shards.is_folder(path) if name == shards.FOLDER else is_plain(path)
+        if os.path.lexists(path) and not (name in ours and own):
             raise UserError(
                 f"{path} is in the way, and no run wrote it: move it, or choose another folder"
             )

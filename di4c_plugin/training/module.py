@@ -1,8 +1,7 @@
 """A run of an `Engine` under Lightning's loop, for the hosts without a training program."""
 
-import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +11,14 @@ from torch.utils.data import DataLoader
 
 from di4c_plugin.algorithms.base import Algorithm, Data
 from di4c_plugin.networks import NetworkDenoiser
+from di4c_plugin.networks.sharing import base_names, copied, let_gradients_in, own_state
 from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.data import BatchStream, MicroBatch
 from di4c_plugin.training.ema import EMA
 from di4c_plugin.training.engine import Engine
 from di4c_plugin.training.finite import EVERY, FirstFault, check_finite
 from di4c_plugin.training.schedule import lr_factor
+from di4c_plugin.training.sharding import gathered, outline, settle, shard
 from di4c_plugin.training.terms import RunningMeans
 
 
@@ -64,12 +65,16 @@ class MixedPrecision(nn.Module):
 class TrainingModule(LightningModule):
     """Networks, optimiser and logging of a run; works on copies of the networks it is given.
 
+    A base that these share the copies share too, and no checkpoint holds it.
+
     Args:
         algorithm: the method.
         networks: the denoiser that each of its roles starts from.
         teacher: None for methods that need none.
         data: at least one example.
         config: see `TrainingConfig`.
+        blocks: by role and of the "teacher", see `block_names`: the networks are sharded. Empty:
+            they are not.
     """
 
     def __init__(
@@ -79,9 +84,15 @@ class TrainingModule(LightningModule):
         teacher: NetworkDenoiser | None,
         data: Data,
         config: TrainingConfig,
+        blocks: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         super().__init__()
-        self.data, self.config = data, config
+        self.data, self.config, self.blocks = data, config, dict(blocks or {})
+        # In a dict they are none of the module's own.
+        self.starts: dict[str, Any] = {**networks, "teacher": teacher} if self.blocks else {}
+        if self.blocks:  # no weights before they are sharded, see `configure_model`
+            networks = {name: outline(network) for name, network in networks.items()}
+            teacher = None if teacher is None else outline(teacher)
         self.networks = nn.ModuleDict({name: _trainable(n) for name, n in networks.items()})
         averaged = {name for name, role in algorithm.roles.items() if role.averaged} | {"student"}
         self.averages = nn.ModuleDict(
@@ -104,7 +115,24 @@ class TrainingModule(LightningModule):
 
     def student(self) -> NetworkDenoiser:
         """Return the average of the student's weights: what is kept of the run."""
-        return self.averages["student"].network  # type: ignore[return-value]
+        average: Any = self.averages["student"].network
+        return gathered(average, self.starts["student"]) if self.blocks else average
+
+    def configure_model(self) -> None:
+        """Shard the networks, once, where the run takes place."""
+        if not self.blocks or not any(p.is_meta for p in self.parameters()):
+            return
+        for name, network in self.networks.items():
+            self._shard(network, name)
+        for name, average in self.averages.items():
+            self._shard(average.network, name)
+        if self.engine.teacher is not None:
+            self._shard(self.engine.teacher, "teacher")
+
+    def _shard(self, network: Any, name: str) -> None:
+        mesh = self.trainer.strategy.mesh  # type: ignore[attr-defined]
+        bf16 = self.config.precision != "32-true"
+        shard(network, self.starts[name], self.blocks[name], mesh, bf16=bf16)
 
     def configure_optimizers(self) -> Any:
         """Return AdamW over all trained networks and its schedule, for Lightning.
@@ -177,6 +205,12 @@ class TrainingModule(LightningModule):
         self.fault.note(losses.total, self._index(batch))
         return losses.total
 
+    def on_after_backward(self) -> None:
+        """See `settle`."""
+        if self.blocks:
+            teacher: Any = self.engine.teacher
+            settle([self] if teacher is None else [self, teacher])
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Update, then let the moving averages follow.
 
@@ -198,20 +232,24 @@ class TrainingModule(LightningModule):
         After the first round the teacher is of the run's own making, and is kept too.
         """
         self._check_finite(self.trainer.global_step)
+        for name in base_names(self):
+            checkpoint["state_dict"].pop(name)
         self.means.average(self._over_processes)
         checkpoint["means"] = {"sums": self.means.sums, "counts": self.means.counts}
         checkpoint["round"] = self.engine.round
         if self.engine.round:
-            checkpoint["teacher"] = self.engine.teacher.state_dict()  # type: ignore[union-attr]
+            checkpoint["teacher"] = own_state(self.engine.teacher)  # type: ignore[arg-type]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See `on_save_checkpoint`."""
+        base, own = base_names(self), self.state_dict()
+        checkpoint["state_dict"] |= {name: own[name] for name in base}
         means = checkpoint["means"]
         self.means.sums, self.means.counts = means["sums"], means["counts"]
         self.engine.round = checkpoint["round"]
         if self.engine.round:
             teacher = self._next_teacher()
-            teacher.load_state_dict(checkpoint["teacher"])
+            teacher.load_state_dict(teacher.state_dict() | checkpoint["teacher"])
             self.engine.teacher = teacher
 
     def _index(self, batch: MicroBatch) -> int:
@@ -219,7 +257,12 @@ class TrainingModule(LightningModule):
         return batch.step // self.config.accumulate
 
     def _next_teacher(self) -> Any:
-        return _frozen(self.student())
+        if not self.blocks:
+            return _frozen(self.student())
+        teacher = _frozen(outline(self.starts["student"]))
+        self._shard(teacher, "student")
+        teacher.load_state_dict(self.averages["student"].network.state_dict())  # type: ignore[union-attr]
+        return teacher
 
     def _as_denoiser(self, network: Any) -> Any:
         return (
@@ -236,7 +279,11 @@ class TrainingModule(LightningModule):
     def _check_finite(self, done: int) -> None:
         """Refuse to go on, or to keep what is not finite; raises UserError."""
         self.fault.check(lambda first: self.trainer.strategy.reduce(first, reduce_op="min"))
-        check_finite(self.engine.trained_networks, done)
+        check_finite(
+            self.engine.trained_networks,
+            done,
+            lambda flags: self.trainer.strategy.reduce(flags, reduce_op="min"),
+        )
 
     def _over_processes(self, value: Tensor) -> Tensor:
         mean: Tensor = self.trainer.strategy.reduce(value, reduce_op="mean")
@@ -244,8 +291,10 @@ class TrainingModule(LightningModule):
 
 
 def _trainable(network: NetworkDenoiser) -> NetworkDenoiser:
-    return copy.deepcopy(network).requires_grad_(True).train()
+    own = copied(network)
+    let_gradients_in(own, True)
+    return own.train()
 
 
 def _frozen(network: NetworkDenoiser) -> NetworkDenoiser:
-    return copy.deepcopy(network).eval().requires_grad_(False)
+    return copied(network).eval().requires_grad_(False)

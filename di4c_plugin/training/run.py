@@ -25,11 +25,12 @@ from di4c_plugin.plugins import lookup
 from di4c_plugin.training.checkpoint import LastCheckpoint
 from di4c_plugin.training.checkpoint_file import CheckpointFiles
 from di4c_plugin.training.config import TrainingConfig
-from di4c_plugin.training.folder import STUDENT, TEACHER, RunFolder
+from di4c_plugin.training.folder import ADAPTER, STUDENT, TEACHER, RunFolder
 from di4c_plugin.training.interrupt import Interrupted, SignalFlag
 from di4c_plugin.training.lock import held
 from di4c_plugin.training.module import TrainingModule
 from di4c_plugin.training.progress import ShowProgress
+from di4c_plugin.training.sharding import block_names
 from di4c_plugin.training.trainer import is_first_process, make_trainer, quiet
 
 
@@ -83,14 +84,20 @@ def train(
     networks = {"student": student, **(others or {})}
     assert networks.keys() == algorithm.roles.keys(), f"networks for {set(algorithm.roles)}"
     check_data(data, student)
+    blocks = {}
+    if config.strategy == "fsdp":
+        models = {**networks, "teacher": teacher}
+        blocks = {name: block_names(model) for name, model in models.items() if model is not None}
     description = {**(info or {}), "student": anatomy(student), "training": asdict(config)}
-    with _opened(out, description, algorithm, inputs, resume=resume, overwrite=overwrite) as folder:
+    goal = None if out is None else model_file(Path(out), algorithm, config).name
+    with _opened(out, description, goal, inputs, resume=resume, overwrite=overwrite) as folder:
         module = TrainingModule(
             algorithm,
             {name: model.denoiser for name, model in networks.items()},
             teacher.denoiser if teacher else None,
             data if student.network.num_classes else replace(data, labels=None),
             config,
+            blocks,
         )
         shown = [ShowProgress()] if progress else []
         _fit(module, config, folder, [*shown, *callbacks], resume=resume)
@@ -103,7 +110,7 @@ def train(
             versions=versions(),
         )
         if folder and is_first_process():
-            model.save(model_file(folder.path, algorithm))
+            model.save(model_file(folder.path, algorithm, config))
             folder.finish()
     return model
 
@@ -151,7 +158,7 @@ def anatomy(model: Model) -> dict[str, Any]:
         "network": asdict(model.network),
         "process": model.process.config,
         "latent": model.latent,
-    }
+    } | ({} if model.adapter is None else {"adapter": model.adapter})
 
 
 def published(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,8 +170,13 @@ def published(description: Mapping[str, Any]) -> dict[str, Any]:
     return {**description, "host": {k: v for k, v in host.items() if k in kept}}
 
 
-def model_file(out: Path, algorithm: Algorithm) -> Path:
-    """Return where the finished model goes: `out`/student.safetensors, or teacher.safetensors."""
+def model_file(out: Path, algorithm: Algorithm, config: TrainingConfig) -> Path:
+    """Return where the finished model goes: `out`/student.safetensors, or teacher.safetensors.
+
+    An adapter goes to `out`/adapter_model.safetensors.
+    """
+    if config.adapter is not None:
+        return out / ADAPTER
     return out / (STUDENT if algorithm.needs_teacher else TEACHER)
 
 
@@ -222,20 +234,20 @@ def check_data(data: Data, model: Model) -> None:
 def _opened(
     out: Path | None,
     description: Mapping[str, Any],
-    algorithm: Algorithm,
+    model: str | None,
     inputs: Sequence[object],
     *,
     resume: bool,
     overwrite: bool,
 ) -> Iterator[RunFolder | None]:
     """Give the folder of the run, held and checked; None without one."""
-    if out is None:
+    if out is None or model is None:
         if resume:
             raise UserError("to resume, name the folder of the run")
         yield None
         return
     out = Path(out)
-    folder = RunFolder(out, description, model_file(out, algorithm).name, tuple(inputs))
+    folder = RunFolder(out, description, model, tuple(inputs))
     # Lightning starts the other processes by the same command, when the folder is already taken.
     if not is_first_process():
         yield folder

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
@@ -41,8 +42,12 @@ def make_trainer(
     Raises:
         UserError: if Lightning knows no such accelerator or strategy, or finds no such devices.
     """
-    strategy = config.strategy
-    if alternates and config.devices > 1 and strategy in ("auto", "ddp"):
+    strategy: Any = config.strategy
+    if strategy == "fsdp":
+        from di4c_plugin.training.sharded import ShardedStrategy
+
+        strategy = ShardedStrategy(config.devices, files)
+    elif alternates and config.devices > 1:
         strategy = "ddp_find_unused_parameters_true"
     try:
         return Trainer(
@@ -119,6 +124,8 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
+            # Nothing is added in place to what our own modules return.
+            warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(FSDP(Block|\w*Denoiser)\)")
             yield
     finally:
         for name, log in logs.items():

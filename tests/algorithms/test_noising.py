@@ -108,14 +108,16 @@ def test_di4c_draws_times_uniformly_without_a_share() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "message"),
     [
-        {"delta_share": -0.1},
-        {"delta_share": 1.1},
-        {"delta_share": 0.3, "delta": 1.0},
-        {"delta_share": 0.3, "delta": 0.01, "min_time": 0.02},
+        ({"delta_share": -0.1}, "delta_share must be in"),
+        ({"delta_share": 1.1}, "delta_share must be in"),
+        ({"delta_share": 0.3, "delta": 1.0}, "delta must be in"),
+        ({"delta_share": 0.3, "delta": 0.01, "min_time": 0.02}, "min_time must be at most delta"),
     ],
 )
-def test_shares_and_times_that_do_not_fit_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="delta_share must be in"):
+def test_shares_and_times_that_do_not_fit_are_refused(
+    options: dict[str, float], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
         Di4C(Absorbing(2), **options)  # type: ignore[arg-type]

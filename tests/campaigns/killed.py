@@ -6,12 +6,18 @@ In each hull a run of a second or so, with a checkpoint after every update; in h
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
+from di4c_plugin.checkouts import host_named
 from di4c_plugin.training import TrainingConfig, train
+from tests.stand_ins.images import checkouts, tauldr_train
+from tests.stand_ins.images.small_tauldr import CONFIG as TAULDR
+from tests.stand_ins.images.trainers import GaussianModel
 from tests.stand_ins.text import stand_in
 from tests.training import toy
 
@@ -57,7 +63,36 @@ def text(out: Path, *, resume: bool) -> dict[str, Tensor]:
     return module.state_dict()
 
 
-HULLS: dict[str, Callable[..., dict[str, Tensor]]] = {"ours": ours, "text": text}
+def tauldr(out: Path, *, resume: bool) -> dict[str, Tensor]:
+    """The loop of tauLDR's train.py."""
+    host, place = host_named("tauldr"), out.parent / "tauldr"
+    if not place.exists():
+        for mark in (*host.marks, *host.others):
+            (place / mark).parent.mkdir(parents=True, exist_ok=True)
+            (place / mark).touch()
+        checkouts.stand_in(place, "tauldr")
+    teacher = out.parent / "teacher.pt"
+    if not teacher.exists():
+        torch.manual_seed(1)
+        torch.save({"model": GaussianModel(place).state_dict()}, teacher)
+    options = {"latents": 2, "states": 2, "min_time": 0.05, "delta": 0.05, "delta_share": None}
+    cfg: Any = SimpleNamespace(
+        loss=SimpleNamespace(name="Di4C", teacher=str(teacher), options=options, rounds=2),
+        training=SimpleNamespace(n_iters=UPDATES // 2, clip_grad=True, warmup=2),
+        optimizer=SimpleNamespace(lr=1e-3),
+        distributed=False,
+        **{name: dict(part) for name, part in TAULDR.items()},
+    )
+    found = tauldr_train.train(cfg, place, out, resume=resume, before=lambda update: go())
+    means = {f"mean {k}": p for k, p in enumerate(found["ema_shadow_params"])}
+    return means | {name: p for name, p in found.items() if isinstance(p, Tensor)}
+
+
+HULLS: dict[str, Callable[..., dict[str, Tensor]]] = {
+    "ours": ours,
+    "text": text,
+    "tauldr": tauldr,
+}
 
 if __name__ == "__main__":
     HULLS[sys.argv[1]](Path(sys.argv[2]), resume=Path(sys.argv[2]).exists())

@@ -42,6 +42,13 @@ def test_a_network_call(di4c: Run) -> None:
     [
         ("loss", {i: LossCase(impl=i) for i in ("naive", "checkpoint", "chunked")}),
         ("update", {"di4c": UpdateCase()}),
+        (
+            "update --adapter none --adapter r=4,targets=[query]",
+            {
+                "di4c  none": UpdateCase(),
+                "di4c  r=4,targets=[query]": UpdateCase(adapter={"r": 4, "targets": ["query"]}),
+            },
+        ),
         ("sample --teacher a.ckpt", {"default": SampleCase(teacher="a.ckpt")}),
         (
             "update --algo di4c,loss=naive,latents=8 --algo dmmd --latent adaln,blocks=4",

@@ -69,6 +69,12 @@ def test_it_prints_and_saves_a_value_for_each_number_of_steps(di4c: Run) -> None
         ("teacher --sampler euler", "unknown sampler 'euler'; there are analytic, ancestral, "),
         ("teacher --temperatures 1,0", "temperatures are above 0, not 0"),
         ("teacher --temperatures 1,x", "--temperatures takes numbers separated by commas, not "),
+        ("teacher --sweep steps=1,2", "--sweep is for options of the sampler, and 'steps' is none"),
+        ("teacher --sweep seed=1,2", "--sweep is for options of the sampler, and 'seed' is none"),
+        (f"teacher --samples {10**20}", "--samples is at most 100000000, not 1000000000000000"),
+        (f"teacher --seeds {10**20}", "--seeds is at most 10000, not 1000000000000000"),
+        (f"teacher --processes {10**9}", "--processes is at most 1000, not 1000000000 (DI4C_LI"),
+        (f"teacher --device cuda:{10**19}", "cannot use device 'cuda:1000000000000"),
         ("teacher --sweep guidance", "--sweep takes OPTION=V,V,…, not 'guidance'"),
         ("teacher --sweep latents2=1", "sampler 'ancestral': got an unexpected keyword argument"),
         ("teacher --seeds 0", "--seeds is at least 1, not 0"),
@@ -95,3 +101,34 @@ def test_mistakes_give_one_line_and_write_nothing(
     assert err.startswith(f"di4c: error: {message}")
     assert err.count("\n") == 1
     assert {path.name for path in Path().iterdir()} == {"corrupt", "teacher"}
+
+
+def test_nothing_is_replaced_unasked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are refused before the work; `~` is the user's home."""
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    few = ["evaluate", "teacher", "--steps", "1", "--samples", "10"]
+    Path("mine").write_text("mine")
+    Path("mine.png").write_text("mine")
+    weights = Path("teacher").read_bytes()
+    for asked, told in (
+        ("--json ~/mine", "mine is there already: name another file, or add --overwrite"),
+        ("--plot ~/mine.png", "mine.png is there already"),
+        ("--json mine/x.json", "cannot write mine/x.json: mine is no folder"),
+        ("--json . --overwrite", "it is a folder"),
+        ("--shards mine", "mine is no folder"),
+        ("--json ./teacher --overwrite", "--json teacher is another file of this command"),
+        ("--plot x.png --json x.png", "is another file of this command"),
+        ("--reference mine --json mine --overwrite", "is another file of this command"),
+    ):
+        assert main([*few, *asked.split()]) == 2, asked
+        out = capsys.readouterr()
+        assert told in out.err
+        assert out.out == ""
+    assert {path.name for path in Path().iterdir()} == {"corrupt", "mine", "mine.png", "teacher"}
+    assert Path("mine").read_text() == Path("mine.png").read_text() == "mine"
+    assert Path("teacher").read_bytes() == weights
+    assert main([*few, "--json", "~/mine", "--overwrite", "--shards", "~/kept"]) == 0
+    assert json.loads(Path("mine").read_text())["points"]
+    assert list(Path("kept").iterdir())

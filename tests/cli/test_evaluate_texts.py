@@ -38,7 +38,7 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def evaluate(*arguments: str, code: int = 0) -> dict[str, Any]:
     """The report of an evaluation, without figures of time and memory."""
-    assert main(["evaluate", *arguments, "--json", "report.json"]) == code
+    assert main(["evaluate", *arguments, "--json", "report.json", "--overwrite"]) == code
     report: dict[str, Any] = json.loads(Path("report.json").read_text())
     return report
 
@@ -191,15 +191,24 @@ def test_a_report_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
         report | {"arguments": report["arguments"] | {"models": 3}},
         report | {"arguments": report["arguments"] | {"samples": "many"}},
         report | {"arguments": report["arguments"] | {"unheard": 1}},
+        # What a command writes and starts, no file may say.
+        report | {"arguments": report["arguments"] | {"json": "precious", "overwrite": True}},
+        report | {"arguments": report["arguments"] | {"plot": "precious.png"}},
+        report | {"arguments": report["arguments"] | {"shards": "precious"}},
+        report | {"arguments": report["arguments"] | {"processes": 99}},
+        report | {"arguments": report["arguments"] | {"run": "x"}},
         report | {"arguments": report["arguments"] | {"host_option": ["root"]}},
     ]
+    Path("precious").write_text("precious")
     for mutation in mutations:
         Path("bad.json").write_text(json.dumps(mutation))
         assert main(["evaluate", "--repeat", "bad.json"]) == 2
         err = capsys.readouterr().err
         assert err.startswith("di4c: error: bad.json "), err
+        assert Path("precious").read_text() == "precious"
         assert err.count("\n") == 1
     assert "root=…: type it again" in err
+    assert not Path("precious.png").exists()
 
 
 @pytest.mark.parametrize(

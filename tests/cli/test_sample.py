@@ -110,6 +110,7 @@ def test_files_are_replaced_only_when_told(
         ("../models/teacher --sampler ancestra", "unknown sampler 'ancestra' (did you mean "),
         ("../models/teacher --host mdlm", "../models/teacher is a model of 'transformer', not of"),
         ("../models/teacher --label 3", "this model takes no class labels"),
+        (f"../models/labelled --label {10**20}", "class labels are small whole numbers, not 1"),
         ("../models/labelled --label 10", "class labels of this model are 0 ... 9, or -1 for none"),
         ("../models/labelled --label -2", "class labels of this model are 0 ... 9, or -1 for none"),
         (

@@ -97,6 +97,10 @@ def test_prompts_of_a_file(tmp_path: Path) -> None:
     assert encode_prompts(Letters(), read_prompts(file)) == [ids("ab"), ids("c"), ids("uhi.a")]
     (tmp_path / "a.txt").write_text("ab\n\nc d\n")
     assert read_prompts(tmp_path / "a.txt") == ["ab", "c d"]
+    (tmp_path / "a.txt").write_text("a\u2028b\n\x0cc\n", encoding="utf-8")
+    assert read_prompts(tmp_path / "a.txt") == ["a\u2028b", "\x0cc"]
+    with pytest.raises(UserError, match="holds half a character: "):
+        encode_prompts(Letters(), ["a\udc80"])
 
 
 ASSISTANT = {"role": "assistant", "content": "yo"}

@@ -1,10 +1,12 @@
 """A stand-in for torch-fidelity's Inception, written by us: its interface, a tiny network.
 
 It reads its weights as the library does, checks what it is fed with, and its features are the
-pictures' own: mean and spread of each channel.
+pictures' own: mean and spread of each channel. `library` imports the real one.
 """
 
+import importlib
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.evaluation.inception import MODULE
+from di4c_plugin.programs.shims.refuse import refused_class
 
 URL = "https://example.org/weights-stand-in-0123.pth"
 FEATURES, CLASSES = 6, 5
@@ -59,3 +62,30 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     package.__path__ = []
     monkeypatch.setitem(sys.modules, package.__name__, package)
     monkeypatch.setitem(sys.modules, MODULE, module)
+
+
+def library(name: str) -> ModuleType:
+    """Import a module of torch-fidelity; skip the module of tests where it cannot be.
+
+    It imports torchvision for other networks and data sets than ours. Where that is missing, an
+    empty one stands there meanwhile, which refuses to be used: nothing that we test calls it.
+    """
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            if find_spec("torchvision") is None:
+                for module in _torchvision():
+                    patch.setitem(sys.modules, module.__name__, module)
+            return importlib.import_module(name)
+    except Exception as error:  # a torchvision that does not go with torch raises anything
+        pytest.skip(f"needs torch-fidelity 0.4: {error}", allow_module_level=True)
+
+
+def _torchvision() -> list[ModuleType]:
+    names = ("torchvision", "torchvision.datasets", "torchvision.transforms")
+    whole, datasets, transforms = found = [ModuleType(name) for name in names]
+    functional = ModuleType("torchvision.transforms.functional")
+    for name in ("CIFAR10", "CIFAR100", "STL10"):
+        setattr(datasets, name, refused_class("torchvision", name, "torchvision"))
+    vars(whole).update(datasets=datasets, transforms=transforms)
+    vars(transforms).update(functional=functional)
+    return [*found, functional]

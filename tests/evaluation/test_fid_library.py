@@ -13,12 +13,9 @@ from torch.utils.data import Dataset
 from di4c_plugin.evaluation.fid import FID
 from di4c_plugin.evaluation.inception import MODULE, Inception
 from di4c_plugin.evaluation.picture_metric import MetricOptions, Reference
+from tests.evaluation import stand_in_fidelity
 
-# Whatever goes wrong there, as by a torchvision for another torch, the library is missing.
-try:
-    library: Any = importlib.import_module(MODULE)
-except Exception as error:
-    pytest.skip(f"needs torch-fidelity: {error}", allow_module_level=True)
+library: Any = stand_in_fidelity.library(MODULE)
 
 
 class Pictures(Dataset[Tensor]):

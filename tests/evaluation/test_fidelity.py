@@ -1,8 +1,7 @@
 """KID, precision and recall on the stand-in's features, against loops over their definitions."""
 
-import importlib
+import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,19 +15,17 @@ from di4c_plugin.evaluation.picture_metric import MetricOptions, Reference
 from tests.evaluation import stand_in_fidelity
 
 # Of the real library, before the stand-in takes its place.
-modules: dict[str, ModuleType] = {}
-try:
-    for name in ("metric_kid", "metric_prc"):
-        modules[name] = importlib.import_module(f"torch_fidelity.{name}")
-except Exception as error:
-    pytest.skip(f"needs torch-fidelity 0.4: {error}", allow_module_level=True)
+modules = {
+    name: stand_in_fidelity.library(f"torch_fidelity.{name}")
+    for name in ("metric_kid", "metric_prc")
+}
 
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> MetricOptions:
     stand_in_fidelity.install(monkeypatch)
     for name, module in modules.items():
-        monkeypatch.setitem(importlib.sys.modules, f"torch_fidelity.{name}", module)  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, f"torch_fidelity.{name}", module)
     return MetricOptions(stand_in_fidelity.weights(tmp_path / "weights.pth"))
 
 

@@ -1,9 +1,12 @@
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.shards import (
     Part,
     Shard,
@@ -33,11 +36,30 @@ def test_what_is_kept_is_not_drawn_again(tmp_path: Path) -> None:
         return Shard(torch.full((part.count, 3), part.index), 0.5, 4.0, 9.0)
 
     whole = parts(23, 10, 7)
-    drawn(whole[1::2], draw, tmp_path)
-    found = drawn(whole, draw, tmp_path)
+    drawn(whole[1::2], draw, tmp_path, length=3, num_tokens=3)
+    found = drawn(whole, draw, tmp_path, length=3, num_tokens=3)
     assert asked == [1, 0, 2]
     assert torch.cat([s.tokens for s in found])[:, 0].tolist() == [0] * 10 + [1] * 10 + [2] * 3
     assert (found[1].seconds, found[1].calls, found[1].peak_mb) == (0.5, 4.0, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "cost"),
+    [
+        ([[0, 1, 3]], [1, 1, 1]),
+        ([[0, 1, -1]], [1, 1, 1]),
+        ([[0, 1]], [1, 1, 1]),
+        ([[0, 1, 2]] * 2, [1, 1, 1]),
+        ([[0, 1, 2]], [1, 1, np.nan]),
+        ([[0, 1, 2]], [-1, 1, 1]),
+        ([[0, 1, 2]], ["1", "1", "1"]),
+    ],
+)
+def test_what_is_no_shard_of_these_samples(tmp_path: Path, tokens: Any, cost: Any) -> None:
+    own = [float(x) if not isinstance(x, str) else x for x in cost]
+    np.savez(tmp_path / "00000.npz", tokens=np.array(tokens), cost=np.array(own))
+    with pytest.raises(UserError, match="is a damaged shard of samples: remove it"):
+        drawn(parts(1, 10, 7), None, tmp_path, length=3, num_tokens=3)  # type: ignore[arg-type]
 
 
 def test_points_that_differ_lie_in_different_folders(tmp_path: Path) -> None:

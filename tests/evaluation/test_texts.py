@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from di4c_plugin.diffusion import Absorbing, Uniform
 from di4c_plugin.errors import UserError
-from di4c_plugin.evaluation.texts import Bytes, Texts, of_tokens, read_reference, read_samples
+from di4c_plugin.evaluation.texts import (
+    Bytes,
+    Texts,
+    data_tokens,
+    of_tokens,
+    read_reference,
+    read_samples,
+)
 
 BYTES = Bytes()
 
@@ -31,6 +39,20 @@ def test_texts_of_each_kind_of_file(name: str, content: Any, tmp_path: Path) -> 
     assert found.strings == ["one é", "two"]
     assert [row.tolist() for row in found.tokens] == [list("one é".encode()), list(b"two")]
     assert (found.num_tokens, found.length) == (256, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.jsonl", '"a"\n{"text": "\\ud800 b"}\n'), ("a.json", ["a", "\udc80"])],
+)
+def test_half_a_character_is_no_text(name: str, content: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds half a character: "):
+        read_samples(write(tmp_path / name, content), BYTES)
+
+
+def test_sequences_of_any_length_are_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has 3 tokens, and a sequence takes 10000000000"):
+        read_reference(write(tmp_path / "a.txt", "abc"), BYTES, 10**22)
 
 
 def test_a_line_separator_inside_a_text_ends_no_line(tmp_path: Path) -> None:
@@ -96,3 +118,10 @@ def test_sequences_spread_over_the_whole() -> None:
     assert [int(row) for row in texts.spread(4).tokens] == [0, 2, 5, 7]
     assert texts.spread(4).strings == ["0", "2", "5", "7"]
     assert texts.spread(10) is texts
+
+
+def test_a_mask_that_is_counted_as_the_last_token_is_none() -> None:
+    """As in MDLM: a scorer of as many tokens as the tokenizer has the model's vocabulary."""
+    assert data_tokens(Absorbing(100, mask=99)) == 99
+    assert data_tokens(Absorbing(100, mask=7)) == 100
+    assert data_tokens(Absorbing(99)) == data_tokens(Uniform(99)) == 99

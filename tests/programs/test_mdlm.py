@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from di4c_plugin import load_student, load_teacher, save_student
+from di4c_plugin.cli.main import main
 from tests.stand_ins import stdlib_text, trace
 from tests.stand_ins.real import (
     LENGTH,
@@ -159,6 +160,34 @@ def test_teachers_in_every_form(lab: Lab, student: Path, tmp_path: Path) -> None
     assert losses[0] == losses[1] != losses[2] == losses[3]
     whole = trace.read(student.parents[1] / "trace")[0]
     assert whole["data"] == trace.read(tmp_path / "0/trace")[0]["data"]
+
+
+def test_a_short_run_by_its_experiment(lab: Lab, tmp_path: Path) -> None:
+    """`+experiment=text_short`: the README's line, on a tiny teacher."""
+    command = ["+experiment=text_short", f"teacher={lab.teacher('mdlm')}", "trainer.max_steps=4"]
+    own = ("lr_scheduler.", "optim.", "loader.global_batch_size")
+    lab.run("mdlm", *command, traced(tmp_path), out=tmp_path, without=own)
+    assert [line["step"] for line in trace.read(tmp_path / "trace")] == [1, 2, 3, 4]
+    student = load_student(tmp_path / "checkpoints/last.ckpt")
+    assert student.latent is not None
+    assert student.latent["name"] == "mask_noise"
+
+
+def test_a_short_run_without_the_program(lab: Lab, tmp_path: Path) -> None:
+    """`experiment=mdlm_short`, samples and figures: the README's first lines, on a tiny teacher."""
+    teacher, tokenizer = lab.teacher("mdlm"), lab.text / "tokenizer"
+    data = [f"host.data={lab.text}/text/train/train.txt", f"host.tokenizer={tokenizer}"]
+    given = [f"teacher={teacher}", *data, f"out={tmp_path}/student", "training.steps=2"]
+    assert main(["train", "experiment=mdlm_short", *given]) == 0
+    student = f"{tmp_path}/student/student.safetensors"
+    drawn = ["--host-option", f"tokenizer={tokenizer}", "--n", "3", "--out", f"{tmp_path}/x.jsonl"]
+    assert main(["sample", student, "--steps", "2", *drawn]) == 0
+    assert len((tmp_path / "x.jsonl").read_text().splitlines()) == 3
+    scored = ["--scorer", f"{lab.text}/gpt2", "--tokenizer", str(tokenizer), "--samples", "4"]
+    shown = ["--temperatures", ".9,1", "--steps", "2", "--plot", f"{tmp_path}/frontier.png"]
+    models = ["evaluate", str(teacher), student, "--metric", "gen_ppl,entropy"]
+    assert main([*models, *scored, *shown]) == 0
+    assert (tmp_path / "frontier.png").stat().st_size > 0
 
 
 def test_without_di4c_run(lab: Lab, tmp_path: Path) -> None:

@@ -112,11 +112,16 @@ class Lab:
         out: Path,
         program: tuple[str, ...] | None = None,
         code: int | None = 0,
+        without: tuple[str, ...] = (),
         **environment: str,
     ) -> Done:
-        """Run the host's program; `out` is the folder that it writes to."""
+        """Run the host's program; `out` is the folder that it writes to.
+
+        Overrides of a tiny run that begin with one of `without` are left to the program.
+        """
         script = host_named(name).script
-        arguments = [*self.overrides(name), *overrides, f"hydra.run.dir={out}"]
+        tiny = [each for each in self.overrides(name) if not each.startswith(without)]
+        arguments = [*tiny, *overrides, f"hydra.run.dir={out}"]
         command = [*(program or (script_of("di4c"), "run")), script, *arguments]
         done = run(command, self.host(name), environment | {"PYTHONPATH": self.paths(environment)})
         assert code is None or done.code == code, f"{done.code}: {done.err[-3000:]}"

@@ -63,6 +63,7 @@ class HFNetworks(Family[HFConfig]):
     title, mark = "a masked language model of transformers", MARKS[0]
     said: ClassVar[Mapping[str, Any]] = {
         "trust_remote_code": bool,
+        "base": str,
         "dtype": str,
         "length": int,
         "pad": int,
@@ -119,13 +120,14 @@ class HFNetworks(Family[HFConfig]):
         self, weights: Weights, *, process: Mapping[str, Any] | None = None, **said: Any
     ) -> Model:
         """See `Family.load`; the code of a foreign class is that beside its weights."""
-        folder = weights.config.get("folder")
-        family = self
-        if folder is not None and self.root is None:
-            origin = weights.origin
-            place = folder if Path(origin).expanduser().exists() else origin.partition(" ")[0]
-            family = self.at(place)
-        return super(HFNetworks, family).load(weights, process=process, **said)
+        return super(HFNetworks, self.beside(weights)).load(weights, process=process, **said)
+
+    def beside(self, weights: Weights) -> "HFNetworks":
+        """See `Family.beside`."""
+        folder, origin = weights.config.get("folder"), weights.origin
+        if folder is None or self.root is not None:
+            return self
+        return self.at(folder if Path(origin).expanduser().exists() else origin.partition(" ")[0])
 
     def sizes(self, weights: Weights, **said: Any) -> HFConfig:
         """See `Family.sizes`."""
@@ -186,6 +188,10 @@ class HFNetworks(Family[HFConfig]):
         names["head"] = name_of(network, head_of(network), "head")
         found = find_doors(network, {"norms": names["blocks"], **names})
         return found if "norms" in said else replace(found, norms=())
+
+    def blocks(self, network: nn.Module, sizes: HFConfig) -> tuple[nn.Module, ...]:
+        """See `Family.blocks`: those that the row names, or the outermost list."""
+        return self.doors(network, {"doors": _said_doors(sizes)}).blocks
 
     def let_latent_in(
         self, network: nn.Module, latent: Mapping[str, Any], sizes: Any, process: Process

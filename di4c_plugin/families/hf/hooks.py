@@ -66,13 +66,14 @@ class EmbeddingHooks:
         """See `LatentInjector.on_embedding` and `on_sequence`."""
         if self.entry is None:  # the table is looked up outside a pass
             return e
+        kind = e.dtype  # a latent may be of more precision
         e = self.entry.at_embedding(e[:, : self.active.shape[1]], self.active)
         entered: Tensor = self.entry.at_block(0, e, self.active)
-        return entered
+        return entered.to(kind)
 
     def normalised(self, layer: int, module: nn.Module, args: Any, h: Tensor) -> Tensor:
         """See `LatentInjector.on_norm`."""
-        normed: Tensor = h if self.entry is None else self.entry.at_norm(h, layer)
+        normed: Tensor = h if self.entry is None else self.entry.at_norm(h, layer).to(h.dtype)
         return normed
 
     def _widened(self, value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from di4c_plugin.errors import UserError, quoted
 from di4c_plugin.families.hf.rows import Row, row_of, whole
+from di4c_plugin.limits import regular
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 # Of transformers' configs: what changes with the machine, the version or the run.
@@ -231,7 +232,7 @@ def _ids(value: Any) -> set[int]:
 def _json(path: Path) -> dict[str, Any]:
     """Return what a file says; {} where there is none, or no such file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

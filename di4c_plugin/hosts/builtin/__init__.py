@@ -2,7 +2,7 @@
 
 1797 images, 64 positions, grey levels 0 ... 16, labels 0 ... 9 (Alpaydin & Kaynak 1998, UCI
 "Optical Recognition of Handwritten Digits"). `teacher.safetensors` beside this file was made by the
-command in its own metadata, which the README gives too.
+command in its own metadata, which configs/README.md gives too.
 """
 
 from pathlib import Path

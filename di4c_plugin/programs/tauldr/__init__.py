@@ -34,11 +34,17 @@ def patches(root: Path, flags: SamplerFlags | None) -> dict[str, Patch]:
 
         training.let_latents_in(module)
 
+    def bookkeeping(module: ModuleType) -> None:
+        from di4c_plugin.programs.tauldr import bookkeeping
+
+        bookkeeping.keep_whole(module)
+
     return {
         "lib.sampling.sampling_utils": samplers,
         "lib.losses.losses_utils": losses,
         "lib.training.training_utils": train_steps,
         "lib.models.model_utils": models,
+        "lib.utils.bookkeeping": bookkeeping,
     }
 
 

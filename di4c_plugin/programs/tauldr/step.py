@@ -1,12 +1,14 @@
 """A training step for tauLDR's train.py, see `training`: one update of the networks of a method."""
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.programs.tauldr.bookkeeping import run_of
 from di4c_plugin.training.engine import Engine
 
 STUDENT = "student"
@@ -29,6 +31,11 @@ class Di4CStep:
         Raises:
             UserError: if the loss or its gradient is not finite; the model then is as it was.
         """
+        run = run_of(state["model"])
+        with nullcontext() if run is None else run.step():
+            return self._step(state, minibatch, loss, writer)
+
+    def _step(self, state: dict[str, Any], minibatch: Tensor, loss: Any, writer: Any) -> Tensor:
         model, optimizer, update = state["model"], state["optimizer"], state["n_iter"]
         optimizer.di4c_step = True
         value: Tensor = loss.calc_loss(minibatch, state, writer)

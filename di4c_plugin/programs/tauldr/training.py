@@ -12,7 +12,7 @@
 The host's model is the student: its U-Net gets the latent when it is made, before the optimiser and
 the averages are, and the teacher's weights (averages) before the first update. Further networks of
 the method, and averages that it reads, are parts of the model too. The teacher lies outside the
-host's modules. Checkpoints are the host's own; `load_student` reads them.
+host's modules. Checkpoints are the host's own (see `bookkeeping`); `load_student` reads them.
 """
 
 import copy
@@ -27,6 +27,7 @@ from di4c_plugin.algorithms.base import Algorithm, Batch
 from di4c_plugin.announce import announce_once
 from di4c_plugin.checkpoints.content import read_content
 from di4c_plugin.checkpoints.model import Model
+from di4c_plugin.checkpoints.weights import fingerprint
 from di4c_plugin.diffusion import build_process
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.files import weights_of
@@ -36,10 +37,11 @@ from di4c_plugin.families.unet_latent import let_latent_in
 from di4c_plugin.networks import NetworkDenoiser
 from di4c_plugin.networks.attach import latent_shape
 from di4c_plugin.programs.images.shared import tensors_of
+from di4c_plugin.programs.tauldr.bookkeeping import Run
 from di4c_plugin.programs.tauldr.sampler import HOST, NAME, averaged, config_of, plain
 from di4c_plugin.programs.tauldr.step import STUDENT, Di4CStep
 from di4c_plugin.training.ema import EMA
-from di4c_plugin.training.engine import Engine
+from di4c_plugin.training.engine import Engine, round_of
 
 if TYPE_CHECKING:
     from di4c_plugin.training.recipes import Recipe
@@ -97,6 +99,7 @@ def make_student(model: Any, cfg: Any) -> None:
         found = {name: wrapped(model, name) for name in read}
         model.di4c_averages = nn.ModuleDict({k: EMA(v, model.decay) for k, v in found.items()})
     model.init_ema()
+    model.di4c_run = Run(cfg.training.n_iters)
 
 
 def wrapped(model: Any, role: str) -> Any:
@@ -179,6 +182,9 @@ class Di4CLoss:
         x_0 = minibatch.flatten(1).long().to(device)
         check_range(x_0, 0, self.teacher.process.num_tokens - 1, "levels of a pixel")
         if engine.begin(update, self.cfg.training.n_iters, state["optimizer"]):
+            teacher: Any = engine.teacher
+            model.di4c_run.round = engine.round
+            model.di4c_run.weights = teacher.network.state_dict()
             announce_once(f"round {engine.round + 1} of {engine.rounds}: a new teacher")
             if "average" in self.method.renew:
                 model.init_ema()
@@ -189,6 +195,7 @@ class Di4CLoss:
             raise UserError(f"the loss is not finite at update {update + 1}; a smaller lr may help")
         for name, value in losses.terms.items():
             writer.add_scalar(f"di4c/{name}", value, update)
+        model.di4c_run.updates = update + 1
         return losses.total
 
     def engine_for(self, model: Any) -> Engine:
@@ -203,24 +210,33 @@ class Di4CLoss:
         check_same(sizes_of(model), self.teacher.network)
         teacher = self.teacher.denoiser.to(next(model.net.parameters()).device)
         averages = dict(getattr(model, "di4c_averages", {}).items())
-        if not model.num_updates:  # of the averages: a run that goes on has some
+        run, mark = model.di4c_run, fingerprint(teacher.network.state_dict())
+        if run.teacher not in ("", mark):
+            raise UserError("the run to resume distils another teacher than is in that file now")
+        run.teacher = mark
+        if not (run.updates or model.num_updates):
             start_from(model, teacher.network)
             if self.start is not None:
                 start_from(model, self.start.denoiser.network, student=True)
-        return Engine(
+        engine = Engine(
             self.method,
             {role: wrapped(model, role) for role in self.method.roles},
             teacher.eval().requires_grad_(False),
             averages=averages,
-            next_teacher=lambda: self._next_teacher(model),
+            next_teacher=lambda: self._next_teacher(model, averaged(model)),
             rounds=getattr(self.cfg.loss, "rounds", None),
             seed=getattr(self.cfg.loss, "seed", 0),
         )
+        if run.weights is not None:
+            engine.round, engine.teacher = run.round, self._next_teacher(model, run.weights)
+        elif round_of(max(run.updates - 1, 0), run.total, engine.rounds):
+            raise UserError("the checkpoint is of an earlier version, which kept no later teacher")
+        return engine
 
-    def _next_teacher(self, model: Any) -> Any:
-        """Return a frozen copy of the student with the host's averages of its weights."""
+    def _next_teacher(self, model: Any, weights: dict[str, Tensor]) -> Any:
+        """Return a frozen copy of the student with these weights."""
         frozen = copy.deepcopy(wrapped(model, STUDENT)).eval().requires_grad_(False)
-        frozen.network.load_state_dict(averaged(model))
+        frozen.network.load_state_dict(weights)
         return frozen
 
 

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError
@@ -26,29 +26,35 @@ class TextSampler(TextStudent):
     def draw(self, count: int, steps: int, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Return `count` samples, shape (count, D), on the module's device, and report them.
 
-        The draws are a function of the host's seed, the process and how many calls there were.
+        The draws are a function of the host's seed and of the call's number among those of all
+        processes, so that two processes draw what one draws in twice as many calls.
         `known` are given tokens and their places; by default those of the `sampler` group.
         """
-        settings = self.plan.sampler
-        shape = (count, self.positions)
+        settings, measurement = self.plan.sampler, self.plan.measurement
+        shape, steps = (count, self.positions), settings.steps or steps
         known = known or given_by(settings, self.tokenizer, shape, self.process)
-        generator = keyed_generator(
-            self.seed, SAMPLES, self.global_rank, self.draws, device=self.device
-        )
+        index = self.draws * world_size() + rank()
         self.draws += 1
-        teacher = next((network.to(self.device) for network in self._hybrid), None)
+        networks = [network.to(self.device) for network in (self.student, *self._hybrid)]
+
+        def draw() -> Tensor:
+            return draw_samples(
+                settings,
+                networks[0],
+                self.process,
+                shape,
+                steps,
+                generator=keyed_generator(self.seed, SAMPLES, 0, index, device=self.device),
+                teacher=next(iter(networks[1:]), None),
+                known=known,
+            )
+
         begin = time.perf_counter()
-        x = draw_samples(
-            settings,
-            self.student.to(self.device),
-            self.process,
-            shape,
-            steps,
-            generator=generator,
-            teacher=teacher,
-            known=known,
-        )
-        self._report(x, settings.steps or steps, time.perf_counter() - begin)
+        if measurement is None:
+            x = draw()
+        else:
+            x = measurement.draw(index, count, steps, known, draw, networks).to(self.device)
+        self._report(x, steps, time.perf_counter() - begin)
         return x
 
     def _report(self, x: Tensor, steps: int, seconds: float) -> None:
@@ -89,6 +95,8 @@ class TextSampler(TextStudent):
         texts = [
             self.tokenizer.batch_decode(torch.cat(parts[:i], 1)) for i in range(2, len(parts) + 1)
         ]
+        if self.plan.measurement is not None:
+            self.plan.measurement.join(strides + 1, torch.cat(parts, 1))
         ended = (torch.cat(parts, 1)[:, 1:] == self.tokenizer.eos_token_id).cumsum(1)
         calls = (self.plan.sampler.steps or steps) * (strides + 1)
         return calls, texts, (ended == 0).sum(1).cpu().numpy()
@@ -98,3 +106,17 @@ class TextSampler(TextStudent):
         x_0 = x.roll(-stride, 1)
         known = torch.arange(x.shape[1], device=x.device) < x.shape[1] - stride
         return x_0, known.expand_as(x)
+
+
+def rank() -> int:
+    """Return this process's number; the hosts' evaluation may have no trainer that knows it."""
+    return distributed.get_rank() if _several() else 0
+
+
+def world_size() -> int:
+    """Return how many processes there are."""
+    return distributed.get_world_size() if _several() else 1
+
+
+def _several() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

@@ -1,6 +1,7 @@
 """From a host's composed config to the plan of its run."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from di4c_plugin.checkpoints.model import bare_names, describe
@@ -8,6 +9,7 @@ from di4c_plugin.checkpoints.schemes import has_scheme, load_scheme
 from di4c_plugin.checkpoints.weights import Weights, fingerprint, read_weights
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.dit import DiTConfig
+from di4c_plugin.programs.text.measuring import Measurement, metric_settings
 from di4c_plugin.programs.text.sampling import SamplerSettings, sampler_settings
 from di4c_plugin.programs.text.settings import distillation
 from di4c_plugin.programs.text.student import Plan
@@ -17,6 +19,7 @@ def plan_of(
     config: Mapping[str, Any],
     teacher: str | None,
     checkpoint: Callable[[], tuple[str | None, bool]],
+    scorer: str | None = None,
 ) -> Plan:
     """Return the plan of a run of a host's program, which trains or evaluates.
 
@@ -24,14 +27,17 @@ def plan_of(
         config: the host's, plain.
         teacher: of a distillation if the user names none.
         checkpoint: what is evaluated, and whether by its moving averages.
+        scorer: the language model that the host's own evaluation scores by.
 
     Raises:
         UserError: as `training_plan` and `evaluation_plan`.
     """
     if config["mode"] == "train":
+        if config.get("metrics") is not None:
+            raise UserError("metrics=… is for evaluation: mode=train measures nothing by it")
         return training_plan(config, teacher)
     source, ema = checkpoint()
-    return evaluation_plan(config, source, ema=ema)
+    return evaluation_plan(config, source, ema=ema, scorer=scorer)
 
 
 def training_plan(config: Mapping[str, Any], fallback: str | None) -> Plan:
@@ -47,16 +53,33 @@ def training_plan(config: Mapping[str, Any], fallback: str | None) -> Plan:
     return Plan(sampler, distilled, weights, hybrid_weights(sampler), start)
 
 
-def evaluation_plan(config: Mapping[str, Any], checkpoint: str | None, *, ema: bool) -> Plan:
-    """Return the plan of an evaluation of a teacher or student.
+def evaluation_plan(
+    config: Mapping[str, Any], checkpoint: str | None, *, ema: bool, scorer: str | None = None
+) -> Plan:
+    """Return the plan of an evaluation of a teacher or student; arguments as of `plan_of`.
 
     Raises:
-        UserError: where there is no checkpoint, and as `sampler_settings` and `read_weights`.
+        UserError: where there is no checkpoint, metrics are asked for and no sampler, and as
+            `sampler_settings`, `metric_settings` and `read_weights`.
     """
     if not checkpoint:
         raise UserError("there is nothing to evaluate: name the checkpoint")
     sampler = sampler_settings(config.get("sampler"))
-    return Plan(sampler, None, read_weights(checkpoint, ema=ema), hybrid_weights(sampler))
+    asked = metric_settings(config.get("metrics"), scorer)
+    if asked is not None and not config.get("sampler"):
+        raise UserError("metrics=… measures what our samplers draw: add sampler=…")
+    weights, hybrid = read_weights(checkpoint, ema=ema), hybrid_weights(sampler)
+    if asked is None:
+        return Plan(sampler, None, weights, hybrid)
+    described = {
+        "model": weights.origin,
+        "fingerprint": weights.fingerprint,
+        "latent": weights.latent,
+        "sampler": asdict(sampler),
+        "teacher": None if hybrid is None else hybrid.fingerprint,
+        "seed": config.get("seed", 0),
+    }
+    return Plan(sampler, None, weights, hybrid, measurement=Measurement(asked, described))
 
 
 def hybrid_weights(sampler: SamplerSettings) -> Weights | None:

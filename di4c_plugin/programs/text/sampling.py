@@ -12,6 +12,7 @@ from torch import Tensor
 from di4c_plugin.checkpoints.torch_file import read_torch
 from di4c_plugin.diffusion import Process, time_grid
 from di4c_plugin.errors import UserError
+from di4c_plugin.limits import regular
 from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.samplers import sampler_named, sampler_options
 from di4c_plugin.samplers.checks import check_drawn, drawing
@@ -106,7 +107,7 @@ def read_ids(path: Path) -> Tensor:
     """Read token ids (D,) or (n, D) from JSON or a tensor file; raises UserError."""
     try:
         if path.suffix == ".json":
-            ids = torch.tensor(json.loads(path.read_text(encoding="utf-8")))
+            ids = torch.tensor(json.loads(regular(path).read_text(encoding="utf-8")))
         else:
             ids = torch.as_tensor(read_torch(path))
         if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:

@@ -17,6 +17,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.programs.text.averages import averages, new_average
 from di4c_plugin.programs.text.denoiser import BackboneDenoiser
 from di4c_plugin.programs.text.errors import one_line
+from di4c_plugin.programs.text.measuring import Measurement
 from di4c_plugin.programs.text.networks import (
     check_vocabulary,
     check_weights,
@@ -43,6 +44,7 @@ class Plan:
         weights: the teacher's weights, or in evaluation those of the model itself.
         hybrid: weights of the teacher of the hybrid sampler.
         start: weights of the student that training goes on from; None: it starts from the teacher.
+        measurement: of the samples of an evaluation; None: nobody asked for it.
     """
 
     sampler: SamplerSettings
@@ -50,6 +52,7 @@ class Plan:
     weights: Weights
     hybrid: Weights | None = None
     start: Weights | None = None
+    measurement: Measurement | None = None
 
 
 class TextNetworks(LightningModule):
@@ -75,7 +78,8 @@ class TextNetworks(LightningModule):
     @classmethod
     def load_from_checkpoint(cls, *arguments: Any, **options: Any) -> Any:
         """What the hosts' evaluation calls; the weights were read when the plan was made."""
-        return cls(options["config"], options["tokenizer"])
+        module = cls(options["config"], options["tokenizer"])
+        return module.to(device_of(options["config"]))
 
     @property
     def seed(self) -> int:
@@ -116,6 +120,9 @@ class TextNetworks(LightningModule):
         for weights in (plan.weights, plan.hybrid, plan.start):
             if weights is not None:
                 check_vocabulary(weights, self.process, self.vocabulary)
+        if plan.measurement is not None:
+            device = device_of(self.config)
+            plan.measurement.open(self.tokenizer, self.positions, self.process, device)
 
     def _set_up_evaluation(self) -> None:
         self.latent, self.ema = self.plan.weights.latent, None
@@ -214,3 +221,12 @@ class TextNetworks(LightningModule):
                 each.network.compile()
         elif value is not self.backbone:
             raise UserError(f"the backbone is replaced by a {type(value).__name__}: leave that out")
+
+
+def device_of(config: Any) -> str:
+    """Return where an evaluation without a trainer takes place: the GPU, as in the host's own.
+
+    Lightning puts a checkpoint's module where its weights were saved.
+    """
+    asked = (config.get("trainer") or {}).get("accelerator")
+    return "cuda" if torch.cuda.is_available() and asked != "cpu" else "cpu"

@@ -23,6 +23,22 @@ def di4c_samplers() -> Mapping[str, object]:
 
 
 @hookimpl
+def di4c_latents() -> Mapping[str, object]:
+    """Add `shift`."""
+    from di4c_example.shift import Shift
+
+    return {"shift": Shift}
+
+
+@hookimpl
+def di4c_metrics() -> Mapping[str, object]:
+    """Add `unequal`."""
+    from di4c_example.unequal import unequal
+
+    return {"unequal": unequal}
+
+
+@hookimpl
 def di4c_hosts() -> Mapping[str, object]:
     """Add `two_bits`."""
     from di4c_example.two_bits import HOST

@@ -18,10 +18,10 @@ from di4c_plugin.programs.tauldr.training import (
     register_loss,
     register_train_step,
 )
-from tests.programs.tauldr.started import BATCH, Writer, started
 from tests.stand_ins.images.checkouts import Root
 from tests.stand_ins.images.small_maskgit import LAM
 from tests.stand_ins.images.small_tauldr import NETS, SIZES, T, X
+from tests.stand_ins.images.tauldr_train import BATCH, Writer, started
 from tests.stand_ins.images.trainers import GaussianModel
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from di4c_plugin.programs.text import generation
 from di4c_plugin.programs.text.averages import averages
 from di4c_plugin.programs.text.sampling import SamplerSettings
 from di4c_plugin.programs.text.student import Plan
-from tests.stand_ins.text import stand_in, stand_in_parts
+from tests.stand_ins.text import stand_in
 
 TOKEN = {"name": "token", "dim": 1, "features": 128}
 
@@ -37,12 +38,15 @@ def test_the_same_seed_gives_the_same_samples_and_every_call_others() -> None:
     assert first.shape == (8, stand_in.D)
 
 
-def test_processes_draw_apart() -> None:
-    class Second(stand_in.student_class(sampler().plan)):  # type: ignore[misc]
-        global_rank = 1
-
-    other: Any = Second(stand_in.config(), stand_in_parts.Tokenizer())
-    assert not torch.equal(sampler().draw(8, 3), other.draw(8, 3))
+def test_processes_draw_apart_and_together_what_one_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the host's evaluation has no trainer that numbers them, as SDTT's has none."""
+    one = sampler()
+    whole = [one.draw(8, 3) for _ in range(4)]
+    monkeypatch.setattr(generation, "world_size", lambda: 2)
+    for number in range(2):
+        monkeypatch.setattr(generation, "rank", lambda number=number: number)
+        part = sampler()
+        assert all(torch.equal(part.draw(8, 3), x) for x in whole[number::2])
 
 
 def test_dropout_is_off_and_comes_back() -> None:

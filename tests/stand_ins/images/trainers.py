@@ -87,6 +87,13 @@ class GaussianModel(nn.Module):
             "ema_shadow_params": self.shadow_params,
         }
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # type: ignore[override]
+        missing, _ = nn.Module.load_state_dict(self, state, strict=False)
+        if missing:
+            raise ValueError
+        self.decay, self.num_updates = state["ema_decay"], state["ema_num_updates"]
+        self.shadow_params = state["ema_shadow_params"]
+
     def train(self, mode: bool = True) -> "GaussianModel":
         if self.training == mode:
             raise ValueError("the same mode twice")

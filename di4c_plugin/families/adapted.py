@@ -1,0 +1,203 @@
+"""Models that are an adapter on a base: made of a teacher, or loaded from a small file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from di4c_plugin.checkpoints.adapter import file_name
+from di4c_plugin.checkpoints.content import read_content
+from di4c_plugin.checkpoints.model import STUDENT, Model, bare_names, load_weights
+from di4c_plugin.checkpoints.weights import Weights, fingerprint
+from di4c_plugin.diffusion import Process
+from di4c_plugin.errors import UserError, quoted
+from di4c_plugin.networks import NetworkDenoiser
+from di4c_plugin.networks.adapters import Adapter, in_full, inject, merge
+from di4c_plugin.networks.latent import same_options
+from di4c_plugin.networks.sharing import copied, own_state, sharing
+
+if TYPE_CHECKING:
+    from di4c_plugin.families.base import Family
+
+
+def shared(model: Model) -> Model:
+    """Return a model whose weights others may share: those of the model itself, frozen."""
+    return replace(model, denoiser=sharing(model.denoiser))
+
+
+def adapted_student(
+    family: "Family[Any]", teacher: Model, latent: Mapping[str, Any] | None, adapter: Adapter
+) -> Model:
+    """Return a student that shares the teacher's weights and starts as the teacher.
+
+    Args:
+        family: of the teacher.
+        teacher: from `shared`.
+        latent: name and options of the student's latent; None: none.
+        adapter: its options.
+
+    Raises:
+        UserError: where the teacher has another latent, or is itself an adapter on a base.
+    """
+    if teacher.adapter is not None:
+        raise UserError("the teacher is an adapter itself: training.adapter=null, or its base")
+    own = None if latent is None else dict(latent)
+    if teacher.latent is not None and not same_options(teacher.latent, own):
+        raise UserError(
+            f"the teacher has the latent {teacher.latent}, and an adapter cannot take it away: "
+            "training.adapter=null"
+        )
+    denoiser = copied(teacher.denoiser)
+    _adapt(family, denoiser, own, teacher.network, adapter)
+    described = adapter.plain | {"base": _place_of(teacher), "fingerprint": _digest(teacher)}
+    return Model(
+        denoiser.train(), teacher.network, own, role=STUDENT, family=family, adapter=described
+    )
+
+
+def continued(family: "Family[Any]", teacher: Model, start: Model, adapter: Adapter) -> Model:
+    """Return a student as `adapted_student`, with the adapter and latent of a start.
+
+    Raises:
+        UserError: where the start is no such adapter on this teacher.
+    """
+    if start.adapter is None:
+        raise UserError("the student to start from is a whole network: training.adapter=null")
+    said = {name: start.adapter[name] for name in adapter.plain}
+    if said != adapter.plain:
+        raise UserError(f"the student to start from has the adapter {said}, not {adapter.plain}")
+    if start.adapter["fingerprint"] != _digest(teacher):
+        raise UserError("the student to start from is an adapter on another teacher")
+    found = adapted_student(family, teacher, start.latent, adapter)
+    whole = bare_names(found) | own_state(start.denoiser.network)
+    load_weights(found.denoiser.network, whole, "the student to start from")
+    return replace(found, info=dict(start.info), sampling=dict(start.sampling))
+
+
+def restored(
+    family: "Family[Any]",
+    weights: Weights,
+    sizes: Any,
+    process: Mapping[str, Any],
+    place: Any = None,
+) -> NetworkDenoiser:
+    """Return the denoiser of an adapter that was read, on its base, in eval mode.
+
+    Args:
+        family: of the model.
+        weights: of the adapter.
+        sizes: of the network.
+        process: of the model.
+        place: file, folder or hub id of the base; None: what the file says, whose code never runs.
+
+    Raises:
+        UserError: without a base, and for another one.
+    """
+    said, origin = _Said.of(weights.notes["adapter"], weights.origin), weights.origin
+    base = _read_base(family, said, origin, place)
+    family = family if place is None else family.beside(base)
+    if base.latent is not None and not same_options(base.latent, weights.latent):
+        raise UserError(f"the base of {origin}, {base.origin}, has another latent")
+    noted = base.fingerprint or _noted(base.notes.get("info"))
+    if (noted or fingerprint(base.tensors)) != said.fingerprint:
+        raise UserError(f"{base.origin} has other weights than the base that {origin} was made on")
+    ranks = {value.shape[:1] for name, value in weights.tensors.items() if ".lora_A." in name}
+    if ranks != {(said.adapter.r,)}:
+        raise UserError(f"the description of the model in {origin} is damaged: its adapter's r")
+    denoiser = family.restore(base, sizes, process=process)
+    with torch.random.fork_rng(devices=[]):  # none of its numbers stay
+        _adapt(family, denoiser, weights.latent, sizes, said.adapter)
+    network = denoiser.network
+    names = {file_name(name): name for name in own_state(network)}
+    own = {names.get(name, name): value for name, value in weights.tensors.items()}
+    base_state = {k: v for k, v in network.state_dict().items() if k not in names.values()}
+    load_weights(network, base_state | own, origin)
+    return denoiser.eval()
+
+
+def without_adapter(model: Model) -> Model:
+    """Return a model without its adapter, whose weights have it in them; other models as they are.
+
+    Weights that the adapter is not on are those of the base.
+    """
+    if model.adapter is None:
+        return model
+    denoiser = copied(model.denoiser)
+    merge(denoiser.network)
+    return replace(model, denoiser=denoiser, adapter=None)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a file says of its adapter and base."""
+
+    adapter: Adapter
+    base: str | None
+    fingerprint: str
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any], origin: str) -> "_Said":
+        damaged = f"the description of the model in {origin} is damaged: adapter"
+        options = {k: v for k, v in said.items() if k not in ("base", "fingerprint")}
+        base, digest = said.get("base"), said.get("fingerprint")
+        if not isinstance(base, str | None) or not isinstance(digest, str):
+            raise UserError(f"{damaged} says no base")
+        return cls(Adapter.of(options, damaged), base, digest)
+
+
+def _read_base(family: "Family[Any]", said: _Said, origin: str, place: Any) -> Weights:
+    source = said.base if place is None else place
+    if source is None:
+        raise UserError(f"{origin} is an adapter on a base: say host.base=, its file or folder")
+    try:
+        return family.read(read_content(source))
+    except UserError as error:
+        if place is not None:
+            raise
+        raise UserError(
+            f"{origin} is an adapter on {quoted(source)}: say host.base=, its file or folder "
+            f"({error})"
+        ) from error
+
+
+def _adapt(
+    family: "Family[Any]",
+    denoiser: NetworkDenoiser,
+    latent: Mapping[str, Any] | None,
+    sizes: Any,
+    adapter: Adapter,
+) -> None:
+    """Give a denoiser a latent, if it has none, and an adapter; both are its own, in fp32."""
+    network: Any = denoiser.network
+    process: Process = denoiser.process
+    if latent is not None and denoiser.latent_shape is None:
+        family.let_latent_in(network, latent, sizes, process)
+    if latent is not None:
+        parts = list(network.di4c_injector[0].modules())
+        for part in parts:
+            for name, weight in part.named_parameters(recurse=False):
+                part._parameters[name] = nn.Parameter(weight.detach().clone())
+        in_full(parts)
+    inject(network, family.doors(network, latent).blocks, adapter)
+
+
+def _place_of(teacher: Model) -> str | None:
+    """Return where the teacher's weights are; None: not known."""
+    file = getattr(teacher, "file", None)
+    origin = teacher.info.get("origin") if file is None else str(file)
+    if not isinstance(origin, str):
+        return None
+    path = Path(origin).expanduser()
+    return str(path.resolve()) if path.exists() else origin.partition(" ")[0]
+
+
+def _digest(teacher: Model) -> str:
+    return _noted(teacher.info) or fingerprint(bare_names(teacher))
+
+
+def _noted(info: Any) -> str | None:
+    found = info.get("fingerprint") if isinstance(info, Mapping) else None
+    return found if isinstance(found, str) else None

@@ -1,0 +1,140 @@
+"""Low-rank adapters (LoRA, 2106.09685) by peft, in the linear layers of a network's blocks."""
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import nn
+
+from di4c_plugin.errors import STRANGE, UserError, quoted, reason
+from di4c_plugin.networks.attach import latent_shape
+from di4c_plugin.networks.sharing import BASE, let_gradients_in, share
+from di4c_plugin.options import fit_fields, fitted
+from di4c_plugin.values import BelowOne, Range, Size
+
+NAME = "default"  # of the adapter, for peft
+MARK = "lora_"  # how the names of its parameters begin
+HALF = (torch.bfloat16, torch.float16)
+EXPERTS = "experts"  # of a mixture: each would get an adapter of its own
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """W x becomes W x + (alpha / r) B A dropout(x), where W is frozen.
+
+    Attributes:
+        r: rank of A and B.
+        alpha: see there.
+        dropout: before A.
+        targets: last parts of the names of linear layers in the blocks, such as "query"; None: all
+            but those of experts.
+    """
+
+    r: Size = 16
+    alpha: Annotated[float, Range(1e-3)] = 32.0
+    dropout: BelowOne = 0.0
+    targets: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        fit_fields(self)
+
+    @classmethod
+    def of(cls, options: Any, what: str) -> "Adapter":
+        """Return the adapter of plain options; raises UserError, which begins with `what`."""
+        return cls(**fitted(cls, dict(options), what))
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The options as they stand in files."""
+        return asdict(self) | {"targets": None if self.targets is None else list(self.targets)}
+
+
+def pattern(network: nn.Module, blocks: Collection[nn.Module], adapter: Adapter) -> str:
+    """Return the expression that the whole names of an adapter's linear layers match, as for peft.
+
+    Raises:
+        UserError: for targets that no block has.
+    """
+    places = [name for name, module in network.named_modules() if any(module is b for b in blocks)]
+    parents = sorted({place.rpartition(".")[0] for place in places})
+    within = "|".join(map(re.escape, parents))
+    there = {
+        name.rpartition(".")[2]
+        for place in places
+        for name, module in network.get_submodule(place).named_modules()
+        if isinstance(module, nn.Linear)
+        and (adapter.targets is not None or EXPERTS not in name.split("."))
+    }
+    asked = there if adapter.targets is None else set(adapter.targets)
+    if not asked or asked - there:
+        known = ", ".join(sorted(there)) or "none"
+        raise UserError(
+            f"the blocks of {type(network).__name__} have no linear layers "
+            f"{', '.join(map(quoted, sorted(asked - there))) or 'at all'}; there are {known}"
+        )
+    skipped = "" if adapter.targets is not None else rf"(?!.*\b{EXPERTS}\b)"
+    return rf"{skipped}(?:{within})\.\d+\.(?:.*\.)?(?:{'|'.join(map(re.escape, sorted(asked)))})"
+
+
+def inject(network: nn.Module, blocks: Collection[nn.Module], adapter: Adapter) -> None:
+    """Give a network an adapter, in place; all but it and the network's latent become a base.
+
+    The adapter starts as the identity, in fp32 or better.
+
+    Raises:
+        UserError: without peft, where the network has an adapter already, and as `pattern`.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise UserError(
+            f"adapters need peft: pip install 'di4c_plugin[hf]' ({reason(error)})"
+        ) from error
+    if any(f".{MARK}" in name for name, _ in network.named_parameters()):
+        raise UserError("this network has an adapter already")
+    config = LoraConfig(
+        r=adapter.r,
+        lora_alpha=adapter.alpha,  # type: ignore[arg-type]
+        lora_dropout=adapter.dropout,
+        target_modules=pattern(network, blocks, adapter),
+    )
+    try:
+        inject_adapter_in_model(config, network, NAME)
+    except STRANGE as error:
+        raise UserError(f"peft makes no adapter for this network: {reason(error)}") from error
+    in_full(module for name, module in network.named_modules() if f".{MARK}" in name)
+    latent = latent_names(network)
+    share(network, {name for name in network.state_dict() if f".{MARK}" in name or name in latent})
+    let_gradients_in(network, True)  # peft has taken them from the latent
+
+
+def in_full(modules: Iterable[nn.Module]) -> None:
+    """Make weights of half precision fp32: small updates would be lost in them."""
+    for module in modules:
+        for weight in module.parameters(recurse=False):
+            weight.data = weight.data.float() if weight.dtype in HALF else weight.data
+
+
+def latent_names(network: Any) -> set[str]:
+    """Return the names of the weights of a network's latent, in its state dict."""
+    if latent_shape(network) is None:
+        return set()
+    parts = dict(network.di4c_injector[0].named_children())
+    return {name for name in network.state_dict() if name.partition(".")[0] in parts}
+
+
+def merge(network: nn.Module) -> None:
+    """Put an adapter into weights of the network's own in place of those that it was on."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(network.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            layer: Any = module.get_base_layer()
+            layer.weight = nn.Parameter(layer.weight.detach().clone())
+            module.merge()
+            place, _, own = name.rpartition(".")
+            setattr(network.get_submodule(place), own, layer)
+    delattr(network, BASE)

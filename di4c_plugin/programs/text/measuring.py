@@ -1,0 +1,226 @@
+"""The `metrics` group of a host's config: what `di4c evaluate` measures, inside the host.
+
+The samples of an evaluation are gathered while the host draws them, kept in shards where the user
+asks for it, and measured when its program has ended, beside the host's own numbers.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from di4c_plugin.announce import announce, is_first_process
+from di4c_plugin.diffusion import Process
+from di4c_plugin.errors import UserError
+from di4c_plugin.evaluation import record
+from di4c_plugin.evaluation.figures import Figure, shown
+from di4c_plugin.evaluation.frontier import Point, rows
+from di4c_plugin.evaluation.report import write_json
+from di4c_plugin.evaluation.scorer import Pretrained
+from di4c_plugin.evaluation.shards import Part, Shard, cost, drawn, measured, point_folder
+from di4c_plugin.evaluation.text_metric import TextMetric
+from di4c_plugin.evaluation.text_options import text_options
+from di4c_plugin.evaluation.texts import data_tokens, of_tokens, read_reference
+from di4c_plugin.options import fitted
+from di4c_plugin.plugins import lookup
+
+
+@dataclass(frozen=True)
+class MetricSettings:
+    """What `configs/metrics/text.yaml` says.
+
+    Attributes:
+        names: registered metrics of texts.
+        tokenizer: "host": samples are decoded by the host's; None: the scorer gets tokens.
+        reference: file of real text.
+        shards: folder that keeps the samples.
+        json: file of the report.
+        options: of `text_options`.
+    """
+
+    names: tuple[str, ...]
+    tokenizer: str | None
+    reference: Path | None
+    shards: Path | None
+    json: Path | None
+    options: dict[str, Any]
+
+
+def metric_settings(config: Mapping[str, Any] | None, scorer: str | None) -> MetricSettings | None:
+    """Read the group; None without one. `scorer` is that of the host's own config.
+
+    Raises:
+        UserError: for unknown names and options, and values of another type.
+    """
+    if config is None:
+        return None
+
+    def own(
+        *,
+        names: tuple[str, ...],
+        tokenizer: str | None = "host",
+        reference: Path | None = None,
+        shards: Path | None = None,
+        json: Path | None = None,
+        **options: Any,
+    ) -> MetricSettings:
+        return MetricSettings(names, tokenizer, reference, shards, json, options)
+
+    found = own(**fitted(own, config, "metrics"))
+    options = fitted(text_options, found.options, "metrics", given=("device",))
+    if options.get("scorer") is None:
+        options["scorer"] = scorer
+    if found.tokenizer not in (None, "host"):
+        raise UserError(f"metrics.tokenizer is host or null, not {found.tokenizer!r}")
+    for name in found.names:
+        kind = lookup("metric", name)
+        if not (isinstance(kind, type) and issubclass(kind, TextMetric)):
+            raise UserError(f"metrics.names: {name} is no metric of texts")
+    if not found.names:
+        raise UserError("metrics.names is empty: there is nothing to measure")
+    return replace(found, options=options)
+
+
+@dataclass
+class Measurement:
+    """The samples of one evaluation inside a host, and what is measured of them."""
+
+    settings: MetricSettings
+    described: dict[str, Any]
+    """Of the model and the sampler: what the samples depend on, plain values."""
+    shards: list[Shard] = field(default_factory=list)
+    steps: int | None = None
+    metrics: list[TextMetric] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def open(self, tokenizer: Any, positions: int, process: Process, device: str) -> None:
+        """Make the metrics, in the first process, before anything is drawn; raises UserError."""
+        settings, self.process, self.device = self.settings, process, device
+        self.length = positions
+        name = str(getattr(tokenizer, "name_or_path", "")) or type(tokenizer).__name__
+        self.tokenizer = Pretrained(name, tokenizer) if settings.tokenizer else None
+        if not is_first_process():
+            return
+        with _named_here():
+            reference = None
+            if settings.reference is not None:
+                reference = read_reference(settings.reference, self.tokenizer, positions)
+                self.notes["reference"] = f"{settings.reference}, {len(reference)} sequences"
+            options = text_options(**settings.options, device=device)
+            self.metrics = [lookup("metric", each)(reference, options) for each in settings.names]
+        drawn = self.tokenizer is None
+        self.notes["scored"] = "tokens as they were drawn" if drawn else "texts tokenised anew"
+        for metric in self.metrics:
+            self.notes |= metric.notes()
+
+    def draw(
+        self,
+        index: int,
+        count: int,
+        steps: int,
+        known: tuple[Tensor, Tensor] | None,
+        draw: Callable[[], Tensor],
+        networks: Iterable[nn.Module],
+    ) -> Tensor:
+        """Return the samples of call number `index` of all processes: kept ones, or drawn now."""
+        given = None if known is None else [part.tolist() for part in known]
+        found = record.versions()
+        key = self.described | {
+            "steps": steps,
+            "samples": count,
+            "given": given,
+            "device": torch.device(self.device).type,
+            "versions": [found["torch"], found["di4c_plugin"]],
+        }
+        folder = self.settings.shards and point_folder(self.settings.shards, key)
+        take = partial(measured, lambda: draw().cpu(), networks, self.device)
+        (shard,) = drawn(
+            [Part(index, 0, count, 0)],
+            lambda part: take(),
+            folder,
+            length=self.length,
+            num_tokens=self.process.num_tokens,
+        )
+        self.shards.append(shard)
+        self.steps = steps
+        return shard.tokens
+
+    def join(self, windows: int, tokens: Tensor) -> None:
+        """Take the last samples, of so many windows, as one, whose tokens these are (n, L)."""
+        parts, self.shards[-windows:] = self.shards[-windows:], []
+        seconds, calls = sum(part.seconds for part in parts), sum(part.calls for part in parts)
+        peak = max(part.peak_mb for part in parts)
+        self.shards.append(Shard(tokens.cpu(), seconds, calls, peak))
+
+    def finish(self) -> None:
+        """Measure the samples of all processes and report, in the first one; raises UserError."""
+        shards = self._gathered()
+        if not is_first_process():
+            return
+        if not shards:
+            announce("metrics: no samples were drawn, nothing is measured")
+            return
+        x = torch.cat([shard.tokens for shard in shards])
+        texts = of_tokens(x, data_tokens(self.process), self.tokenizer)
+        figures: dict[str, Figure] = {}
+        with _named_here():
+            for metric in self.metrics:
+                figures |= metric(texts)
+        took = cost(shards, self.device)
+        for name, note in self.notes.items():
+            announce(f"{name}: {note}")
+        values = ", ".join(f"{name} {shown(figure)}" for name, figure in figures.items())
+        announce(
+            f"{len(x)} samples, {self.steps} steps: {values}; {took['network_calls']:.4g} network "
+            f"calls and {took['ms_per_sample']:.4g} ms a sample"
+        )
+        if self.settings.json is not None:
+            write_json(self.settings.json, self._report(len(x), figures, took))
+
+    def _gathered(self) -> list[Shard]:
+        """Return the shards of all processes, in the order of the calls' numbers."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return self.shards
+        found: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(found, self.shards)
+        return [*chain.from_iterable(zip(*found, strict=True))]
+
+    def _report(self, n: int, figures: dict[str, Figure], took: dict[str, Any]) -> dict[str, Any]:
+        settings = self.settings
+        own = {"names": settings.names, "tokenizer": settings.tokenizer} | settings.options
+        file = settings.reference
+        kept = {"name": file and str(file), "fingerprint": file and record.file_sha256(file)}
+        model = self.described["model"]
+        point = Point(model, self.steps, None, self.described["seed"], n, figures, took)
+        return {
+            "format": record.FORMAT,
+            "arguments": {"metrics": own, "sampler": self.described["sampler"]},
+            "sources": [{"name": model, "kind": "model"} | self.described],
+            "draws": "float64",
+            "reference": kept,
+            "notes": self.notes,
+            "versions": record.versions(),
+            "commit": record.commit(),
+            "rows": record.plain_rows(rows([point])),
+            "points": record.plain_points([point]),
+        }
+
+
+@contextmanager
+def _named_here() -> Iterator[None]:
+    """Call options as they are typed in a host: --after-end is metrics.after_end."""
+    try:
+        yield
+    except UserError as error:
+
+        def named(found: re.Match[str]) -> str:
+            return "metrics." + found[1].replace("-", "_")
+
+        raise UserError(re.sub(r"--([a-z][a-z-]*)", named, str(error))) from error
