@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Distil, and print the path of the student; of each phase, where there are some."""
     from di4c_plugin.cli.phases import run_phases
     from di4c_plugin.training.compose import compose_run
+    from di4c_plugin.training.folder import ADAPTER, STUDENT
 
     config = compose_run("train", with_latent(args.overrides))
     phases = config.info["phases"]
@@ -53,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
         )
         folders = [config.out / name for name in phases]
     if code == 0:
-        write_results(args, {"files": [str(out / "student.safetensors") for out in folders]})
+        name = STUDENT if config.training.adapter is None else ADAPTER
+        write_results(args, {"files": [str(out / name) for out in folders]})
     return code
 
 
