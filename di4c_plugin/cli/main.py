@@ -18,7 +18,7 @@ from di4c_plugin.errors import UserError, printable
 from di4c_plugin.files import new_file
 from di4c_plugin.values import nearest
 
-NO_RESULTS = ("run", "completion")  # of ours, for --json
+NO_RESULTS = ("run", "lm_eval", "completion")  # of ours, for --json
 # Every module is imported to build the parser, so it imports torch and the like inside `run`.
 COMMANDS = (
     "demo",
