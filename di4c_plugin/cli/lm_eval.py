@@ -17,7 +17,8 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "lm-eval",
         help="run lm-eval with a teacher or student as its model",
-        description="Run EleutherAI's lm-eval, which then has the model di4c. Further model_args: masks, latents, sampler, steps, seed, host, "
+        description="Run EleutherAI's lm-eval, which then has the model di4c. Further "
+        "model_args: masks, latents, sampler, steps, seed, host, "
         "and options of the sampler.",
     )
     parser.add_argument(
