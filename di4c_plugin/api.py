@@ -38,6 +38,8 @@ from di4c_plugin.samplers.known import (
 from di4c_plugin.values import shown
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+
     from di4c_plugin.training import TrainingConfig
 
 
@@ -139,6 +141,7 @@ def distill(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    callbacks: "Sequence[Callback]" = (),
 ) -> LoadedModel:
     """Return a student of the teacher, with the moving average of its weights, in eval mode.
 
@@ -160,6 +163,7 @@ def distill(
         resume: go on from the last checkpoint in `out`, or begin where there is none yet.
         overwrite: replace the run that `out` holds; of its files only, and never the teacher's.
         progress: show a bar, or lines where there is no terminal.
+        callbacks: further ones for Lightning's loop.
 
     Raises:
         UserError: for unknown names and options, a latent where no network takes one, a start with
@@ -207,6 +211,7 @@ def distill(
         resume=resume,
         overwrite=overwrite,
         progress=progress,
+        callbacks=callbacks,
     )
     return LoadedModel.of(trained)
 

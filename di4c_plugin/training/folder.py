@@ -26,7 +26,7 @@ RECORD, CONFIG = "run.json", "config.yaml"
 CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
 STUDENT, TEACHER = "student.safetensors", "teacher.safetensors"
 ADAPTER = adapter.WEIGHTS  # a student that is one, and beside it adapter.CONFIG
-REPORTS = ("report.json", "quality.png", "samples.png")  # of the demo
+REPORTS = ("report.json", "quality.png", "samples.png", "progress.png")  # of the demo
 # All that runs write: a record, which anybody can write, opens no way to other files.
 NAMES = frozenset(
     {RECORD, CONFIG, CHECKPOINT, PREVIOUS, shards.FOLDER}

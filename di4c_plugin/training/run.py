@@ -48,6 +48,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> Model:
     """Train `student`; return it with the moving average of its weights, in eval mode, on the CPU.
 
@@ -69,6 +70,7 @@ def train(
         resume: go on from last.ckpt, or begin where there is none yet.
         overwrite: replace the run that `out` holds; of its files only.
         progress: show a bar on a terminal, else lines, on stderr.
+        callbacks: further ones for Lightning's loop.
 
     Raises:
         UserError: for what is missing, a folder that holds another run, is in use by one or has
@@ -97,7 +99,8 @@ def train(
             config,
             blocks,
         )
-        _fit(module, config, folder, resume=resume, progress=progress)
+        shown = [ShowProgress()] if progress else []
+        _fit(module, config, folder, [*shown, *callbacks], resume=resume)
         trained = module.student().cpu().requires_grad_(True)
         role = STUDENT_ROLE if algorithm.needs_teacher else TEACHER_ROLE
         model = with_info(
@@ -116,19 +119,22 @@ def _fit(
     module: TrainingModule,
     config: TrainingConfig,
     folder: RunFolder | None,
+    callbacks: Sequence[Callback],
     *,
     resume: bool,
-    progress: bool,
 ) -> None:
     """Claim the folder and train; errors as for `train`."""
     flag = SignalFlag()
     keeper = LastCheckpoint(folder.checkpoint if folder else None, config.checkpoint_every, flag)
-    callbacks: list[Callback] = [keeper, ShowProgress()] if progress else [keeper]
     alternates = len(module.engine.algorithm.roles) > 1
     with quiet(), flag:
         files = CheckpointFiles(previous=folder.previous if folder else None)
         trainer = make_trainer(
-            config, folder.path if folder else None, callbacks, files, alternates=alternates
+            config,
+            folder.path if folder else None,
+            [keeper, *callbacks],
+            files,
+            alternates=alternates,
         )
         if folder and is_first_process():
             folder.claim(resume=resume)
