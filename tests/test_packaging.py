@@ -126,4 +126,5 @@ def test_a_hydra_app_that_does_not_use_us_does_not_pay(foreign_app: App) -> None
 def test_the_program_runs(programs: Path, tmp_path: Path) -> None:
     version = output(programs / "di4c", "--version", cwd=tmp_path).strip()
     listed = output(programs / "di4c", "plugins", cwd=tmp_path)
-    assert listed.startswith(f"builtins\tdi4c_plugin {version}\thost\t")
+    assert listed.startswith("plugin\tdistribution\tkind\tnames\n")
+    assert f"\nbuiltins\tdi4c_plugin {version}\thost\t" in listed

@@ -179,7 +179,7 @@ def test_files_of_the_user_are_in_the_way(
     (tmp_path / name).write_text("mine")
     for more in ([], ["--overwrite"], ["--resume"]):
         assert main(["demo", "--quick", "--steps", "1", "--out", str(tmp_path), *more]) == 2
-        error = capsys.readouterr().err
+        error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith(f"di4c: error: {tmp_path / name} is in the way, and no run wrote")
         assert error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == [name]
