@@ -20,7 +20,7 @@ from torch import Tensor
 from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import unfinished
-from di4c_plugin.training.checkpoint_file import first_whole, write_checkpoint
+from di4c_plugin.training.checkpoint_file import first_intact, write_checkpoint
 from di4c_plugin.training.lock import held
 
 SIGNALS = (signal.SIGCONT, signal.SIGINT, signal.SIGTERM)
@@ -102,7 +102,7 @@ def resume(folder: Path, state: dict[str, Any], run: Run, device: Any) -> None:
     if not found:
         announce(f"no checkpoint in {folder}: starting at 0")
         return
-    path, content = first_whole(found[0], found[1:], "remove this run's folder to start again")
+    path, content = first_intact(found[0], found[1:], "remove this run's folder to start again")
     try:
         weights = content["model"]
         means = weights["ema_shadow_params"]

@@ -14,7 +14,7 @@ from di4c_plugin.files import is_plain
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.training.checkpoint_file import (
     CheckpointFiles,
-    first_whole,
+    first_intact,
     read_checkpoint,
     write_checkpoint,
 )
@@ -49,7 +49,7 @@ class HostFiles(CheckpointFiles):
         path = newest_version(Path(path))
         others = (file for file in path.parent.glob("*.ckpt") if file != path)
         by_age = sorted(others, key=lambda file: file.stat().st_mtime, reverse=True)
-        self.loaded, content = first_whole(path, by_age, ADVICE)
+        self.loaded, content = first_intact(path, by_age, ADVICE)
         return content
 
 
