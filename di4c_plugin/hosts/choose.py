@@ -49,6 +49,16 @@ def host_for(model: Model, name: str | None = None, **options: Any) -> OpenHost:
     return host
 
 
+def as_host(host: str | Mapping[str, Any] | Host | OpenHost | None, teacher: Model) -> OpenHost:
+    """Return the open host that `distill` was given, with the teacher; raises UserError."""
+    if isinstance(host, Host | OpenHost):
+        opened = host() if isinstance(host, Host) else host
+        opened.adopt(teacher)
+        return opened
+    options = {"name": host} if host is None or isinstance(host, str) else dict(host)
+    return host_for(teacher, **options)
+
+
 def host_of_kind(kind: str, weights: Weights | None = None) -> Host:
     """Return the host with this kind of networks; of several, the one that wrote the weights.
 

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from di4c_plugin.announce import announce_once
-from di4c_plugin.checkouts import HYDRA_HOSTS, Found, Program, commit_of, host_of_configs
+from di4c_plugin.checkouts import HYDRA_HOSTS, Checkout, Program, commit_of, host_of_configs
 from di4c_plugin.errors import UserError
 from di4c_plugin.plugins import names_of
 from di4c_plugin.programs.shims import remedies
@@ -115,7 +115,7 @@ def check_wandb(config: Mapping[str, Any]) -> None:
 def warn_of_commit(host: Program, configs: str) -> None:
     """Say so where the host is at another commit than the one that we test with."""
     root = host.root_of_program(Path(configs.removeprefix("file://")).parent)
-    warning = None if root is None else Found(host, root, commit_of(root)).warning
+    warning = None if root is None else Checkout(host, root, commit_of(root)).warning
     if warning is not None:
         announce_once(f"warning: {warning}")
 

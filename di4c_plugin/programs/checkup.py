@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from di4c_plugin.checkouts import HOSTS, Found, Program, commit_of
+from di4c_plugin.checkouts import HOSTS, Checkout, Program, commit_of
 from di4c_plugin.files import configs_dir
 from di4c_plugin.programs import shims
 from di4c_plugin.programs.shims import packages, remedies
@@ -29,7 +29,7 @@ def checkup(folder: Path, *, gpu: bool) -> Iterator[Row]:
     for host in alone or HOSTS:
         root = folder if alone else folder / host.name
         if host.is_at(root):
-            yield from _present(Found(host, root, commit_of(root)), gpu)
+            yield from _present(Checkout(host, root, commit_of(root)), gpu)
         elif root.is_dir() and any(root.iterdir()):
             yield host.name, "unknown", f"{root} is no checkout of {host.url}"
         else:
@@ -45,7 +45,7 @@ def fetch_command(host: Program, root: Path) -> str:
     return f"git clone {host.url} {root} && git -C {root} checkout --quiet {host.commit}"
 
 
-def _present(found: Found, gpu: bool) -> Iterator[Row]:
+def _present(found: Checkout, gpu: bool) -> Iterator[Row]:
     name = found.host.name
     tested = "" if found.warning else ", as tested"
     yield name, "present", f"{found.title}{tested}, in {found.root}"
