@@ -16,7 +16,7 @@ def plain_streams() -> None:
 
 
 def is_first_process() -> bool:
-    """Return whether this is the first process of a run, by the launchers' environment variables."""
+    """Return whether this is a run's first process, by the launchers' environment variables."""
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
 
 

@@ -84,7 +84,8 @@ class PluginManager:
         registered = self._registered(kind)
         if not isinstance(name, str) or name not in registered:
             raise UserError(
-                f"unknown {kind} {shown(name)}{nearest(name, registered)}; there are {_listed(registered)}"
+                f"unknown {kind} {shown(name)}{nearest(name, registered)}; "
+                f"there are {_listed(registered)}"
             )
         return registered[name][1]
 

@@ -241,7 +241,7 @@ def _collection(kind: type, parts: tuple[Any, ...], value: Any) -> Any:
     expected = f"{COUNTS.get(len(parts), len(parts))} {plural}" if fixed else f"a list of {plural}"
     if not isinstance(value, PLAIN):
         return value  # a tensor, an array
-    _must(isinstance(value, list | tuple | set), expected, value)
+    value = _must(isinstance(value, list | tuple | set), expected, value)
     _must(not fixed or len(value) == len(parts), expected, value)
     kinds = parts if fixed else (inner,) * len(value)
     items = [_at(f"[{n}]", k, item) for n, (k, item) in enumerate(zip(kinds, value, strict=True))]

@@ -90,8 +90,7 @@ class RunFolder:
         """
         if not self.begun:
             return None
-        advice = "start again with overwrite"
-        return first_intact(self.checkpoint, [self.previous], advice)[0]
+        return first_intact(self.checkpoint, [self.previous], "start again with overwrite")[0]
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Check that the run may use the folder; change nothing.

@@ -31,10 +31,10 @@ SEEN_BY_OTHERS = {"torch_fidelity", "torchvision"}  # torchmetrics and transform
 
 def is_missing(package: str) -> bool:
     """Tell whether the real `package` cannot be imported; a stand-in does not count."""
-    return not _is_there(package) or _is_broken(package)
+    return not _is_present(package) or _is_broken(package)
 
 
-def _is_there(package: str) -> bool:
+def _is_present(package: str) -> bool:
     spec = find_spec(package)
     if spec is None:
         return False
@@ -71,9 +71,9 @@ def provide(host: str, needs: str | None = None) -> list[str]:
         UserError: packages are missing for which there is no stand-in.
     """
     absent = missing(host, needs)
-    without = [package for package in absent if not has_stand_in(package)]
-    if without:
-        raise UserError(f"{host} needs {', '.join(without)}: {pip_line(without)}")
+    unavailable = [package for package in absent if not has_stand_in(package)]
+    if unavailable:
+        raise UserError(f"{host} needs {', '.join(unavailable)}: {pip_line(unavailable)}")
     for package in absent:
         add(package)
     return absent
@@ -88,7 +88,7 @@ def add(package: str) -> None:
         _let_others_look_first()
     folder = str(STAND_INS / package)
     if folder not in sys.path:
-        sys.path.insert(0 if _is_there(package) else len(sys.path), folder)
+        sys.path.insert(0 if _is_present(package) else len(sys.path), folder)
 
 
 def _let_others_look_first() -> None:

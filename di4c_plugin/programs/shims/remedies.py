@@ -62,8 +62,8 @@ def old_checkpoints(torch: ModuleType) -> None:
         f: Any, map_location: Any = None, *args: Any, weights_only: bool | None = None, **kw: Any
     ) -> Any:
         try:
-            asked = True if weights_only is None else weights_only  # before torch 2.6 None is False
-            return load(f, map_location, *args, weights_only=asked, **kw)
+            safe = True if weights_only is None else weights_only  # before torch 2.6 None is False
+            return load(f, map_location, *args, weights_only=safe, **kw)
         except pickle.UnpicklingError:
             path = f if isinstance(f, str | os.PathLike) else getattr(f, "name", None)
             if weights_only is not None or path is None:

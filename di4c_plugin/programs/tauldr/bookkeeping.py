@@ -77,10 +77,10 @@ def save(folder: Path, state: dict[str, Any], run: Run, keep: int) -> None:
     if not model.training:  # a signal came while the averages are in the place of the weights
         model.train()
     path = folder / f"ckpt_{state['n_iter']:010d}.pt"
-    kept = {"teacher": run.teacher, "round": run.round, "weights": run.weights}
+    round_state = {"teacher": run.teacher, "round": run.round, "weights": run.weights}
     content = {"model": model.state_dict(), "optimizer": state["optimizer"].state_dict()}
     numbers = {"n_iter": state["n_iter"], "global_step": run.updates}
-    write_checkpoint(content | numbers | {"di4c": kept}, path)
+    write_checkpoint(content | numbers | {"di4c": round_state}, path)
     others = [file for file in checkpoints(folder) if file != path]
     for file in others[max(keep - 1, 0) :]:
         file.unlink(missing_ok=True)
@@ -98,19 +98,23 @@ def resume(folder: Path, state: dict[str, Any], run: Run, device: Any) -> None:
         UserError: if all are damaged, or of another model.
         SystemExit: if the run has ended.
     """
-    found, model = checkpoints(folder), state["model"]
-    if not found:
+    paths, model = checkpoints(folder), state["model"]
+    if not paths:
         announce(f"no checkpoint in {folder}: starting at 0")
         return
-    path, content = first_intact(found[0], found[1:], "remove this run's folder to start again")
+    path, content = first_intact(paths[0], paths[1:], "remove this run's folder to start again")
     try:
         weights = content["model"]
         means = weights["ema_shadow_params"]
         model.load_state_dict(weights | {"ema_shadow_params": [p.to(device) for p in means]})
         state["optimizer"].load_state_dict(content["optimizer"])
         state["n_iter"] = run.updates = content.get("global_step", content["n_iter"] + 1)
-        kept = content.get("di4c", {"teacher": "", "round": 0, "weights": None})
-        run.teacher, run.round, run.weights = kept["teacher"], kept["round"], kept["weights"]
+        round_state = content.get("di4c", {"teacher": "", "round": 0, "weights": None})
+        run.teacher, run.round, run.weights = (
+            round_state["teacher"],
+            round_state["round"],
+            round_state["weights"],
+        )
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not of a run with this config") from error
     if run.updates >= run.total:
@@ -134,7 +138,7 @@ def hold(folder: Path, checkpoint_folder: Path, run: Run) -> None:
 def let_signals_wait(run: Run) -> None:
     """Have the host's handlers, which save and exit, be called between updates."""
 
-    def called(handler: Any, number: int, frame: FrameType | None) -> None:
+    def postponed(handler: Any, number: int, frame: FrameType | None) -> None:
         if run.stepping:
             run.waiting = partial(handler, number, frame)
         else:
@@ -143,13 +147,13 @@ def let_signals_wait(run: Run) -> None:
     for number in SIGNALS:
         handler = signal.getsignal(number)
         if callable(handler):
-            signal.signal(number, partial(called, handler))
+            signal.signal(number, partial(postponed, handler))
 
 
 def keep_whole(module: ModuleType) -> None:
     """Put the functions above into `lib.utils.bookkeeping`, for runs of a method of ours."""
     host: Any = module
-    own_save, own_resume, own_setup = (
+    host_save, host_resume, host_setup = (
         host.save_checkpoint,
         host.resume_training,
         host.setup_preemption,
@@ -158,14 +162,14 @@ def keep_whole(module: ModuleType) -> None:
     def save_checkpoint(checkpoint_dir: Path, state: Any, num_checkpoints_to_keep: int) -> None:
         run = run_of(state["model"])
         if run is None:
-            own_save(checkpoint_dir, state, num_checkpoints_to_keep)
+            host_save(checkpoint_dir, state, num_checkpoints_to_keep)
         else:
             save(Path(checkpoint_dir), state, run, num_checkpoints_to_keep)
 
     def resume_training(resume_path: Path, state: Any, mapping: Any) -> Any:
         run = run_of(state["model"])
         if run is None:
-            return own_resume(resume_path, state, mapping)
+            return host_resume(resume_path, state, mapping)
         resume(Path(resume_path) / "checkpoints", state, run, mapping)
         return state
 
@@ -173,7 +177,7 @@ def keep_whole(module: ModuleType) -> None:
         run = run_of(state["model"])
         if run is not None:
             hold(Path(save_dir), Path(checkpoint_dir), run)
-        own_setup(save_dir, checkpoint_dir, state, *rest)
+        host_setup(save_dir, checkpoint_dir, state, *rest)
         if run is not None:
             let_signals_wait(run)
 

@@ -53,8 +53,8 @@ class TauLDRSampler(HostSampler):
         student: Model | None = None,
         root: Path | None = None,
     ) -> None:
-        asked = flags or flags_of(cfg.sampler)
-        super().__init__(asked.sampler, student or asked.student, asked.options, root)
+        chosen = flags or flags_of(cfg.sampler)
+        super().__init__(chosen.sampler, student or chosen.student, chosen.options, root)
         self.settings = cfg.sampler
         self.shared = SharedNetworks(TauLDRNetworks(), root)
 
@@ -69,13 +69,13 @@ class TauLDRSampler(HostSampler):
 
     def request(self, model: Any, count: int, shown: int) -> Request:
         """See `HostSampler.request`."""
-        own = network_of(self.shared, model)
+        network = network_of(self.shared, model)
         steps = self.steps_of(self.settings.num_steps)
         return Request(
-            own,
-            self.start(own, count),
+            network,
+            self.start(network, count),
             steps,
-            self.denoiser(own).process,
+            self.denoiser(network).process,
             self.flags(),
             shown=np.linspace(0, steps - 1, shown, dtype=int).tolist(),
         )
@@ -84,16 +84,16 @@ class TauLDRSampler(HostSampler):
         """See `HostSampler.result`."""
         return as_array(drawn.x), stacked(drawn.before), stacked(drawn.predicted)
 
-    def start(self, own: Any, count: int) -> Tensor:
+    def start(self, network: Any, count: int) -> Tensor:
         """Return states at t = 1, (count, D), by the config's `initial_dist`."""
-        device, shape = device_of(own), (count, int(np.prod(own.shape)))
+        device, shape = device_of(network), (count, int(np.prod(network.shape)))
         kind = getattr(self.settings, "initial_dist", "gaussian")
         if kind == "uniform":
-            return torch.randint(own.process.num_tokens, shape).to(device)
+            return torch.randint(network.process.num_tokens, shape).to(device)
         if kind != "gaussian":
             raise UserError(f"initial_dist is gaussian or uniform, not {kind!r}")
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        x: Tensor = own.process.prior(shape, generator=generator, device=torch.device("cpu"))
+        x: Tensor = network.process.prior(shape, generator=generator, device=torch.device("cpu"))
         return x.to(device)
 
     def flags(self) -> dict[str, Any]:
@@ -117,8 +117,8 @@ def flags_of(settings: Any) -> SamplerFlags:
 
 def plain(mapping: Any) -> dict[str, Any]:
     """Return a part of a config as a dict of plain values."""
-    found: dict[str, Any] = mapping.to_dict() if hasattr(mapping, "to_dict") else dict(mapping)
-    return found
+    values: dict[str, Any] = mapping.to_dict() if hasattr(mapping, "to_dict") else dict(mapping)
+    return values
 
 
 def network_of(shared: SharedNetworks, model: Any) -> NetworkDenoiser:
@@ -153,8 +153,8 @@ def config_of(model: Any) -> Mapping[str, Any]:
     net = bare_net(model)
     try:
         sizes = {"shape": tuple(model.data_shape), "S": model.S}
-        described = {name: getattr(model, name) for name in OF_MODEL}
-        return {"data": sizes, "model": described | {n: getattr(net, n) for n in OF_NETWORK}}
+        settings = {name: getattr(model, name) for name in OF_MODEL}
+        return {"data": sizes, "model": settings | {n: getattr(net, n) for n in OF_NETWORK}}
     except AttributeError as error:
         kind = type(model).__name__
         raise UserError(

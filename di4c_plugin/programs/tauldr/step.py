@@ -77,8 +77,8 @@ class Di4CStep:
             for p, gradient in gradients[name]:
                 p.grad = gradient
             role = engine.algorithm.roles[name]
-            own = {k: v for k, v in (("betas", role.betas), ("eps", role.eps)) if v is not None}
-            stepped(optimizer, rate * role.lr, **own)
+            options = {k: v for k, v in (("betas", role.betas), ("eps", role.eps)) if v is not None}
+            stepped(optimizer, rate * role.lr, **options)
             for p, _ in gradients[name]:
                 p.grad = None
 
@@ -91,9 +91,9 @@ def check_norm(norm: Tensor, update: int) -> None:
 
 def stepped(optimizer: Any, lr: float, **options: Any) -> None:
     """Let an optimiser step at a learning rate, and with options that are its own again after."""
-    kept = [{name: group[name] for name in options} for group in optimizer.param_groups]
+    saved = [{name: group[name] for name in options} for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group.update(options, lr=lr)
     optimizer.step()
-    for group, old in zip(optimizer.param_groups, kept, strict=True):
+    for group, old in zip(optimizer.param_groups, saved, strict=True):
         group.update(old)

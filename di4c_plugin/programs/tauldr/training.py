@@ -54,11 +54,11 @@ def let_latents_in(module: ModuleType) -> None:
     create = module.create_model
 
     def create_model(cfg: Any, device: Any, rank: Any = None) -> Any:
-        ours = getattr(getattr(cfg, "loss", None), "name", None) == NAME
-        if ours and getattr(cfg, "distributed", False):
+        is_ours = getattr(getattr(cfg, "loss", None), "name", None) == NAME
+        if is_ours and getattr(cfg, "distributed", False):
             raise UserError("loss Di4C runs on one process: di4c train host=tauldr runs on several")
         model = create(cfg, device, rank)
-        if ours:
+        if is_ours:
             make_student(model, cfg)
         return model
 
@@ -76,7 +76,7 @@ def make_student(model: Any, cfg: Any) -> None:
     """
     method = method_of(cfg, sizes_of(model))
     device = next(model.net.parameters()).device
-    asked = latent_of(cfg)
+    latent = latent_of(cfg)
     others = {
         name: copy.deepcopy(model.net)
         for name, role in method.roles.items()
@@ -84,20 +84,20 @@ def make_student(model: Any, cfg: Any) -> None:
     }
     for name, network in {STUDENT: model.net, **others}.items():
         kind = method.roles[name].latent
-        if kind == "required" or (kind == "optional" and asked):
-            let_latent_in(network, {"name": "unet"} | (asked or {}))
+        if kind == "required" or (kind == "optional" and latent):
+            let_latent_in(network, {"name": "unet"} | (latent or {}))
             network.to(device)
     sizes = sizes_of(model)
     for name, role in method.roles.items():
         if role.make is not None:
-            made = role.make(wrapped(model, STUDENT), sizes.positions)
-            others[name] = made.to(device)
+            network = role.make(wrapped(model, STUDENT), sizes.positions)
+            others[name] = network.to(device)
     if others:
         model.di4c_networks = nn.ModuleDict(others)
-    read = [name for name, role in method.roles.items() if role.averaged]
-    if read:
-        found = {name: wrapped(model, name) for name in read}
-        model.di4c_averages = nn.ModuleDict({k: EMA(v, model.decay) for k, v in found.items()})
+    averaged_roles = [name for name, role in method.roles.items() if role.averaged]
+    if averaged_roles:
+        networks = {name: wrapped(model, name) for name in averaged_roles}
+        model.di4c_averages = nn.ModuleDict({k: EMA(v, model.decay) for k, v in networks.items()})
     model.init_ema()
     model.di4c_run = Run(cfg.training.n_iters)
 
@@ -125,18 +125,18 @@ def method_of(cfg: Any, sizes: TauLDRSizes) -> Algorithm:
     # The package of training loads Lightning, which no other run of the host needs.
     from di4c_plugin.training.build import make_algorithm
 
-    options, found = asked_of(cfg)
+    options, defaults = method_options(cfg)
     process = build_process(NETWORKS.process(sizes))
-    return make_algorithm(found.algo_with(options), process)
+    return make_algorithm(defaults.algo_with(options), process)
 
 
 def latent_of(cfg: Any) -> dict[str, Any] | None:
     """Return the options of the latent that `cfg.loss` asks for, else its method's recipe."""
-    said = getattr(cfg.loss, "latent", None)
-    return asked_of(cfg)[1].latent_with(plain(said) if said else None)
+    latent = getattr(cfg.loss, "latent", None)
+    return method_options(cfg)[1].latent_with(plain(latent) if latent else None)
 
 
-def asked_of(cfg: Any) -> tuple[dict[str, Any], "Recipe"]:
+def method_options(cfg: Any) -> tuple[dict[str, Any], "Recipe"]:
     """Return name and options of the method that `cfg.loss` says, and its recipe."""
     from di4c_plugin.training.recipes import recipe
 
@@ -252,9 +252,9 @@ def start_of(cfg: Any, method: Algorithm, teacher: Model, root: Path | None) -> 
     from di4c_plugin.training.start import check_latent
 
     model = teacher_of(source, cfg, root)
-    said = getattr(cfg.loss, "latent", None)
-    asked = {"name": "unet"} | plain(said) if said else None
-    check_latent(method.roles[STUDENT], asked, model.latent)
+    latent = getattr(cfg.loss, "latent", None)
+    options = {"name": "unet"} | plain(latent) if latent else None
+    check_latent(method.roles[STUDENT], options, model.latent)
     check_same(model.network, teacher.network)
     return model
 
@@ -286,11 +286,11 @@ def start_from(model: Any, network: nn.Module, *, student: bool = False) -> None
 
     The averages start anew. With `student` it is the student alone.
     """
-    given = network.state_dict()
+    weights = network.state_dict()
     others = () if student else getattr(model, "di4c_networks", {}).values()
-    for own in (model.net, *others):
-        kept = own.state_dict()
-        own.load_state_dict(kept | {k: v for k, v in given.items() if k in kept})
+    for target in (model.net, *others):
+        state = target.state_dict()
+        target.load_state_dict(state | {k: v for k, v in weights.items() if k in state})
     for role, average in getattr(model, "di4c_averages", {}).items():
         average.restart(wrapped(model, role))
     model.init_ema()

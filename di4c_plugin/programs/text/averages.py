@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class Still:
+class FrozenAverage:
     """A host's average that stays as it is, whoever updates it."""
 
     def __init__(self, ema: Any) -> None:

@@ -17,7 +17,7 @@ from di4c_plugin.announce import announce
 from di4c_plugin.training.rng import epoch_generator
 
 
-class Place(Protocol):
+class Position(Protocol):
     """Where a run stands: the pass over the data, and examples of it that all processes saw."""
 
     epoch: int
@@ -28,63 +28,68 @@ class ResumedSampler(Sampler[int]):
     """The order of another sampler, as a function of seed and epoch, from where a run stands.
 
     Args:
-        own: the host's sampler, of this process.
+        sampler: the host's sampler, of this process.
         batch: examples of a batch of this process.
         drop_last: whether a batch that is not full is left out.
         seed: of the order.
         world_size: how many processes there are.
-        place: read when an iterator is made; moved on where nothing is left of an epoch.
+        position: read when an iterator is made; moved on where nothing is left of an epoch.
     """
 
     def __init__(
         self,
-        own: Any,
+        sampler: Any,
         batch: int,
         *,
         drop_last: bool,
         seed: int,
         world_size: int,
-        place: Place,
+        position: Position,
     ) -> None:
-        self.own, self.place, self.seed, self.world_size = own, place, seed, world_size
+        self.sampler, self.position, self.seed, self.world_size = (
+            sampler,
+            position,
+            seed,
+            world_size,
+        )
         self.least = batch if drop_last else 1
 
     def __len__(self) -> int:
         """The examples of a whole epoch, as the host's sampler counts them."""
-        return len(self.own)
+        return len(self.sampler)
 
     def __iter__(self) -> Iterator[int]:
         """The rest of the epoch."""
-        place = self.place
-        if len(self.own) - place.examples // self.world_size < self.least:
-            place.epoch, place.examples = place.epoch + 1, 0
-        return iter(self._order(place.epoch)[place.examples // self.world_size :])
+        position = self.position
+        if len(self.sampler) - position.examples // self.world_size < self.least:
+            position.epoch, position.examples = position.epoch + 1, 0
+        return iter(self._order(position.epoch)[position.examples // self.world_size :])
 
     def _order(self, epoch: int) -> list[int]:
         seed = epoch_generator(self.seed, epoch).initial_seed()
-        if hasattr(self.own, "set_epoch"):
-            self.own.set_epoch(epoch)
-        if getattr(self.own, "generator", None) is not None:
-            self.own.generator.manual_seed(seed)
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+        if getattr(self.sampler, "generator", None) is not None:
+            self.sampler.generator.manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return list(self.own)
+            return list(self.sampler)
 
 
-def resume_order(trainer: Trainer, place: Place, seed: int) -> None:
-    """Let a run that has begun go through its data from `place`; call it in `on_train_start`.
+def resume_order(trainer: Trainer, position: Position, seed: int) -> None:
+    """Let a run that has begun go through its data from `position`; call it in `on_train_start`.
 
     The loader keeps its workers, collation, pinning and number of batches.
     """
     loop: Any = trainer.fit_loop
     loader = training_loader(trainer)
     sampler = ResumedSampler(
-        own_sampler(loader),
+        sampler_of(loader),
         batch_size(loader),
         drop_last=drops_last(loader),
         seed=seed,
         world_size=trainer.world_size,
-        place=place,
+        position=position,
     )
     loop._combined_loader.flattened = [reordered(loader, sampler)]
     iter(loop._data_fetcher)  # Lightning has made its iterator by then
@@ -128,7 +133,7 @@ def drops_last(loader: DataLoader[object]) -> bool:
     return bool(getattr(loader.batch_sampler, "drop_last", loader.drop_last))
 
 
-def own_sampler(loader: DataLoader[object]) -> Any:
+def sampler_of(loader: DataLoader[object]) -> Any:
     """Return the sampler of a loader, whichever of its parts knows it."""
     return getattr(loader.batch_sampler, "sampler", loader.sampler)
 

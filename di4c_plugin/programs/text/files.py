@@ -83,10 +83,10 @@ def use_files(trainer: Trainer) -> HostFiles | None:
     Returns:
         None where files are not ours to write: in a store on the net, or by a plugin of the user.
     """
-    folders = [str(each.dirpath) for each in savers(trainer) if each.dirpath]
+    folders = [str(callback.dirpath) for callback in savers(trainer) if callback.dirpath]
     plugin = type(trainer.strategy.checkpoint_io)
-    own = plugin.__name__ != "TorchCheckpointIO" and not issubclass(plugin, HostFiles)
-    if own or any("://" in folder for folder in folders):
+    is_users = plugin.__name__ != "TorchCheckpointIO" and not issubclass(plugin, HostFiles)
+    if is_users or any("://" in folder for folder in folders):
         return None
     if trainer.is_global_zero:
         for folder in map(Path, folders):
@@ -105,7 +105,11 @@ def remove_unfinished(folder: Path) -> None:
 
 def savers(trainer: Trainer) -> list[ModelCheckpoint]:
     """Return the callbacks that write checkpoints."""
-    return [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+    return [
+        callback
+        for callback in trainer.checkpoint_callbacks
+        if isinstance(callback, ModelCheckpoint)
+    ]
 
 
 def settle(checkpoint: Mapping[str, Any], callbacks: Iterable[ModelCheckpoint], file: Path) -> None:
@@ -138,5 +142,5 @@ def moved(path: str | None, before: str, now: str) -> str:
     """Return where a file is now that was in the folder `before`, "" if it is not there."""
     if not path:
         return ""
-    found = Path(now) / Path(path).relative_to(before) if path.startswith(before) else Path(path)
-    return str(found) if found.exists() else ""
+    file = Path(now) / Path(path).relative_to(before) if path.startswith(before) else Path(path)
+    return str(file) if file.exists() else ""

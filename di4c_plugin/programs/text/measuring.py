@@ -62,7 +62,7 @@ def metric_settings(config: Mapping[str, Any] | None, scorer: str | None) -> Met
     if config is None:
         return None
 
-    def own(
+    def settings_from(
         *,
         names: tuple[str, ...],
         tokenizer: str | None = "host",
@@ -73,19 +73,19 @@ def metric_settings(config: Mapping[str, Any] | None, scorer: str | None) -> Met
     ) -> MetricSettings:
         return MetricSettings(names, tokenizer, reference, shards, json, options)
 
-    found = own(**fitted(own, config, "metrics"))
-    options = fitted(text_options, found.options, "metrics", given=("device",))
+    settings = settings_from(**fitted(settings_from, config, "metrics"))
+    options = fitted(text_options, settings.options, "metrics", given=("device",))
     if options.get("scorer") is None:
         options["scorer"] = scorer
-    if found.tokenizer not in (None, "host"):
-        raise UserError(f"metrics.tokenizer is host or null, not {found.tokenizer!r}")
-    for name in found.names:
+    if settings.tokenizer not in (None, "host"):
+        raise UserError(f"metrics.tokenizer is host or null, not {settings.tokenizer!r}")
+    for name in settings.names:
         kind = lookup("metric", name)
         if not (isinstance(kind, type) and issubclass(kind, TextMetric)):
             raise UserError(f"metrics.names: {name} is no metric of texts")
-    if not found.names:
+    if not settings.names:
         raise UserError("metrics.names is empty: there is nothing to measure")
-    return replace(found, options=options)
+    return replace(settings, options=options)
 
 
 @dataclass
@@ -114,9 +114,11 @@ class Measurement:
                 reference = read_reference(settings.reference, self.tokenizer, positions)
                 self.notes["reference"] = f"{settings.reference}, {len(reference)} sequences"
             options = text_options(**settings.options, device=device)
-            self.metrics = [lookup("metric", each)(reference, options) for each in settings.names]
-        drawn = self.tokenizer is None
-        self.notes["scored"] = "tokens as they were drawn" if drawn else "texts tokenised anew"
+            self.metrics = [lookup("metric", name)(reference, options) for name in settings.names]
+        scores_tokens = self.tokenizer is None
+        self.notes["scored"] = (
+            "tokens as they were drawn" if scores_tokens else "texts tokenised anew"
+        )
         for metric in self.metrics:
             self.notes |= metric.notes()
 
@@ -131,13 +133,13 @@ class Measurement:
     ) -> Tensor:
         """Return the samples of call number `index` of all processes: kept ones, or drawn now."""
         given = None if known is None else [part.tolist() for part in known]
-        found = record.versions()
+        versions = record.versions()
         key = self.described | {
             "steps": steps,
             "samples": count,
             "given": given,
             "device": torch.device(self.device).type,
-            "versions": [found["torch"], found["di4c_plugin"]],
+            "versions": [versions["torch"], versions["di4c_plugin"]],
         }
         folder = self.settings.shards and point_folder(self.settings.shards, key)
         take = partial(measured, lambda: draw().cpu(), networks, self.device)
@@ -173,38 +175,38 @@ class Measurement:
         with _named_here():
             for metric in self.metrics:
                 figures |= metric(texts)
-        took = cost(shards, self.device)
+        costs = cost(shards, self.device)
         for name, note in self.notes.items():
             announce(f"{name}: {note}")
         values = ", ".join(f"{name} {shown(figure)}" for name, figure in figures.items())
         announce(
-            f"{len(x)} samples, {self.steps} steps: {values}; {took['network_calls']:.4g} network "
-            f"calls and {took['ms_per_sample']:.4g} ms a sample"
+            f"{len(x)} samples, {self.steps} steps: {values}; {costs['network_calls']:.4g} network "
+            f"calls and {costs['ms_per_sample']:.4g} ms a sample"
         )
         if self.settings.json is not None:
-            write_json(self.settings.json, self._report(len(x), figures, took))
+            write_json(self.settings.json, self._report(len(x), figures, costs))
 
     def _gathered(self) -> list[Shard]:
         """Return the shards of all processes, in the order of the calls' numbers."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return self.shards
-        found: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(found, self.shards)
-        return [*chain.from_iterable(zip(*found, strict=True))]
+        gathered: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(gathered, self.shards)
+        return [*chain.from_iterable(zip(*gathered, strict=True))]
 
-    def _report(self, n: int, figures: dict[str, Figure], took: dict[str, Any]) -> dict[str, Any]:
+    def _report(self, n: int, figures: dict[str, Figure], costs: dict[str, Any]) -> dict[str, Any]:
         settings = self.settings
-        own = {"names": settings.names, "tokenizer": settings.tokenizer} | settings.options
+        metrics = {"names": settings.names, "tokenizer": settings.tokenizer} | settings.options
         file = settings.reference
-        kept = {"name": file and str(file), "fingerprint": file and record.file_sha256(file)}
+        reference = {"name": file and str(file), "fingerprint": file and record.file_sha256(file)}
         model = self.described["model"]
-        point = Point(model, self.steps, None, self.described["seed"], n, figures, took)
+        point = Point(model, self.steps, None, self.described["seed"], n, figures, costs)
         return {
             "format": record.FORMAT,
-            "arguments": {"metrics": own, "sampler": self.described["sampler"]},
+            "arguments": {"metrics": metrics, "sampler": self.described["sampler"]},
             "sources": [{"name": model, "kind": "model"} | self.described],
             "draws": "float64",
-            "reference": kept,
+            "reference": reference,
             "notes": self.notes,
             "versions": record.versions(),
             "commit": record.commit(),
@@ -220,7 +222,7 @@ def _named_here() -> Iterator[None]:
         yield
     except UserError as error:
 
-        def named(found: re.Match[str]) -> str:
-            return "metrics." + found[1].replace("-", "_")
+        def option(match: re.Match[str]) -> str:
+            return "metrics." + match[1].replace("-", "_")
 
-        raise UserError(re.sub(r"--([a-z][a-z-]*)", named, str(error))) from error
+        raise UserError(re.sub(r"--([a-z][a-z-]*)", option, str(error))) from error

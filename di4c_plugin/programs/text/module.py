@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from di4c_plugin.algorithms.base import Batch, LossTerms
 from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError
-from di4c_plugin.programs.text.averages import Still, new_average
+from di4c_plugin.programs.text.averages import FrozenAverage, new_average
 from di4c_plugin.programs.text.data import count_anew, resume_order, training_loader
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.files import HostFiles, savers, settle, use_files
@@ -77,10 +77,10 @@ class TextStudent(TextNetworks):
         trained = self.engine.trained(index, self.updates)
         set_by_role(self.trainer.optimizers[0], self.engine.algorithm.roles)
         if self.ema and "student" not in trained:
-            self.ema = Still(self.ema)
+            self.ema = FrozenAverage(self.ema)
         # The pass of the update's last batch is part of it, and may begin a round.
         super().optimizer_step(*arguments, **options)
-        if isinstance(self.ema, Still):
+        if isinstance(self.ema, FrozenAverage):
             self.ema = self.ema.ema
         self.engine.finish(index, self.updates)
         if (index + 1) % EVERY == 0:
@@ -173,9 +173,9 @@ class TextStudent(TextNetworks):
 
     def _renew_average(self) -> None:
         """Start the host's average from the student as it is."""
-        still = isinstance(self.ema, Still)
-        fresh = new_average(self.ema.ema if still else self.ema, self)
-        self.ema = Still(fresh) if still else fresh
+        is_frozen = isinstance(self.ema, FrozenAverage)
+        fresh = new_average(self.ema.ema if is_frozen else self.ema, self)
+        self.ema = FrozenAverage(fresh) if is_frozen else fresh
 
     def losses(self, x_0: Tensor, generator: torch.Generator) -> LossTerms:
         """Return the terms of a batch of the validation, in nats per example."""
@@ -191,14 +191,14 @@ class TextStudent(TextNetworks):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
         """The host's own metrics, and the algorithm's terms on the same batch."""
-        answer = self.host_validation(batch, batch_idx)
+        result = self.host_validation(batch, batch_idx)
         if self.engine is not None:
             generator = keyed_generator(
                 self.seed, VALIDATION, self.global_rank, batch_idx, device=self.device
             )
             losses = self.losses(self.tokens(batch), generator)
             self._log_terms("val/di4c", losses, on_step=False, on_epoch=True, sync_dist=True)
-        return answer
+        return result
 
     def host_validation(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
         """Call the host's `validation_step`."""

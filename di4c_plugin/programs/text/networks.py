@@ -41,14 +41,18 @@ def fitting(backbone: nn.Module, weights: Weights) -> Weights:
     Raises:
         UserError: for another vocabulary, of the teacher and of this run.
     """
-    own, given = backbone.state_dict(), dict(weights.tensors)
-    if EMBEDDING in given and EMBEDDING in own and len(given[EMBEDDING]) != len(own[EMBEDDING]):
+    expected, tensors = backbone.state_dict(), dict(weights.tensors)
+    if (
+        EMBEDDING in tensors
+        and EMBEDDING in expected
+        and len(tensors[EMBEDDING]) != len(expected[EMBEDDING])
+    ):
         raise UserError(
-            f"{weights.origin} has a vocabulary of {len(given[EMBEDDING])} tokens, this run's "
-            f"tokenizer has {len(own[EMBEDDING])} (with the mask): use the teacher's tokenizer"
+            f"{weights.origin} has a vocabulary of {len(tensors[EMBEDDING])} tokens, this run's "
+            f"tokenizer has {len(expected[EMBEDDING])} (with the mask): use the teacher's tokenizer"
         )
-    given |= {name: own[name] for name in own if name.endswith(DERIVED)}
-    return replace(weights, tensors=given)
+    tensors |= {name: expected[name] for name in expected if name.endswith(DERIVED)}
+    return replace(weights, tensors=tensors)
 
 
 def check_weights(weights: Weights, process: Process, *, time_conditioned: bool) -> None:
@@ -60,39 +64,39 @@ def check_weights(weights: Weights, process: Process, *, time_conditioned: bool)
     """
     theirs, ours = process_of(weights), process.config
     knows_mask = "mask_index" in weights.config or weights.process is not None
-    said_of_it = ["name"] * tells_process(weights) + ["mask"] * knows_mask
-    for key in said_of_it:
+    known_keys = ["name"] * tells_process(weights) + ["mask"] * knows_mask
+    for key in known_keys:
         if theirs.get(key) != ours.get(key):
             raise UserError(
                 f"{weights.origin} is for the process {theirs}, this run has {ours}: {key} differs"
             )
     sizes = weights.notes.get("network", {})
-    said_time = sizes.get("time_conditioning", said(weights.config, "time_conditioning"))
-    if said_time is not None and bool(said_time) != time_conditioned:
+    time_conditioning = sizes.get("time_conditioning", said(weights.config, "time_conditioning"))
+    if time_conditioning is not None and bool(time_conditioning) != time_conditioned:
         raise UserError(
-            f"{weights.origin} was trained with time_conditioning={bool(said_time)}, this run has "
-            f"time_conditioning={time_conditioned}"
+            f"{weights.origin} was trained with time_conditioning={bool(time_conditioning)}, "
+            f"this run has time_conditioning={time_conditioned}"
         )
 
 
-def check_vocabulary(weights: Weights, process: Process, own: Vocabulary | None) -> None:
+def check_vocabulary(weights: Weights, process: Process, vocabulary: Vocabulary | None) -> None:
     """Refuse weights of another vocabulary than this run's; say so where theirs is not known.
 
     Raises:
         UserError: naming both tokenizers.
     """
     theirs = weights.vocabulary(process.config)
-    if own is None:
+    if vocabulary is None:
         return
     if theirs is not None:
-        theirs.check(own, weights.origin, "this run")
-    elif weights.tokenizer is None or weights.tokenizer.name != own.name:
-        said = (
+        theirs.check(vocabulary, weights.origin, "this run")
+    elif weights.tokenizer is None or weights.tokenizer.name != vocabulary.name:
+        missing = (
             "which tokens it knows"
             if weights.tokenizer is None
             else (f"which tokens its tokenizer {weights.tokenizer.name} has")
         )
-        announce_once(f"{weights.origin} does not say {said}: taken for those of {own}")
+        announce_once(f"{weights.origin} does not say {missing}: taken for those of {vocabulary}")
 
 
 def restore(backbone: nn.Module, weights: Weights, process: Process, positions: int) -> nn.Module:

@@ -47,10 +47,10 @@ def training_plan(config: Mapping[str, Any], fallback: str | None) -> Plan:
         UserError: as `distillation`, `sampler_settings` and `teacher_weights`.
     """
     sampler = sampler_settings(config.get("sampler"))
-    distilled = distillation(config, fallback=fallback)
-    weights = teacher_weights(distilled.teacher, ema=distilled.teacher_ema)
-    start = None if distilled.student is None else teacher_weights(distilled.student)
-    return Plan(sampler, distilled, weights, hybrid_weights(sampler), start)
+    options = distillation(config, fallback=fallback)
+    weights = teacher_weights(options.teacher, ema=options.teacher_ema)
+    start = None if options.student is None else teacher_weights(options.student)
+    return Plan(sampler, options, weights, hybrid_weights(sampler), start)
 
 
 def evaluation_plan(
@@ -65,11 +65,11 @@ def evaluation_plan(
     if not checkpoint:
         raise UserError("there is nothing to evaluate: name the checkpoint")
     sampler = sampler_settings(config.get("sampler"))
-    asked = metric_settings(config.get("metrics"), scorer)
-    if asked is not None and not config.get("sampler"):
+    metrics = metric_settings(config.get("metrics"), scorer)
+    if metrics is not None and not config.get("sampler"):
         raise UserError("metrics=… measures what our samplers draw: add sampler=…")
     weights, hybrid = read_weights(checkpoint, ema=ema), hybrid_weights(sampler)
-    if asked is None:
+    if metrics is None:
         return Plan(sampler, None, weights, hybrid)
     described = {
         "model": weights.origin,
@@ -79,7 +79,7 @@ def evaluation_plan(
         "teacher": None if hybrid is None else hybrid.fingerprint,
         "seed": config.get("seed", 0),
     }
-    return Plan(sampler, None, weights, hybrid, measurement=Measurement(asked, described))
+    return Plan(sampler, None, weights, hybrid, measurement=Measurement(metrics, described))
 
 
 def hybrid_weights(sampler: SamplerSettings) -> Weights | None:

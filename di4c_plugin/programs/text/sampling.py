@@ -48,8 +48,8 @@ def sampler_settings(config: Mapping[str, Any] | None) -> SamplerSettings:
             and where "hybrid" lacks its teacher.
     """
     values = dict(config or {})
-    own = {k: values.pop(k, None) for k in ("steps", "teacher", "prefix", "known")}
-    settings = SamplerSettings(values.pop("name", "ancestral"), **own, options=values)
+    fields = {k: values.pop(k, None) for k in ("steps", "teacher", "prefix", "known")}
+    settings = SamplerSettings(values.pop("name", "ancestral"), **fields, options=values)
     if settings.steps is not None and (type(settings.steps) is not int or settings.steps < 1):
         raise UserError(f"sampler.steps must be a whole number from 1, not {settings.steps!r}")
     if settings.name == "hybrid" and settings.teacher is None:
@@ -87,18 +87,18 @@ def prefix_ids(text: Any, tokenizer: Any) -> list[int]:
         raise UserError(f"sampler.prefix is a text, in quotes where YAML reads {text!r:.60}")
 
     def ids(part: str) -> list[int]:
-        found: list[int] = tokenizer(part, add_special_tokens=False)["input_ids"]
-        return found
+        ids_of_part: list[int] = tokenizer(part, add_special_tokens=False)["input_ids"]
+        return ids_of_part
 
     unknown, plain = getattr(tokenizer, "unk_token_id", None), text
     for special in getattr(tokenizer, "all_special_tokens", ()):
         plain = plain.replace(special, "")
-    lost = [c for c in dict.fromkeys(plain) if not c.isspace() and not ids(c)]
-    if lost or unknown in ids(plain):
-        lost = lost or [c for c in dict.fromkeys(plain) if unknown in ids(c)]
+    missing = [c for c in dict.fromkeys(plain) if not c.isspace() and not ids(c)]
+    if missing or unknown in ids(plain):
+        missing = missing or [c for c in dict.fromkeys(plain) if unknown in ids(c)]
         raise UserError(
             f"sampler.prefix={text!r:.60}: the tokenizer does not know "
-            + (", ".join(map(repr, lost[:5])) or "some of it")
+            + (", ".join(map(repr, missing[:5])) or "some of it")
         )
     return ids(text)
 

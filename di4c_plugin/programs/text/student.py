@@ -149,20 +149,20 @@ class TextNetworks(LightningModule):
         # The same start on every process: each makes its own average before DDP equals them.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            own = start or weights
-            new_student(self.backbone, self.latent, own, self.process, self.positions)
+            initial = start or weights
+            new_student(self.backbone, self.latent, initial, self.process, self.positions)
             for name, network in others.items():
                 latent = distillation.latent_of(roles[name])
                 new_student(network, latent, weights, self.process, self.positions)
             self._student = (self.as_denoiser(self.backbone),)
-            made: dict[str, nn.Module] = {
+            further: dict[str, nn.Module] = {
                 name: role.make(self.student, self.positions)
                 for name, role in roles.items()
                 if role.make is not None
             }
         self.ema = new_average(self.ema, self)
-        made |= {name: self.as_denoiser(network) for name, network in others.items()}
-        self.di4c_networks = nn.ModuleDict(made)
+        further |= {name: self.as_denoiser(network) for name, network in others.items()}
+        self.di4c_networks = nn.ModuleDict(further)
         networks: dict[str, Any] = {"student": self.student, **self.di4c_networks}
         decay = self.ema.decay if self.ema else 0.0
         self.di4c_averages = nn.ModuleDict(
@@ -200,9 +200,9 @@ class TextNetworks(LightningModule):
     def next_teacher(self, weights: dict[str, Tensor] | None = None) -> BackboneDenoiser:
         """Return a frozen copy of the student, with these weights or else its averages."""
         network = copy.deepcopy(self.backbone)
-        own = dict(network.named_parameters())
+        parameters = dict(network.named_parameters())
         for name, value in (averages(self) if weights is None else weights).items():
-            own[name].data.copy_(value)
+            parameters[name].data.copy_(value)
         frozen = self.as_denoiser(network).eval().requires_grad_(False)
         return frozen.to(self.device)
 
@@ -217,8 +217,8 @@ class TextNetworks(LightningModule):
         if name != "backbone" or "_student" not in vars(self):
             super().__setattr__(name, value)
         elif getattr(value, "_orig_mod", None) is self.backbone:
-            for each in (self.student, *getattr(self, "di4c_networks", {}).values()):
-                each.network.compile()
+            for denoiser in (self.student, *getattr(self, "di4c_networks", {}).values()):
+                denoiser.network.compile()
         elif value is not self.backbone:
             raise UserError(f"the backbone is replaced by a {type(value).__name__}: leave that out")
 
@@ -228,5 +228,5 @@ def device_of(config: Any) -> str:
 
     Lightning puts a checkpoint's module where its weights were saved.
     """
-    asked = (config.get("trainer") or {}).get("accelerator")
-    return "cuda" if torch.cuda.is_available() and asked != "cpu" else "cpu"
+    accelerator = (config.get("trainer") or {}).get("accelerator")
+    return "cuda" if torch.cuda.is_available() and accelerator != "cpu" else "cpu"
