@@ -1,4 +1,4 @@
-"""What lets an unmodified host run with current libraries, on any machine."""
+"""Lets an unmodified host run with current libraries, on any machine."""
 
 import sys
 from importlib.util import find_spec
@@ -9,10 +9,10 @@ from di4c_plugin.programs.shims import packages, remedies, start_time
 
 
 def install(checkout: Checkout) -> list[str]:
-    """Install what the host needs here; return what was done and why, one phrase each.
+    """Install the shims that the host needs here; return a phrase for each, with its reason.
 
     Raises:
-        UserError: a package is missing that we have no stand-in for.
+        UserError: if a package without a stand-in is missing.
     """
     provided = packages.provide(checkout.host.name, checkout.host.needs)
     stand_ins = [f"{package} (not installed)" for package in provided]
@@ -26,7 +26,7 @@ def install(checkout: Checkout) -> list[str]:
 
 
 def needs_path(checkout: Checkout) -> bool:
-    """Tell whether the host imports itself by name (SDTT) and nobody installed it."""
+    """Return whether the host imports itself by name (SDTT), and is not installed."""
     return _source(checkout).is_dir() and find_spec(checkout.host.name) is None
 
 

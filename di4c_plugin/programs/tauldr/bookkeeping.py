@@ -1,8 +1,8 @@
-"""Checkpoints of tauLDR's train.py where it runs a method of ours: whole, and exact to go on from.
+"""Atomic checkpoints of our methods in tauLDR's train.py, which resume exactly.
 
-The host saves `n_iter` before it counts the update that it has made, so that this update would be
-made twice; it keeps nothing of a round; it reads whichever checkpoint is the last, however damaged.
-Its names of files, and what `scripts/sample.py` reads in them, stay.
+The host saves `n_iter` before it counts the finished update, so that a resumed run would repeat it;
+it does not save rounds; and it reads the last checkpoint even if that is damaged. File names, and
+the entries that `scripts/sample.py` reads, stay.
 """
 
 import contextlib
@@ -28,16 +28,16 @@ SIGNALS = (signal.SIGCONT, signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class Run:
-    """Where a run stands; `make_student` makes it, an attribute `di4c_run` of the host's model.
+    """The state of a run, the attribute `di4c_run` of the host's model, from `make_student`.
 
     Attributes:
         total: updates of the whole run.
-        updates: that are done.
-        teacher: fingerprint of the weights of the first teacher; "" until it is known.
+        updates: the number of updates done.
+        teacher: fingerprint of the first teacher's weights; "" until known.
         round: from 0.
-        weights: of this round's teacher; None in the first.
-        stepping: whether an update is being made, which a signal may not cut in two.
-        waiting: what to do when it is done.
+        weights: of this round's teacher; None in the first round.
+        stepping: whether an update is in progress, which a signal must not interrupt.
+        waiting: the signal handler to call after the update.
         lock: on the folder, until the process ends.
     """
 
@@ -52,7 +52,7 @@ class Run:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Let signals wait while the block makes an update."""
+        """Defer signals until the update in the block is finished."""
         self.stepping, self.waiting = True, None
         try:
             yield
@@ -63,18 +63,18 @@ class Run:
 
 
 def run_of(model: Any) -> Run | None:
-    """Return where the run of a host's model stands; None if it is no student of ours."""
+    """Return the run of a host's model; None if it is not a student of ours."""
     return getattr(model, "di4c_run", None)
 
 
 def save(folder: Path, state: dict[str, Any], run: Run, keep: int) -> None:
-    """Write the checkpoint of the host's name, then remove all but `keep`; this one stays.
+    """Write a checkpoint under the host's name, then remove the oldest beyond `keep`.
 
     Raises:
-        UserError: when the system refuses.
+        UserError: if the system refuses.
     """
     model = state["model"]
-    if not model.training:  # a signal came while the averages are in the place of the weights
+    if not model.training:  # a signal arrived while the averages replaced the weights
         model.train()
     path = folder / f"ckpt_{state['n_iter']:010d}.pt"
     round_state = {"teacher": run.teacher, "round": run.round, "weights": run.weights}
@@ -92,11 +92,11 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def resume(folder: Path, state: dict[str, Any], run: Run, device: Any) -> None:
-    """Go on from the newest checkpoint that is whole; from the start where there is none.
+    """Resume from the newest intact checkpoint; start if there is none.
 
     Raises:
         UserError: if all are damaged, or of another model.
-        SystemExit: if the run has ended.
+        SystemExit: if the run is finished.
     """
     paths, model = checkpoints(folder), state["model"]
     if not paths:
@@ -123,10 +123,10 @@ def resume(folder: Path, state: dict[str, Any], run: Run, device: Any) -> None:
 
 
 def hold(folder: Path, checkpoint_folder: Path, run: Run) -> None:
-    """Keep other runs out of a run's folder, and clear what killed ones left half-written.
+    """Lock a run's folder, and remove the temporary files of killed runs.
 
     Raises:
-        UserError: if another run is there.
+        UserError: if another run has the folder.
     """
     run.lock.enter_context(held(folder))
     for file in checkpoint_folder.glob(".ckpt_*.pt"):
@@ -136,7 +136,7 @@ def hold(folder: Path, checkpoint_folder: Path, run: Run) -> None:
 
 
 def let_signals_wait(run: Run) -> None:
-    """Have the host's handlers, which save and exit, be called between updates."""
+    """Defer the host's signal handlers, which save and exit, to the end of an update."""
 
     def postponed(handler: Any, number: int, frame: FrameType | None) -> None:
         if run.stepping:
@@ -151,7 +151,7 @@ def let_signals_wait(run: Run) -> None:
 
 
 def keep_whole(module: ModuleType) -> None:
-    """Put the functions above into `lib.utils.bookkeeping`, for runs of a method of ours."""
+    """Install the functions above in `lib.utils.bookkeeping`, for runs of our methods."""
     host: Any = module
     host_save, host_resume, host_setup = (
         host.save_checkpoint,

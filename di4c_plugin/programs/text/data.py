@@ -1,8 +1,8 @@
-"""The host's own order of training examples, which a resumed run finds again.
+"""The host's own order of training examples, continued by a resumed run.
 
-The hosts' samplers start anew, or from another seed, when a run of one process is resumed. Here the
-sampler that the host's loader has is asked once an epoch, with torch's generator as seed and epoch
-say, and what the run has seen of the epoch is left out.
+The hosts' samplers restart, or change their seed, when a run of one process is resumed. Here the
+host's sampler runs once per epoch, with torch's generator seeded by seed and epoch, and the
+examples that the run has seen are skipped.
 """
 
 import warnings
@@ -18,22 +18,22 @@ from di4c_plugin.training.rng import epoch_generator
 
 
 class Position(Protocol):
-    """Where a run stands: the pass over the data, and examples of it that all processes saw."""
+    """The position of a run: the epoch, and the examples of it that all processes have seen."""
 
     epoch: int
     examples: int
 
 
 class ResumedSampler(Sampler[int]):
-    """The order of another sampler, as a function of seed and epoch, from where a run stands.
+    """The order of another sampler, as a function of seed and epoch, from a run's position on.
 
     Args:
         sampler: the host's sampler, of this process.
-        batch: examples of a batch of this process.
-        drop_last: whether a batch that is not full is left out.
+        batch: examples per batch of this process.
+        drop_last: whether an incomplete batch is dropped.
         seed: of the order.
-        world_size: how many processes there are.
-        position: read when an iterator is made; moved on where nothing is left of an epoch.
+        world_size: the number of processes.
+        position: read when an iterator is made; moved to the next epoch if none are left.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class ResumedSampler(Sampler[int]):
         self.least = batch if drop_last else 1
 
     def __len__(self) -> int:
-        """The examples of a whole epoch, as the host's sampler counts them."""
+        """Return the examples of an epoch, as the host's sampler counts them."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[int]:
-        """The rest of the epoch."""
+        """Iterate over the rest of the epoch."""
         position = self.position
         if len(self.sampler) - position.examples // self.world_size < self.least:
             position.epoch, position.examples = position.epoch + 1, 0
@@ -121,28 +121,28 @@ def training_loader(trainer: Trainer) -> DataLoader[object]:
 
 
 def batch_size(loader: DataLoader[object]) -> int:
-    """Return how many examples a batch of this process has.
+    """Return the examples per batch of this process.
 
-    Where Lightning has put its own sampler into the loader only the batch sampler knows.
+    After Lightning replaces the sampler, only the batch sampler has the size.
     """
     return int(loader.batch_size or loader.batch_sampler.batch_size)  # type: ignore[union-attr]
 
 
 def drops_last(loader: DataLoader[object]) -> bool:
-    """Return whether a batch that is not full is left out."""
+    """Return whether an incomplete batch is dropped."""
     return bool(getattr(loader.batch_sampler, "drop_last", loader.drop_last))
 
 
 def sampler_of(loader: DataLoader[object]) -> Any:
-    """Return the sampler of a loader, whichever of its parts knows it."""
+    """Return the sampler of a loader, or of its batch sampler."""
     return getattr(loader.batch_sampler, "sampler", loader.sampler)
 
 
 def count_anew(trainer: Trainer, state: Any) -> None:
-    """Count the batches of this epoch in the size that they have now; all else goes by examples.
+    """Recount the batches of this epoch if the batch size has changed.
 
     Args:
-        trainer: of a run that has begun; its counters, which a checkpoint set, are set anew.
+        trainer: of a run that has begun; its counters, restored from a checkpoint, are updated.
         state: a `RunState`.
     """
     size = batch_size(training_loader(trainer)) * trainer.world_size

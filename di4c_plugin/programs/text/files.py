@@ -1,4 +1,4 @@
-"""Which checkpoint of a host's run folder a run goes on from, and where its next ones go."""
+"""The checkpoint in a host's run folder from which a run resumes, and the paths of new ones."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -26,10 +26,9 @@ ADVICE = "name another one, or a new folder for the run"
 
 
 class HostFiles(CheckpointFiles):
-    """Writes a host's checkpoints with a digest, and reads the newest that is whole.
+    """Writes a host's checkpoints with a digest, and reads the newest intact one.
 
-    A folder may hold a last.ckpt that is older than its last-v1.ckpt: Lightning wrote there when
-    the folder had been moved.
+    last-v1.ckpt may be newer than last.ckpt: Lightning writes it after the folder was moved.
     """
 
     loaded: Path | None = None
@@ -54,7 +53,7 @@ class HostFiles(CheckpointFiles):
 
 
 def newest_version(path: Path) -> Path:
-    """Return the newest of the files that Lightning may have written in place of a last.ckpt."""
+    """Return the newest of the versions that Lightning may have written of a last.ckpt."""
     if not VERSIONS.fullmatch(path.name):
         return path
     files = [file for file in path.parent.glob("last*.ckpt") if VERSIONS.fullmatch(file.name)]
@@ -70,7 +69,7 @@ def newest_version(path: Path) -> Path:
 
 
 def updates_of(file: Path) -> int:
-    """Return how many updates a checkpoint is of, -1 for one that is damaged."""
+    """Return the number of updates of a checkpoint, -1 if it is damaged."""
     try:
         return int(read_checkpoint(file, mmap=True)["global_step"])
     except (UserError, KeyError):
@@ -78,10 +77,10 @@ def updates_of(file: Path) -> int:
 
 
 def use_files(trainer: Trainer) -> HostFiles | None:
-    """Have a trainer write and read by `HostFiles`, where its folders are local; clean them.
+    """Make a trainer use `HostFiles`, and remove temporary files in its folders.
 
     Returns:
-        None where files are not ours to write: in a store on the net, or by a plugin of the user.
+        None if the folders are not local, or the user has a checkpoint plugin.
     """
     folders = [str(callback.dirpath) for callback in savers(trainer) if callback.dirpath]
     plugin = type(trainer.strategy.checkpoint_io)
@@ -113,15 +112,15 @@ def savers(trainer: Trainer) -> list[ModelCheckpoint]:
 
 
 def settle(checkpoint: Mapping[str, Any], callbacks: Iterable[ModelCheckpoint], file: Path) -> None:
-    """Have callbacks go on in the folder of the checkpoint that is resumed, wherever it was before.
+    """Make callbacks continue in the folder of the resumed checkpoint, even if it was moved.
 
-    By itself Lightning forgets its files when the folder has another name, and then writes
-    last-v1.ckpt beside a last.ckpt that stays as it is.
+    Lightning forgets its files if the folder has another name, and writes last-v1.ckpt beside an
+    old last.ckpt.
 
     Args:
         checkpoint: its entry "callbacks" is changed.
         callbacks: of the trainer.
-        file: that was read.
+        file: the checkpoint's path.
     """
     for callback in callbacks:
         state, folder = checkpoint["callbacks"].get(callback.state_key), callback.dirpath
@@ -139,7 +138,7 @@ def settle(checkpoint: Mapping[str, Any], callbacks: Iterable[ModelCheckpoint], 
 
 
 def moved(path: str | None, before: str, now: str) -> str:
-    """Return where a file is now that was in the folder `before`, "" if it is not there."""
+    """Return the path of a file after its folder moved from `before` to `now`, "" if missing."""
     if not path:
         return ""
     file = Path(now) / Path(path).relative_to(before) if path.startswith(before) else Path(path)

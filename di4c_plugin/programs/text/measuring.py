@@ -1,7 +1,7 @@
 """The `metrics` group of a host's config: what `di4c evaluate` measures, inside the host.
 
-The samples of an evaluation are gathered while the host draws them, kept in shards where the user
-asks for it, and measured when its program has ended, beside the host's own numbers.
+The samples of an evaluation are collected while the host draws them, saved in shards if the user
+wants that, and measured after its program has ended, beside the host's own numbers.
 """
 
 import re
@@ -34,13 +34,13 @@ from di4c_plugin.plugins import lookup
 
 @dataclass(frozen=True)
 class MetricSettings:
-    """What `configs/metrics/text.yaml` says.
+    """The options of `configs/metrics/text.yaml`.
 
     Attributes:
         names: registered metrics of texts.
-        tokenizer: "host": samples are decoded by the host's; None: the scorer gets tokens.
-        reference: file of real text.
-        shards: folder that keeps the samples.
+        tokenizer: "host": the host's tokenizer decodes samples; None: the scorer gets tokens.
+        reference: file with real text.
+        shards: folder that caches the samples.
         json: file of the report.
         options: of `text_options`.
     """
@@ -54,10 +54,10 @@ class MetricSettings:
 
 
 def metric_settings(config: Mapping[str, Any] | None, scorer: str | None) -> MetricSettings | None:
-    """Read the group; None without one. `scorer` is that of the host's own config.
+    """Parse the group; None without one. `scorer` is the default, from the host's own config.
 
     Raises:
-        UserError: for unknown names and options, and values of another type.
+        UserError: for unknown names and options, and values of the wrong type.
     """
     if config is None:
         return None
@@ -90,18 +90,18 @@ def metric_settings(config: Mapping[str, Any] | None, scorer: str | None) -> Met
 
 @dataclass
 class Measurement:
-    """The samples of one evaluation inside a host, and what is measured of them."""
+    """The samples of one evaluation inside a host, and their metrics."""
 
     settings: MetricSettings
     described: dict[str, Any]
-    """Of the model and the sampler: what the samples depend on, plain values."""
+    """Model and sampler, on which the samples depend, as plain values."""
     shards: list[Shard] = field(default_factory=list)
     steps: int | None = None
     metrics: list[TextMetric] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
 
     def open(self, tokenizer: Any, positions: int, process: Process, device: str) -> None:
-        """Make the metrics, in the first process, before anything is drawn; raises UserError."""
+        """Make the metrics, in the first process, before sampling; raises UserError."""
         settings, self.process, self.device = self.settings, process, device
         self.length = positions
         name = str(getattr(tokenizer, "name_or_path", "")) or type(tokenizer).__name__
@@ -131,7 +131,7 @@ class Measurement:
         draw: Callable[[], Tensor],
         networks: Iterable[nn.Module],
     ) -> Tensor:
-        """Return the samples of call number `index` of all processes: kept ones, or drawn now."""
+        """Return the samples of call `index`, counted over all processes: cached or drawn now."""
         given = None if known is None else [part.tolist() for part in known]
         versions = record.versions()
         key = self.described | {
@@ -155,7 +155,7 @@ class Measurement:
         return shard.tokens
 
     def join(self, windows: int, tokens: Tensor) -> None:
-        """Take the last samples, of so many windows, as one, whose tokens these are (n, L)."""
+        """Replace the samples of the last windows by the joined samples, `tokens` (n, L)."""
         parts, self.shards[-windows:] = self.shards[-windows:], []
         seconds, calls = sum(part.seconds for part in parts), sum(part.calls for part in parts)
         peak = max(part.peak_mb for part in parts)
@@ -217,7 +217,7 @@ class Measurement:
 
 @contextmanager
 def _named_here() -> Iterator[None]:
-    """Call options as they are typed in a host: --after-end is metrics.after_end."""
+    """Name options in errors as a host's user types them: --after-end is metrics.after_end."""
     try:
         yield
     except UserError as error:

@@ -16,7 +16,7 @@ from di4c_plugin.families.base import Family
 from di4c_plugin.families.dit import DiTNetworks, backbone_sizes, process_of, said, tells_process
 
 EMBEDDING = "vocab_embed.embedding"
-# Rotations are a function of the architecture; some files hold them, some do not.
+# A function of the architecture, which only some files hold.
 DERIVED = "rotary_emb.inv_freq"
 FAMILY: Family[Any] = DiTNetworks()
 
@@ -31,15 +31,15 @@ def with_latent(
 
 
 def load_backbone(backbone: nn.Module, weights: Weights) -> None:
-    """Load weights by name into a backbone of the same architecture; errors as `fitting`."""
+    """Load weights by name into a backbone; raises UserError as `fitting`."""
     load_weights(backbone, fitting(backbone, weights).tensors, weights.origin)
 
 
 def fitting(backbone: nn.Module, weights: Weights) -> Weights:
-    """Return the weights with what follows from the architecture alone, as a backbone has it.
+    """Return the weights, completed by the backbone's tensors that follow from the architecture.
 
     Raises:
-        UserError: for another vocabulary, of the teacher and of this run.
+        UserError: if the sizes of the vocabularies differ.
     """
     expected, tensors = backbone.state_dict(), dict(weights.tensors)
     if (
@@ -56,11 +56,11 @@ def fitting(backbone: nn.Module, weights: Weights) -> Weights:
 
 
 def check_weights(weights: Weights, process: Process, *, time_conditioned: bool) -> None:
-    """Refuse weights of another kind of model than the one they are to be loaded into.
+    """Refuse weights of another kind of model than this run's.
 
     Raises:
-        UserError: for autoregressive models and scores, another process, another mask, and a
-            network that was trained with the time where this run gives none, or without it.
+        UserError: for autoregressive and score models, another process or mask, and another
+            time conditioning.
     """
     theirs, ours = process_of(weights), process.config
     knows_mask = "mask_index" in weights.config or weights.process is not None
@@ -80,10 +80,10 @@ def check_weights(weights: Weights, process: Process, *, time_conditioned: bool)
 
 
 def check_vocabulary(weights: Weights, process: Process, vocabulary: Vocabulary | None) -> None:
-    """Refuse weights of another vocabulary than this run's; say so where theirs is not known.
+    """Refuse weights of another vocabulary than this run's; announce if theirs is unknown.
 
     Raises:
-        UserError: naming both tokenizers.
+        UserError: with the names of both tokenizers.
     """
     theirs = weights.vocabulary(process.config)
     if vocabulary is None:
@@ -100,7 +100,7 @@ def check_vocabulary(weights: Weights, process: Process, vocabulary: Vocabulary 
 
 
 def restore(backbone: nn.Module, weights: Weights, process: Process, positions: int) -> nn.Module:
-    """Return a copy of an untouched backbone with these weights and, if need be, their latent."""
+    """Return a copy of a new backbone with these weights and their latent, if any."""
     network = copy.deepcopy(backbone)
     new_student(network, weights.latent, weights, process, positions)
     return network
@@ -113,7 +113,7 @@ def new_student(
     process: Process,
     positions: int,
 ) -> nn.Module:
-    """Give an untouched backbone, in place, the teacher's weights and, unless it is None, a latent.
+    """Load a teacher's weights into a new backbone, in place, and attach the latent, unless None.
 
     See `Family.start_from`.
     """
