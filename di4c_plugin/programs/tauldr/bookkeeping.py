@@ -130,8 +130,8 @@ def hold(folder: Path, checkpoint_folder: Path, run: Run) -> None:
     """
     run.lock.enter_context(held(folder))
     for file in checkpoint_folder.glob(".ckpt_*.pt"):
-        whole = file.with_name(f"{file.name[1:].partition('.')[0]}.pt")
-        if file in unfinished(whole):
+        path = file.with_name(f"{file.name[1:].partition('.')[0]}.pt")
+        if file in unfinished(path):
             file.unlink(missing_ok=True)
 
 

@@ -266,11 +266,11 @@ def teacher_of(source: str, cfg: Any, root: Path | None) -> Model:
 
 def check_same(student: Any, teacher: Any) -> None:
     """Raise UserError for a teacher with another network or process."""
-    ours, theirs = asdict(student), asdict(teacher)
-    for name in ours.keys() - {"dropout"}:
-        if ours[name] != theirs.get(name):
+    expected, actual = asdict(student), asdict(teacher)
+    for name in expected.keys() - {"dropout"}:
+        if expected[name] != actual.get(name):
             raise UserError(
-                f"the teacher has {name} {theirs.get(name)}, and this config {ours[name]}"
+                f"the teacher has {name} {actual.get(name)}, and this config {expected[name]}"
             )
 
 

@@ -62,13 +62,14 @@ def check_weights(weights: Weights, process: Process, *, time_conditioned: bool)
         UserError: for autoregressive and score models, another process or mask, and another
             time conditioning.
     """
-    theirs, ours = process_of(weights), process.config
+    actual, expected = process_of(weights), process.config
     knows_mask = "mask_index" in weights.config or weights.process is not None
     known_keys = ["name"] * tells_process(weights) + ["mask"] * knows_mask
     for key in known_keys:
-        if theirs.get(key) != ours.get(key):
+        if actual.get(key) != expected.get(key):
             raise UserError(
-                f"{weights.origin} is for the process {theirs}, this run has {ours}: {key} differs"
+                f"{weights.origin} is for the process {actual}, this run has {expected}: "
+                f"{key} differs"
             )
     sizes = weights.notes.get("network", {})
     time_conditioning = sizes.get("time_conditioning", said(weights.config, "time_conditioning"))
