@@ -121,7 +121,11 @@ IMAGES = {
 }
 COMMON = {"stratified": False, "alpha": "sigmoid", "partial": False, "prior_share": 0.0}
 DIGITS = ("digits", "digits_full", "digits_quick")
-PHASES = ("digits_chain", "digits_dmmd", "mdlm_dmmd")  # of several runs; see tests/cli/test_phases.py
+PHASES = (
+    "digits_chain",
+    "digits_dmmd",
+    "mdlm_dmmd",
+)  # of several runs; see tests/cli/test_phases.py
 
 
 def run_of(name: str) -> RunConfig:

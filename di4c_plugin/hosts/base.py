@@ -120,10 +120,8 @@ class Host:
         Raises:
             UserError: for unknown options and values of the wrong type.
         """
-        chosen = {
-            k: v for k, v in fitted(self, options, f"host {self.name!r}").items() if v is not None
-        }
-        return OpenHost(self, self.options | chosen)
+        options = fitted(self, options, f"host {self.name!r}")
+        return OpenHost(self, self.options | {k: v for k, v in options.items() if v is not None})
 
 
 class OpenHost:

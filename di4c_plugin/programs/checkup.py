@@ -53,11 +53,8 @@ def _present(checkout: Checkout, gpu: bool) -> Iterator[Row]:
         yield name, "warning", checkout.warning
     absent = packages.missing(name)
     if absent:
-        yield (
-            name,
-            "bare",
-            f"{checkout.host.script} starts by `di4c run`: {', '.join(absent)} missing",
-        )
+        start = f"{checkout.host.script} starts by `di4c run`"
+        yield name, "bare", f"{start}: {', '.join(absent)} missing"
     if checkout.host.configs and packages.is_missing("wandb"):
         yield name, "bare", "its config logs to wandb, not installed: add wandb=null"
     for package in absent:

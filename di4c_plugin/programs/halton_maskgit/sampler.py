@@ -113,10 +113,8 @@ class HaltonSampler(TrainerSampler):
         self.step, self.schedule = self.steps_of(step), "arccos"  # whatever the training's is
         self.flags = {"guidance": w, "guidance_ramp": "constant", "randomize": randomize}
         # From min to max, halved during the warm-up.
-        factors = (
-            torch.linspace(sm_temp_min, sm_temp_max, self.step, dtype=torch.float64) ** temp_pow
-        )
-        self.softmax = [v / 2 if i < temp_warmup else v for i, v in enumerate(factors.tolist())]
+        ramp = torch.linspace(sm_temp_min, sm_temp_max, self.step, dtype=torch.float64) ** temp_pow
+        self.softmax = [v / 2 if i < temp_warmup else v for i, v in enumerate(ramp.tolist())]
 
     def masks(self, masked: list[Tensor]) -> list[Tensor]:
         """See `CodeSampler.masks`: 1 where the step opened a code."""

@@ -77,10 +77,10 @@ def save(folder: Path, state: dict[str, Any], run: Run, keep: int) -> None:
     if not model.training:  # a signal arrived while the averages replaced the weights
         model.train()
     path = folder / f"ckpt_{state['n_iter']:010d}.pt"
-    round_state = {"teacher": run.teacher, "round": run.round, "weights": run.weights}
+    entry = {"teacher": run.teacher, "round": run.round, "weights": run.weights}
     content = {"model": model.state_dict(), "optimizer": state["optimizer"].state_dict()}
     numbers = {"n_iter": state["n_iter"], "global_step": run.updates}
-    write_checkpoint(content | numbers | {"di4c": round_state}, path)
+    write_checkpoint(content | numbers | {"di4c": entry}, path)
     others = [file for file in checkpoints(folder) if file != path]
     for file in others[max(keep - 1, 0) :]:
         file.unlink(missing_ok=True)
@@ -109,12 +109,8 @@ def resume(folder: Path, state: dict[str, Any], run: Run, device: Any) -> None:
         model.load_state_dict(weights | {"ema_shadow_params": [p.to(device) for p in means]})
         state["optimizer"].load_state_dict(content["optimizer"])
         state["n_iter"] = run.updates = content.get("global_step", content["n_iter"] + 1)
-        round_state = content.get("di4c", {"teacher": "", "round": 0, "weights": None})
-        run.teacher, run.round, run.weights = (
-            round_state["teacher"],
-            round_state["round"],
-            round_state["weights"],
-        )
+        entry = content.get("di4c", {"teacher": "", "round": 0, "weights": None})
+        run.teacher, run.round, run.weights = entry["teacher"], entry["round"], entry["weights"]
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not of a run with this config") from error
     if run.updates >= run.total:
@@ -153,11 +149,8 @@ def let_signals_wait(run: Run) -> None:
 def keep_whole(module: ModuleType) -> None:
     """Install the functions above in `lib.utils.bookkeeping`, for runs of our methods."""
     host: Any = module
-    host_save, host_resume, host_setup = (
-        host.save_checkpoint,
-        host.resume_training,
-        host.setup_preemption,
-    )
+    host_save, host_resume = host.save_checkpoint, host.resume_training
+    host_setup = host.setup_preemption
 
     def save_checkpoint(checkpoint_dir: Path, state: Any, num_checkpoints_to_keep: int) -> None:
         run = run_of(state["model"])

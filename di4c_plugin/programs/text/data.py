@@ -46,12 +46,8 @@ class ResumedSampler(Sampler[int]):
         world_size: int,
         position: Position,
     ) -> None:
-        self.sampler, self.position, self.seed, self.world_size = (
-            sampler,
-            position,
-            seed,
-            world_size,
-        )
+        self.sampler, self.position = sampler, position
+        self.seed, self.world_size = seed, world_size
         self.least = batch if drop_last else 1
 
     def __len__(self) -> int:

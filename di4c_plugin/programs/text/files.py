@@ -104,11 +104,7 @@ def remove_unfinished(folder: Path) -> None:
 
 def savers(trainer: Trainer) -> list[ModelCheckpoint]:
     """Return the callbacks that write checkpoints."""
-    return [
-        callback
-        for callback in trainer.checkpoint_callbacks
-        if isinstance(callback, ModelCheckpoint)
-    ]
+    return [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
 
 
 def settle(checkpoint: Mapping[str, Any], callbacks: Iterable[ModelCheckpoint], file: Path) -> None:

@@ -115,10 +115,8 @@ class Measurement:
                 self.notes["reference"] = f"{settings.reference}, {len(reference)} sequences"
             options = text_options(**settings.options, device=device)
             self.metrics = [lookup("metric", name)(reference, options) for name in settings.names]
-        scores_tokens = self.tokenizer is None
-        self.notes["scored"] = (
-            "tokens as they were drawn" if scores_tokens else "texts tokenised anew"
-        )
+        scored = "tokens as they were drawn" if self.tokenizer is None else "texts tokenised anew"
+        self.notes["scored"] = scored
         for metric in self.metrics:
             self.notes |= metric.notes()
 

@@ -42,14 +42,11 @@ def fitting(backbone: nn.Module, weights: Weights) -> Weights:
         UserError: if the sizes of the vocabularies differ.
     """
     expected, tensors = backbone.state_dict(), dict(weights.tensors)
-    if (
-        EMBEDDING in tensors
-        and EMBEDDING in expected
-        and len(tensors[EMBEDDING]) != len(expected[EMBEDDING])
-    ):
+    sizes = [len(state[EMBEDDING]) for state in (tensors, expected) if EMBEDDING in state]
+    if len(set(sizes)) > 1:
         raise UserError(
-            f"{weights.origin} has a vocabulary of {len(tensors[EMBEDDING])} tokens, this run's "
-            f"tokenizer has {len(expected[EMBEDDING])} (with the mask): use the teacher's tokenizer"
+            f"{weights.origin} has a vocabulary of {sizes[0]} tokens, this run's tokenizer has "
+            f"{sizes[1]} (with the mask): use the teacher's tokenizer"
         )
     tensors |= {name: expected[name] for name in expected if name.endswith(DERIVED)}
     return replace(weights, tensors=tensors)

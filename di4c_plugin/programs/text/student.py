@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from di4c_plugin.algorithms.base import Algorithm
 from di4c_plugin.checkpoints.vocabulary import Vocabulary, live_tokenizer
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Process
@@ -191,11 +190,6 @@ class TextNetworks(LightningModule):
     def student(self) -> BackboneDenoiser:
         """The backbone as a denoiser."""
         return self._student[0]
-
-    @property
-    def algorithm(self) -> Algorithm | None:
-        """The method; None in evaluation."""
-        return None if self.engine is None else self.engine.algorithm
 
     def next_teacher(self, weights: dict[str, Tensor] | None = None) -> BackboneDenoiser:
         """Return a frozen copy of the student with these weights, by default its averages."""
