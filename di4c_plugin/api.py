@@ -27,6 +27,8 @@ from di4c_plugin.samplers.known import Tokens, conditioned, known_tokens, prompt
 from di4c_plugin.values import shown
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+
     from di4c_plugin.training import TrainingConfig
 
 
@@ -127,6 +129,7 @@ def distill(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    callbacks: "Sequence[Callback]" = (),
 ) -> LoadedModel:
     """Return a student of the teacher, with averaged weights, in eval mode.
 
@@ -148,6 +151,7 @@ def distill(
         resume: continue from the last checkpoint in `out`, or start if there is none yet.
         overwrite: replace the run in `out`, but no other files there, and never the teacher's.
         progress: show a bar on a terminal, else lines.
+        callbacks: further callbacks of Lightning's loop.
 
     Raises:
         UserError: for unknown names and options, a latent that no network takes, a start with
@@ -195,6 +199,7 @@ def distill(
         resume=resume,
         overwrite=overwrite,
         progress=progress,
+        callbacks=callbacks,
     )
     return LoadedModel.of(trained)
 

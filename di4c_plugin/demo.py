@@ -1,45 +1,73 @@
-"""The demo: distil the built-in teacher, measure teacher, student and hybrid, leave a report.
+"""The demo: distil the built-in teacher by Di4C and then D-MMD, measure all three, leave a report.
 
 Printing is the command line's (`di4c_plugin/cli/demo.py`).
 """
 
 import contextlib
+import copy
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from di4c_plugin.api import distill, sample
 from di4c_plugin.checkpoints.model import Model
+from di4c_plugin.checkpoints.weights import fingerprint
 from di4c_plugin.errors import UserError
-from di4c_plugin.evaluation.pictures import quality_plot, sample_sheet
+from di4c_plugin.evaluation.pictures import quality_plot, sample_rows, sample_sheet
 from di4c_plugin.evaluation.report import by_sampler, peak_rss_mb, write_json
-from di4c_plugin.evaluation.sweep import Cell, Draw, measure
+from di4c_plugin.evaluation.sweep import Cell, measure
 from di4c_plugin.hosts.builtin import HOST, LEVELS, SIDE
 from di4c_plugin.training import TrainingConfig
 from di4c_plugin.training.compose import compose_config, training_config
-from di4c_plugin.training.folder import REPORTS, add_names, check_free
+from di4c_plugin.training.folder import (
+    CHECKPOINT,
+    CONFIG,
+    RECORD,
+    REPORTS,
+    STUDENT,
+    add_names,
+    check_free,
+)
 from di4c_plugin.training.lock import held
+from di4c_plugin.training.progress import ShowProgress
 from di4c_plugin.training.run import versions
 
-STEPS = (1, 2, 4, 8, 16)
-SAMPLERS = ("teacher", "student", "hybrid")
-CELLS = len(STEPS) * len(SAMPLERS)
-REPORT, PLOT, SHEET = REPORTS
+K = 4  # the steps that D-MMD's student is made for, and those of the pictures of the progress
+STEPS = {"teacher": (1, 2, 4, 8, 16), "Di4C": (1, 2, 4, 8), "D-MMD": (K,)}
+CELLS = sum(map(len, STEPS.values()))
+SHOWN = (1 / 8, 1 / 4, 1 / 2, 1)  # shares of a training after which digits are drawn
+REPORT, PLOT, SHEET, PROGRESS = REPORTS
+DMMD = "dmmd"  # the folder of the second training
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the student is made, from configs/experiment/, and how many samples are compared."""
+    """How the students are made, and how many samples are compared.
+
+    Attributes:
+        algo, latent, training: Di4C, from configs/experiment/.
+        dmmd_steps: updates of D-MMD from Di4C's student; the rest is configs/recipe/builtin/dmmd.
+        samples: of each measurement.
+    """
 
     algo: dict[str, Any]
     latent: dict[str, Any]
     training: TrainingConfig
+    dmmd_steps: int
     samples: int
+
+
+SIZES = {  # of a demo: updates of D-MMD and samples
+    "digits_quick": (40, 500),
+    "digits_demo": (150, 2500),
+    "digits_full": (420, 10_000),
+}
 
 
 def recipe(name: str, *, seed: int, steps: int | None = None) -> Recipe:
@@ -52,8 +80,10 @@ def recipe(name: str, *, seed: int, steps: int | None = None) -> Recipe:
     if steps is not None:
         overrides.append(f"training.steps={steps}")
     config = compose_config("train", overrides)
-    samples = 500 if name == "digits_quick" else 10_000
-    return Recipe(config["algo"], config["latent"], training_config(config["training"]), samples)
+    updates, samples = SIZES[name]
+    training = training_config(config["training"])
+    updates = updates if steps is None else min(updates, steps)
+    return Recipe(config["algo"], config["latent"], training, updates, samples)
 
 
 @contextlib.contextmanager
@@ -75,18 +105,67 @@ def check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
         UserError: for a demo unless it is to be overwritten or resumed; for other files always.
     """
     check_free(out, REPORTS)
-    if (out / REPORT).exists() and not (resume or overwrite):
+    check_free(out / DMMD, (RECORD, CONFIG, CHECKPOINT, STUDENT))
+    there = (out / REPORT).exists() or (out / DMMD).exists()
+    if there and not (resume or overwrite):
         raise UserError(f"{out} holds another run; choose another --out, or --overwrite it")
 
 
-def make_student(
-    teacher: Model, recipe: Recipe, out: Path, *, resume: bool, overwrite: bool
-) -> tuple[Model, float]:
-    """Distil, leaving out/student.safetensors; return the student and the seconds it took.
+class Gallery(Callback):
+    """Draws digits by what there is so far: a picture with a row more each time.
 
-    What an earlier demo reported in `out` is then gone: it would tell of another student.
+    Args:
+        out: the folder of the demo, where the picture is.
+        teacher: who draws the first row.
+        seed: of the noise, the same in each row.
+        tell: is given the path and the name of each new row.
     """
-    start = time.perf_counter()
+
+    def __init__(
+        self, out: Path, teacher: Model, seed: int, tell: Callable[[Path, str], None]
+    ) -> None:
+        self.out, self.teacher, self.seed, self.tell = out, teacher, seed, tell
+        self.rows: dict[str, Tensor] = {}
+        self.method = "Di4C"
+
+    def begin(self) -> None:
+        """Draw the teacher's row; what an earlier demo reported in the folder is then gone."""
+        if not self.rows:
+            add_names(self.out, REPORTS)
+            self.add("teacher", self.teacher)
+
+    def add(self, name: str, model: Model) -> None:
+        """Draw a row."""
+        self.rows[name] = sample(model, 10, steps=K, seed=self.seed)
+        path = self.out / PROGRESS
+        sample_rows(self.rows, (SIDE, SIDE), path, levels=LEVELS)
+        self.tell(path, name)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the first row: the run has the folder now."""
+        self.begin()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw by the student's average after some of the updates."""
+        done, total = trainer.global_step, trainer.max_steps
+        if done in {max(1, round(share * total)) for share in SHOWN}:
+            student = copy.deepcopy(pl_module.student()).cpu()
+            name = f"{self.method}, {done} of {total} updates"
+            self.add(name, replace(self.teacher, denoiser=student))
+
+
+def make_students(
+    recipe: Recipe, out: Path, gallery: Gallery, *, resume: bool, overwrite: bool
+) -> Iterator[tuple[str, Model, float]]:
+    """Distil, leaving out/student.safetensors by Di4C, and out/dmmd/ by D-MMD from it.
+
+    Yields:
+        Method, student and the seconds that it took.
+    """
+    teacher, start = gallery.teacher, time.perf_counter()
+    bar = partial(ShowProgress, what="Di4C")
     student = distill(
         teacher,
         algo=recipe.algo,
@@ -95,45 +174,48 @@ def make_student(
         out=out,
         resume=resume,
         overwrite=overwrite,
+        progress=False,
+        callbacks=[bar(), gallery],
     )
-    add_names(out, REPORTS)
-    return student, time.perf_counter() - start
+    same = not gallery.rows  # as an earlier demo left it: nothing was to be trained
+    gallery.begin()
+    yield "Di4C", student, time.perf_counter() - start
+    gallery.method, start = "D-MMD", time.perf_counter()
+    better = distill(
+        teacher,
+        algo={"name": "dmmd", "steps": K},
+        start=student,
+        training={"steps": recipe.dmmd_steps, "seed": recipe.training.seed},
+        out=out / DMMD,
+        info={"start": fingerprint(student.denoiser.state_dict())},
+        resume=same,
+        overwrite=not same,
+        progress=False,
+        callbacks=[bar(what="D-MMD"), gallery],
+    )
+    yield "D-MMD", better, time.perf_counter() - start
 
 
-def measure_all(teacher: Model, student: Model, samples: int, seed: int) -> Iterator[Cell]:
-    """Yield the measurements, sampler by sampler within each number of steps."""
+def measure_all(models: Mapping[str, Model], samples: int, seed: int) -> Iterator[Cell]:
+    """Yield the measurements of teacher and students, one after the other, at their `STEPS`."""
     reference = HOST().data().x_0
-    for steps in STEPS:
-        for name, draw in samplers(teacher, student, samples, seed).items():
-            yield measure(name, steps, draw, reference)
+    for name, model in models.items():
+        for steps in STEPS[name]:
+            yield measure(name, steps, partial(sample, model, samples, seed=seed), reference)
 
 
-def samplers(teacher: Model, student: Model, samples: int, seed: int) -> dict[str, Draw]:
-    """Return what the demo compares; the hybrid's later half of the steps is the teacher's."""
-
-    def hybrid(*, steps: int) -> Tensor:
-        later: dict[str, Any] = {"teacher": teacher, "teacher_steps": steps // 2}
-        return sample(student, samples, steps=steps, seed=seed, sampler="hybrid", **later)
-
-    return {
-        "teacher": partial(sample, teacher, samples, seed=seed),
-        "student": partial(sample, student, samples, seed=seed),
-        "hybrid": hybrid,
-    }
-
-
-def report_files(out: Path) -> list[Path]:
-    """Return where report, plot and samples go."""
-    return [out / name for name in REPORTS]
+def written_files(out: Path) -> list[Path]:
+    """Return all that a demo leaves for its user."""
+    students = [out / STUDENT, out / DMMD / STUDENT]
+    return [*students, *(out / name for name in REPORTS)]
 
 
 def write_report(
-    cells: Sequence[Cell], recipe: Recipe, seconds: dict[str, float], out: Path
-) -> list[Path]:
-    """Write report.json and the pictures; return their paths."""
-    paths = report_files(out)
-    quality_plot(cells, paths[1], metric="Fréchet distance on pixels")
-    sample_sheet(cells, (SIDE, SIDE), paths[2], levels=LEVELS)
+    cells: Sequence[Cell], recipe: Recipe, seconds: Mapping[str, float], out: Path
+) -> dict[str, Any]:
+    """Write report.json and the pictures of all measurements; return the report."""
+    quality_plot(cells, out / PLOT, metric="Fréchet distance on pixels")
+    sample_sheet(cells, (SIDE, SIDE), out / SHEET, levels=LEVELS)
     report = {
         "seed": recipe.training.seed,
         "fd": by_sampler(cells, lambda cell: round(cell.value, 2)),
@@ -141,8 +223,8 @@ def write_report(
         "seconds_per_sample": by_sampler(cells, lambda cell: cell.seconds),
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "samples": recipe.samples,
-        "updates": recipe.training.steps,
+        "updates": {"Di4C": recipe.training.steps, "D-MMD": recipe.dmmd_steps},
         "versions": versions(),
     }
-    write_json(paths[0], report)
-    return paths
+    write_json(out / REPORT, report)
+    return report

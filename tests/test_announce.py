@@ -24,6 +24,15 @@ def test_a_line_may_be_told_again_and_never_moves_the_cursor(
     assert capsys.readouterr().err == 2 * "di4c: a\\x1b[2J\\nb\n"
 
 
+def test_nobody_is_told_who_wants_quiet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for quiet in ("", "0", "1"):
+        monkeypatch.setenv("DI4C_QUIET", quiet)
+        announce(f"quiet is {quiet!r}")
+    assert capsys.readouterr().err == "di4c: quiet is ''\ndi4c: quiet is '0'\n"
+
+
 @pytest.mark.parametrize("name", ["LOCAL_RANK", "RANK", "SLURM_PROCID"])
 def test_only_the_first_process_speaks(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -1,7 +1,7 @@
 import json
+import shutil
 import threading
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,17 +18,23 @@ N = 12
 
 
 @pytest.fixture(scope="module")
-def models() -> tuple[Model, Model]:
-    """An untrained teacher and a student of it."""
+def models() -> dict[str, Model]:
+    """An untrained teacher and students of it."""
     torch.manual_seed(0)
     host = BUILTIN()
     teacher = host.new_teacher({"name": "absorbing"}, hidden_size=8, num_blocks=1, num_heads=1)
-    return teacher, host.build_student(teacher, {"name": "adaln"})
+    students = [host.build_student(teacher, {"name": "adaln"}) for _ in range(2)]
+    return dict(zip(demo.STEPS, [teacher, *students], strict=True))
 
 
 @pytest.fixture(scope="module")
-def cells(models: tuple[Model, Model]) -> list[Cell]:
-    return list(demo.measure_all(*models, N, seed=3))
+def cells(models: dict[str, Model]) -> list[Cell]:
+    return list(demo.measure_all(models, N, seed=3))
+
+
+def told(path: Path, name: str) -> None:
+    """Listen, as the command line does."""
+    assert path.exists()
 
 
 @pytest.fixture
@@ -36,14 +42,15 @@ def recipe() -> demo.Recipe:
     return replace(demo.recipe("digits_quick", seed=3, steps=1), samples=N)
 
 
-@pytest.mark.parametrize(
-    ("name", "samples"), [("digits", 10_000), ("digits_full", 10_000), ("digits_quick", 500)]
-)
-def test_the_recipes_are_the_shipped_configs(name: str, samples: int) -> None:
+@pytest.mark.parametrize("name", demo.SIZES)
+def test_the_recipes_are_the_shipped_configs(name: str) -> None:
     recipe = demo.recipe(name, seed=5)
-    assert (recipe.samples, recipe.training.seed) == (samples, 5)
+    assert (recipe.dmmd_steps, recipe.samples) == demo.SIZES[name]
+    assert recipe.training.seed == 5
     assert recipe.algo["name"] == "di4c"
-    assert demo.recipe(name, seed=5, steps=7).training == replace(recipe.training, steps=7)
+    short = demo.recipe(name, seed=5, steps=7)
+    assert short.training == replace(recipe.training, steps=7)
+    assert short.dmmd_steps == 7
 
 
 @pytest.mark.parametrize(
@@ -52,41 +59,25 @@ def test_the_recipes_are_the_shipped_configs(name: str, samples: int) -> None:
 )
 def test_a_recipe_out_of_range_is_refused(seed: int, steps: int | None, message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}$"):
-        demo.recipe("digits", seed=seed, steps=steps)
+        demo.recipe("digits_demo", seed=seed, steps=steps)
 
 
 def test_every_sampler_is_measured_at_every_number_of_steps(cells: list[Cell]) -> None:
-    expected = [(name, steps) for steps in demo.STEPS for name in demo.SAMPLERS]
+    expected = [(name, steps) for name in demo.STEPS for steps in demo.STEPS[name]]
     assert [(cell.sampler, cell.steps) for cell in cells] == expected
     assert len(cells) == demo.CELLS
     assert {cell.samples.shape for cell in cells} == {(N, 64)}
 
 
-def test_half_of_the_hybrids_steps_are_the_teachers(models: tuple[Model, Model]) -> None:
-    calls = {"teacher": 0, "student": 0}
-
-    def count(name: str) -> None:
-        calls[name] += 1
-
-    hooks = [
-        model.denoiser.register_forward_hook(lambda *_, name=name: count(name))
-        for name, model in zip(calls, models, strict=True)
-    ]
-    hybrid = demo.samplers(*models, N, seed=0)["hybrid"]
-    for steps in (1, 2, 8):
-        hybrid(steps=steps)
-    for hook in hooks:
-        hook.remove()
-    assert calls == {"teacher": 0 + 1 + 4, "student": 1 + 1 + 4}
-
-
 def test_the_report_has_the_documented_form(
     cells: list[Cell], recipe: demo.Recipe, tmp_path: Path
 ) -> None:
-    paths = demo.write_report(cells, recipe, {"distil": 1.26, "total": 2.0}, tmp_path)
-    assert paths == [tmp_path / name for name in ("report.json", "quality.png", "samples.png")]
-    report = json.loads(paths[0].read_text())
-    table = {name: dict.fromkeys(map(str, demo.STEPS), float) for name in demo.SAMPLERS}
+    written = demo.write_report(cells, recipe, {"Di4C": 1.26, "total": 2.0}, tmp_path)
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"report.json", "quality.png", "samples.png"}
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report == written
+    table = {name: dict.fromkeys(map(str, demo.STEPS[name]), float) for name in demo.STEPS}
     assert {
         name: {steps: type(value) for steps, value in line.items()}
         for name, line in report.pop("fd").items()
@@ -96,23 +87,45 @@ def test_the_report_has_the_documented_form(
     assert report.pop("versions").keys() == {"python", "di4c_plugin", "lightning", "numpy", "torch"}
     assert report == {
         "seed": 3,
-        "seconds": {"distil": 1.3, "total": 2.0},
+        "seconds": {"Di4C": 1.3, "total": 2.0},
         "samples": N,
-        "updates": 1,
+        "updates": {"Di4C": 1, "D-MMD": 1},
     }
 
 
-def test_a_new_student_is_not_left_beside_the_report_of_an_old_one(
-    models: tuple[Model, Model], cells: list[Cell], recipe: demo.Recipe, tmp_path: Path
+def test_new_students_are_not_left_beside_the_report_of_old_ones(
+    models: dict[str, Model], cells: list[Cell], recipe: demo.Recipe, tmp_path: Path
 ) -> None:
-    make = partial(demo.make_student, models[0], recipe, tmp_path)
-    make(resume=False, overwrite=False)
+    def make(*, resume: bool, overwrite: bool) -> list[str]:
+        gallery = demo.Gallery(tmp_path, models["teacher"], 0, told)
+        made = demo.make_students(recipe, tmp_path, gallery, resume=resume, overwrite=overwrite)
+        assert [name for name, _, _ in made] == ["Di4C", "D-MMD"]
+        return list(gallery.rows)
+
+    fresh = ["teacher", "Di4C, 1 of 1 updates", "D-MMD, 1 of 1 updates"]
+    assert make(resume=False, overwrite=False) == fresh
     for again in ({"resume": True, "overwrite": False}, {"resume": False, "overwrite": True}):
-        paths = demo.write_report(cells, recipe, {}, tmp_path)
-        assert all(path.exists() for path in paths)
-        make(**again)
-        assert (tmp_path / "student.safetensors").exists()
-        assert not any(path.exists() for path in paths)
+        demo.write_report(cells, recipe, {}, tmp_path)
+        assert all(path.exists() for path in demo.written_files(tmp_path))
+        assert make(**again) == (fresh[:1] if again["resume"] else fresh)
+        missing = {path.name for path in demo.written_files(tmp_path) if not path.exists()}
+        assert missing == {demo.REPORT, demo.PLOT, demo.SHEET}
+
+
+def test_a_second_training_goes_on_only_from_the_student_that_it_began_with(
+    models: dict[str, Model], recipe: demo.Recipe, tmp_path: Path
+) -> None:
+    def make(out: Path, *, resume: bool) -> None:
+        gallery = demo.Gallery(out, models["teacher"], 0, told)
+        list(demo.make_students(recipe, out, gallery, resume=resume, overwrite=False))
+
+    make(tmp_path / "a", resume=False)
+    recipe = replace(recipe, training=replace(recipe.training, lr=1e-4))
+    make(tmp_path / "b", resume=False)
+    shutil.rmtree(tmp_path / "b" / demo.DMMD)
+    (tmp_path / "a" / demo.DMMD).rename(tmp_path / "b" / demo.DMMD)
+    with pytest.raises(UserError, match="is another run: start was"):
+        make(tmp_path / "b", resume=True)
 
 
 @pytest.mark.parametrize(("resume", "overwrite"), [(True, False), (False, True)])
@@ -127,11 +140,26 @@ def test_a_finished_demo_is_replaced_only_when_told(
         demo.check_folder(tmp_path, resume=False, overwrite=False)
 
 
-@pytest.mark.parametrize("name", [demo.REPORT, demo.PLOT, demo.SHEET])
+def test_the_second_trainings_folder_is_looked_at_first(tmp_path: Path) -> None:
+    folder = tmp_path / demo.DMMD
+    folder.mkdir()
+    with pytest.raises(UserError, match="holds another run"):
+        demo.check_folder(tmp_path, resume=False, overwrite=False)
+    (folder / "student.safetensors").write_text("mine")
+    for resume, overwrite in ((True, False), (False, True)):
+        with pytest.raises(UserError, match="student.safetensors is in the way, and no run"):
+            demo.check_folder(tmp_path, resume=resume, overwrite=overwrite)
+
+
+@pytest.mark.parametrize("name", [demo.REPORT, demo.PLOT, demo.SHEET, demo.PROGRESS])
 def test_files_of_the_user_are_not_replaced_by_a_report(
-    name: str, models: tuple[Model, Model], recipe: demo.Recipe, tmp_path: Path
+    name: str, models: dict[str, Model], recipe: demo.Recipe, tmp_path: Path
 ) -> None:
-    demo.make_student(models[0], recipe, tmp_path, resume=False, overwrite=False)
+    def make(*, overwrite: bool) -> None:
+        gallery = demo.Gallery(tmp_path, models["teacher"], 0, told)
+        next(demo.make_students(recipe, tmp_path, gallery, resume=False, overwrite=overwrite))
+
+    make(overwrite=False)
     (tmp_path / "other").mkdir()
     for folder in (tmp_path, tmp_path / "other"):
         record = folder / "run.json"
@@ -144,7 +172,7 @@ def test_files_of_the_user_are_not_replaced_by_a_report(
                 demo.check_folder(folder, **again)
         assert (folder / name).read_text() == "mine"
     with pytest.raises(UserError, match=f"^{tmp_path / name} is in the way"):
-        demo.make_student(models[0], recipe, tmp_path, resume=False, overwrite=True)
+        make(overwrite=True)
     assert (tmp_path / name).read_text() == "mine"
 
 

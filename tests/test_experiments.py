@@ -120,12 +120,8 @@ IMAGES = {
     "imagenet256_halton_maskgit_di4c": maskgit("halton_maskgit", 0.0),
 }
 COMMON = {"stratified": False, "alpha": "sigmoid", "partial": False, "prior_share": 0.0}
-DIGITS = ("digits", "digits_full", "digits_quick")
-PHASES = (
-    "digits_chain",
-    "digits_dmmd",
-    "mdlm_dmmd",
-)  # of several runs; see tests/cli/test_phases.py
+DIGITS = ("digits", "digits_demo", "digits_full", "digits_quick")
+PHASES = ("digits_chain", "digits_dmmd", "mdlm_dmmd")  # of several runs
 
 
 def run_of(name: str) -> RunConfig:

@@ -6,8 +6,9 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.bench.cases import CASES, DTYPES
+from di4c_plugin.cli.arguments import add_output
+from di4c_plugin.cli.output import write_results
 from di4c_plugin.errors import UserError
-from di4c_plugin.files import new_file, user_path
 
 if TYPE_CHECKING:
     from di4c_plugin.bench.cases import Case
@@ -65,20 +66,29 @@ LEGEND = {
     "sample": "ratio: student to teacher, median of pairs; +-: half the distance of the quartiles",
 }
 
+EXAMPLES = {
+    "loss": "di4c bench loss --vocab 50258 --impl chunked --impl naive",
+    "update": "di4c bench update --teacher teacher.ckpt --algo di4c --algo di4c,loss=naive",
+    "sample": "di4c bench sample --teacher teacher.ckpt --latent token --latent adaln",
+}
+EXAMPLE = EXAMPLES["update"]
+
 
 def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     """See `di4c_plugin.cli.main.Command`."""
     parser = subparsers.add_parser(
         "bench",
         help="measure memory and time",
-        description="Measure, each row of the table in its own process. For example: "
-        "di4c bench update --teacher teacher.ckpt --algo di4c --algo di4c,loss=naive",
+        description="Measure, each row of the table in its own process.",
     )
+    parser.set_defaults(kind="")
     kinds = parser.add_subparsers(metavar="what", required=True)
     for kind, text in WHAT.items():
         one = kinds.add_parser(kind, help=text, description=f"Measure {text}.")
-        one.set_defaults(kind=kind)
+        one.set_defaults(kind=kind, parser=one)
+        one.epilog = f"Example:\n  {EXAMPLES[kind]}"
         add_options(one, kind)
+        add_output(one, results=True)
     return parser
 
 
@@ -94,8 +104,6 @@ def add_options(parser: argparse.ArgumentParser, kind: str) -> None:
             told = text if value is None else f"{text}; default {value}"
             parser.add_argument(option(name), type=TYPES.get(name, int), default=value, help=told)
     parser.add_argument("--dtype", choices=DTYPES, default=case.dtype, help="default float32")
-    parser.add_argument("--json", type=user_path, help="write the results to this file too")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file of --json")
 
 
 def option(name: str) -> str:
@@ -106,10 +114,7 @@ def option(name: str) -> str:
 def run(args: argparse.Namespace) -> int:
     """Measure, print a line for each case, and write what is there after each."""
     cases = make_cases(args)
-    if args.json is not None:
-        new_file(args.json, overwrite=args.overwrite)
     from di4c_plugin.bench.run import machine, run_case
-    from di4c_plugin.evaluation.report import write_json
 
     columns = COLUMNS[args.kind]
     width = max(len(label) for label in cases)
@@ -122,9 +127,7 @@ def run(args: argparse.Namespace) -> int:
         cells = [cell(found, results[0], *column[1:]) for column in columns]
         note = "out of memory" if "out_of_memory" in found else ""
         print(f"{label:<{width}}", *(cells if not note else [note]), flush=True)
-        if args.json is not None:
-            report = {"what": args.kind, "machine": machine(case), "results": results}
-            write_json(args.json, report)
+        write_results(args, {"what": args.kind, "machine": machine(case), "results": results})
     print(LEGEND[args.kind])
     return 0
 

@@ -3,10 +3,14 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from di4c_plugin.cli.output import print_table, write_results
 from di4c_plugin.files import user_path
 
 if TYPE_CHECKING:
     from di4c_plugin.cli.main import Subparsers
+
+HEADER = ("host", "what", "why")
+EXAMPLE = "di4c doctor external"
 
 
 def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
@@ -26,22 +30,13 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Print a table on a terminal, lines of tab-separated fields elsewhere."""
     import torch
-    from rich.console import Console
-    from rich.table import Table
 
     from di4c_plugin.errors import UserError
     from di4c_plugin.programs.checkup import checkup, default_folder
 
     if args.folder and not args.folder.is_dir():
         raise UserError(f"no such folder: {args.folder}")
-    rows = checkup(args.folder or default_folder(), gpu=torch.cuda.is_available())
-    console = Console()
-    if not console.is_terminal:
-        for row in rows:
-            print(*row, sep="\t")
-        return 0
-    table = Table("host", "what", "why")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    rows = list(checkup(args.folder or default_folder(), gpu=torch.cuda.is_available()))
+    print_table(HEADER, rows)
+    write_results(args, {"rows": [dict(zip(HEADER, row, strict=True)) for row in rows]})
     return 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.cli.evaluate_options import add_options, check, settled
 from di4c_plugin.cli.metrics import Metric, Samples, make_metrics
+from di4c_plugin.cli.output import write_results
 from di4c_plugin.cli.sampling import add_sampling
 from di4c_plugin.cli.sources import (
     ModelSource,
@@ -28,16 +29,19 @@ if TYPE_CHECKING:
 COST = {"calls": "network_calls", "ms/sample": "ms_per_sample", "tokens/s": "tokens_per_second"}
 COST |= {"peak MB": "peak_memory_mb"}
 
+EXAMPLE = (
+    "di4c evaluate teacher.ckpt student.safetensors --metric gen_ppl,entropy --scorer"
+    " gpt2 --tokenizer gpt2 --temperatures .8,.9,1 --seeds 3 --at-entropy data --reference real.txt"
+)
+
 
 def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     """See `di4c_plugin.cli.main.Command`."""
     parser = subparsers.add_parser(
         "evaluate",
         help="measure models over steps, temperatures and seeds",
-        description="Draw samples at each number of steps and measure them. For example: "
-        "di4c evaluate runs/a/student.safetensors --steps 1,2,4; or, of texts at equal entropy: "
-        "di4c evaluate teacher.ckpt student.safetensors --metric gen_ppl,entropy --scorer gpt2 "
-        "--tokenizer gpt2 --temperatures .8,.9,1 --seeds 3 --at-entropy data --reference real.txt",
+        description="Draw samples at each number of steps and measure them, by default pictures of "
+        "digits by Fréchet distance; the example compares texts at equal entropy.",
     )
     add_options(parser)
     add_sampling(parser)
@@ -69,8 +73,8 @@ def evaluate(args: argparse.Namespace) -> "tuple[list[Point], dict[str, Any]]":
     Raises:
         UserError: for any mistake of the user.
     """
+    from di4c_plugin.announce import announce
     from di4c_plugin.evaluation.frontier import rows
-    from di4c_plugin.evaluation.report import write_json
 
     args = settled(args)
     check(args)
@@ -98,8 +102,8 @@ def evaluate(args: argparse.Namespace) -> "tuple[list[Point], dict[str, Any]]":
 
         swept = None if args.sweep is None else args.sweep[0]
         frontier_plot(rows(points), args.plot, swept=swept, at=at)
-    if args.json is not None:
-        write_json(args.json, report)
+        announce(f"wrote {args.plot}")
+    write_results(args, report)
     return points, report
 
 

@@ -35,7 +35,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "of the reference")  # fmt: skip
     add("--labels", metavar="WHICH", help="for models that take class labels: data (as often as "
         "there, the default), uniform, none, or numbers separated by commas")  # fmt: skip
-    add("--json", type=user_path, metavar="FILE", help="write the report")
     add("--plot", type=user_path, metavar="FILE.png", help="draw the values")
     add("--overwrite", action="store_true", help="replace the files of --json and --plot")
     add(

@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from di4c_plugin.cli.main import Subparsers
 
+EXAMPLE = (
+    "di4c lm-eval run --model di4c "
+    "--model_args pretrained=student.safetensors,tokenizer=gpt2 --tasks lambada_openai"
+)
+
 
 def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     """See `di4c_plugin.cli.main.Command`."""
     parser = subparsers.add_parser(
         "lm-eval",
         help="run lm-eval with a teacher or student as its model",
-        description="Run EleutherAI's lm-eval, which then has the model di4c: for example "
-        "di4c lm-eval run --model di4c --model_args pretrained=student.safetensors,tokenizer=gpt2 "
-        "--tasks lambada_openai. Further model_args: masks, latents, sampler, steps, seed, host, "
+        description="Run EleutherAI's lm-eval, which then has the model di4c. Further "
+        "model_args: masks, latents, sampler, steps, seed, host, "
         "and options of the sampler.",
     )
     parser.add_argument(

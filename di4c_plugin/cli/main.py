@@ -3,16 +3,22 @@
 import argparse
 import importlib
 import os
+import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from types import FrameType
-from typing import NoReturn, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
-from di4c_plugin.announce import plain_streams
+from di4c_plugin.announce import QUIET, plain_streams
+from di4c_plugin.cli.arguments import add_output
 from di4c_plugin.errors import UserError, printable
+from di4c_plugin.files import new_file
+from di4c_plugin.values import nearest
 
+NO_RESULTS = ("run", "lm_eval", "completion")  # of ours, for --json
 # Every module is imported to build the parser, so it imports torch and the like inside `run`.
 COMMANDS = (
     "demo",
@@ -25,6 +31,7 @@ COMMANDS = (
     "bench",
     "doctor",
     "plugins",
+    "completion",
 )
 
 
@@ -37,7 +44,13 @@ class Subparsers(Protocol):
 
 
 class Command(Protocol):
-    """A module of this package that is one command."""
+    """A module of this package that is one command.
+
+    Attributes:
+        EXAMPLE: a whole command line, which `--help` shows.
+    """
+
+    EXAMPLE: str
 
     def add_parser(self, subparsers: Subparsers) -> argparse.ArgumentParser:
         """Add the command's arguments and return its parser."""
@@ -48,12 +61,41 @@ class Command(Protocol):
         ...
 
 
+class Help(argparse.HelpFormatter):
+    """Leaves the example as it is, to be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("Example:") else super()._fill_text(text, width, indent)
+
+
 class Parser(argparse.ArgumentParser):
     """Reports wrong arguments like every other mistake: one line, no usage text around it."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"formatter_class": Help} | options)
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """See `argparse.ArgumentParser.parse_args`; the command speaks of what it does not know."""
+        found, unknown = self.parse_known_args(args, namespace)
+        command = vars(found).pop("parser", self)
+        if unknown:
+            names = (text[2:].partition("=")[0] for text in unknown if text.startswith("--"))
+            near = next(filter(None, (nearest(name, command.flags()) for name in names)), "")
+            told = near.replace("'", "'--", 1)
+            command.error(f"unrecognized arguments: {' '.join(unknown)}{told}")
+        return found
+
+    def flags(self) -> list[str]:
+        """Return the names of the options, without their dashes."""
+        return [flag.strip("-") for action in self._actions for flag in action.option_strings]
+
     def error(self, message: str) -> NoReturn:
         """See `argparse.ArgumentParser.error`."""
-        raise UserError(f"{message}; see {self.prog} --help")
+        wrong = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", message)
+        near = nearest(wrong[1], re.findall(r"[\w-]+", wrong[2])) if wrong else ""
+        raise UserError(f"{message}{near}; see {self.prog} --help")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -65,7 +107,11 @@ def make_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(metavar="command", required=True)
     for name in COMMANDS:
         command = cast(Command, importlib.import_module(f"di4c_plugin.cli.{name}"))
-        command.add_parser(subparsers).set_defaults(run=command.run)
+        added = command.add_parser(subparsers)
+        if added.get_default("kind") is None:  # else its own commands have them
+            add_output(added, results=name not in NO_RESULTS)
+        added.set_defaults(run=command.run, parser=added)
+        added.epilog = f"Example:\n  {command.EXAMPLE}"
     return parser
 
 
@@ -74,8 +120,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     plain_streams()
     interrupts = _Interrupts(alone=argv is None)
     try:
-        args = make_parser().parse_args(argv)
-        code = cast(int, args.run(args))
+        parser = make_parser()
+        if not (sys.argv[1:] if argv is None else argv):
+            parser.print_help()
+            return 0
+        args = parser.parse_args(argv)
+        if getattr(args, "json", None) is not None:
+            new_file(args.json, overwrite=args.overwrite)
+        with _hushed(args.quiet):
+            code = cast(int, args.run(args))
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -96,6 +149,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if interrupts.came or isinstance(error, KeyboardInterrupt):
             return interrupts.tell()
         raise
+
+
+@contextmanager
+def _hushed(quiet: bool) -> Iterator[None]:
+    """Silence what is announced meanwhile, in further processes too, where that is asked for."""
+    before = os.environ.get(QUIET)
+    if quiet:
+        os.environ[QUIET] = "1"
+    try:
+        yield
+    finally:
+        if quiet:
+            os.environ.pop(QUIET)
+            os.environ |= {} if before is None else {QUIET: before}
 
 
 class _Interrupts:

@@ -5,10 +5,14 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from di4c_plugin.cli.output import print_table, write_results
 from di4c_plugin.plugins import DISABLE, PluginManager, installed_plugins
 
 if TYPE_CHECKING:
     from di4c_plugin.cli.main import Subparsers
+
+HEADER = ("plugin", "distribution", "kind", "names")
+EXAMPLE = "di4c plugins"
 
 
 def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
@@ -26,21 +30,12 @@ def run(args: argparse.Namespace) -> int:
 
     A broken plugin is a warning.
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    console, broken = Console(), dict[str, None]()
+    broken = dict[str, None]()
     rows = list(_rows(installed_plugins(lambda error: broken.update({str(error): None}))))
     for line in broken:
         print(f"di4c: warning: {line}", file=sys.stderr)
-    if not console.is_terminal:
-        for row in rows:
-            print(*row, sep="\t")
-        return 0
-    table = Table("plugin", "distribution", "kind", "names")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    print_table(HEADER, rows)
+    write_results(args, {"rows": [dict(zip(HEADER, row, strict=True)) for row in rows]})
     return 0
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Of the run and not of the figures; and options of a host, which may name code to be imported:
 # these are the user's alone.
-OWN = ("run", "repeat", "json", "plot", "overwrite", "shards", "processes", "host_option")
+OWN = ("run", "quiet", "repeat", "json", "plot", "overwrite", "shards", "processes", "host_option")
 
 
 def plain_arguments(args: argparse.Namespace) -> dict[str, Any]:

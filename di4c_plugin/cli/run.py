@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from di4c_plugin.cli.main import Subparsers
 
+EXAMPLE = "di4c run external/mdlm/main.py algo=di4c teacher=teacher.ckpt"
+
 
 def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     """See `di4c_plugin.cli.main.Command`."""
     parser = subparsers.add_parser(
         "run",
         help="run a host's own program",
-        description="Run a host's own program, for example: di4c run external/mdlm/main.py "
-        "algo=di4c teacher=teacher.ckpt. Packages that cannot be installed here get stand-ins. "
-        "Among the arguments of programs without Hydra, --sampler NAME, "
+        description="Run a host's own program. Packages that cannot be installed here get "
+        "stand-ins. Among the arguments of programs without Hydra, --sampler NAME, "
         "--student PATH and --sampler-option NAME=VALUE put one of our samplers in the place of "
         "the host's, and a student in the place of its network; what else the sampler takes is as "
         "the host's own flags say. For example: di4c run external/maskgit/main.py --test-only "

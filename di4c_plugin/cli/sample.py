@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from di4c_plugin.cli.output import write_results
 from di4c_plugin.cli.prompts import TEXTS, Passes, add_prompts, prompt_options, write_texts
 from di4c_plugin.cli.sampling import (
     add_sampling,
@@ -25,14 +26,15 @@ if TYPE_CHECKING:
     from di4c_plugin.evaluation.animation import Recorder
     from di4c_plugin.hosts import OpenHost
 
+EXAMPLE = "di4c sample runs/a/student.safetensors --steps 2 --animate digits.gif"
+
 
 def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     """See `di4c_plugin.cli.main.Command`."""
     parser = subparsers.add_parser(
         "sample",
         help="draw samples from a teacher or a student",
-        description="Draw samples and write them as a picture. For example: di4c sample "
-        "runs/a/student.safetensors --steps 2 --animate digits.gif",
+        description="Draw samples and write them as a picture, tokens or texts.",
     )
     parser.add_argument("model", help="path of a model file, or SOURCE:NAME as builtin:digits")
     add_sampling(parser)
@@ -94,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
         _write(args, host, x)
     if args.animate is not None:
         _animate(host, recorder, args.animate)
+    files = [*([] if printed else [args.out]), *([args.animate] if args.animate else [])]
+    write_results(args, {"files": [str(path) for path in files]})
     return 0
 
 

@@ -1,6 +1,7 @@
 """What `di4c evaluate` measures: models, whose samples are drawn in shards, and files."""
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from di4c_plugin.announce import on_terminal
 from di4c_plugin.cli.sampling import cycled, host_of, labels, load, sampling_options
 from di4c_plugin.errors import UserError, printable
 
@@ -189,18 +191,14 @@ def choose_labels(
 
 def _show(line: str) -> None:
     """Say on a terminal what is being done, in the place of what was said before."""
-    import sys
-
-    if sys.stderr.isatty():
+    if on_terminal():
         sys.stderr.write(f"\r\x1b[K{printable(line)}")
         sys.stderr.flush()
 
 
 def clear_line() -> None:
     """Remove what `_show` wrote."""
-    import sys
-
-    if sys.stderr.isatty():
+    if on_terminal():
         sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()
 
@@ -243,8 +241,6 @@ def draw_in_processes(args: argparse.Namespace, names: list[str], folder: Path) 
 
 
 def _work(plain: dict[str, Any], names: list[str], folder: Path, rank: int) -> None:
-    import sys
-
     args = argparse.Namespace(**plain)
     if args.device == "cuda":
         args.device = f"cuda:{rank}"

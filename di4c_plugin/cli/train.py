@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from di4c_plugin.cli.output import write_results
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
@@ -14,14 +16,15 @@ if TYPE_CHECKING:
     from di4c_plugin.cli.main import Subparsers
     from di4c_plugin.training.compose import RunConfig
 
+EXAMPLE = "di4c train experiment=digits training.steps=500 out=runs/a"
+
 
 def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     """See `di4c_plugin.cli.main.Command`."""
     parser = subparsers.add_parser(
         "train",
         help="distil a teacher",
-        description="Distil a teacher, for example: di4c train latent=token training.steps=500 "
-        "out=runs/a. An interrupted run goes on with resume=true.",
+        description="Distil a teacher. An interrupted run goes on with resume=true.",
     )
     add_overrides(parser)
     return parser
@@ -36,16 +39,24 @@ def run(args: argparse.Namespace) -> int:
     """Distil, and print the path of the student; of each phase, where there are some."""
     from di4c_plugin.cli.phases import run_phases
     from di4c_plugin.training.compose import compose_run
+    from di4c_plugin.training.folder import ADAPTER, STUDENT
 
     config = compose_run("train", with_latent(args.overrides))
-    if config.info["phases"] is None:
-        return run_one(config)
-    return run_phases(
-        config.info["phases"],
-        args.overrides,
-        config.out,
-        lambda overrides: run_one(compose_run("train", with_latent(overrides))),
-    )
+    phases = config.info["phases"]
+    if phases is None:
+        code, folders = run_one(config), [config.out]
+    else:
+        code = run_phases(
+            phases,
+            args.overrides,
+            config.out,
+            lambda overrides: run_one(compose_run("train", with_latent(overrides))),
+        )
+        folders = [config.out / name for name in phases]
+    if code == 0:
+        name = STUDENT if config.training.adapter is None else ADAPTER
+        write_results(args, {"files": [str(out / name) for out in folders]})
+    return code
 
 
 def run_one(config: "RunConfig") -> int:

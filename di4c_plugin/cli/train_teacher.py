@@ -4,10 +4,13 @@ import argparse
 import functools
 from typing import TYPE_CHECKING
 
+from di4c_plugin.cli.output import write_results
 from di4c_plugin.cli.train import add_overrides, finished
 
 if TYPE_CHECKING:
     from di4c_plugin.cli.main import Subparsers
+
+EXAMPLE = "di4c train-teacher training.steps=2000 out=runs/teacher"
 
 
 def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
@@ -15,8 +18,8 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "train-teacher",
         help="train a teacher",
-        description="Train a teacher from scratch, or go on from one (start=FILE), for example: "
-        "di4c train-teacher training.steps=2000 out=runs/teacher.",
+        description="Train a teacher from scratch, or go on from one (start=FILE). An interrupted "
+        "run goes on with resume=true.",
     )
     add_overrides(parser)
     return parser
@@ -57,4 +60,8 @@ def run(args: argparse.Namespace) -> int:
         resume=config.resume,
         overwrite=config.overwrite,
     )
-    return finished(fit, config.out / "teacher.safetensors")
+    path = config.out / "teacher.safetensors"
+    code = finished(fit, path)
+    if code == 0:
+        write_results(args, {"files": [str(path)]})
+    return code

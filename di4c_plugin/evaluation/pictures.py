@@ -4,7 +4,8 @@ matplotlib's object interface is used, so that no display is needed and no globa
 pictures that are bytes already are written by Pillow, pixel by pixel.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,9 @@ def sample_sheet(
     steps = list(dict.fromkeys(c.steps for c in cells))
     figure = Figure(figsize=(5 * len(names), 0.55 * len(steps) + 0.4))
     axes = figure.subplots(len(steps), len(names), squeeze=False)
+    done = {(cell.sampler, cell.steps) for cell in cells}
+    for row, column in itertools.product(range(len(steps)), range(len(names))):
+        axes[row][column].set_visible(row == 0 or (names[column], steps[row]) in done)
     for cell in cells:
         row, column = steps.index(cell.steps), names.index(cell.sampler)
         ax = axes[row][column]
@@ -146,6 +150,20 @@ def sample_sheet(
             ax.set_title(cell.sampler)
         if column == 0:
             ax.set_ylabel(f"{cell.steps}", rotation=0, ha="right", va="center")
+    save(figure, path)
+
+
+def sample_rows(
+    rows: Mapping[str, Tensor], shape: tuple[int, int], path: Path, *, levels: int
+) -> None:
+    """Draw samples (n, D) in a row for each name, which stands beside it."""
+    figure = Figure(figsize=(6, 0.55 * len(rows)))
+    axes = figure.subplots(len(rows), squeeze=False)
+    for ax, (name, samples) in zip(axes[:, 0], rows.items(), strict=True):
+        images = pad(samples.view(-1, *shape), (1, 1, 1, 1))
+        ax.imshow(tile(images, len(images)), cmap="gray_r", vmin=0, vmax=levels - 1)
+        ax.set(xticks=[], yticks=[])
+        ax.set_ylabel(name, rotation=0, ha="right", va="center")
     save(figure, path)
 
 

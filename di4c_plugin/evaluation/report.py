@@ -22,14 +22,18 @@ def by_sampler(
 
 
 def rows(cells: Sequence[Cell]) -> list[list[str]]:
-    """Return a table as text, header first: steps, then distances and milliseconds a sample."""
+    """Return a table as text, header first: steps, then distances and milliseconds a sample.
+
+    What was not measured is empty.
+    """
     names = list(dict.fromkeys(cell.sampler for cell in cells))
     found = {(cell.sampler, cell.steps): cell for cell in cells}
     header = ["steps", *(f"{name} FD" for name in names), *(f"{name} ms" for name in names)]
     table = [header]
     for steps in dict.fromkeys(cell.steps for cell in cells):
-        line = [found[name, steps] for name in names]
-        fds, times = [f"{c.value:.1f}" for c in line], [f"{c.seconds * 1e3:.2f}" for c in line]
+        line = [found.get((name, steps)) for name in names]
+        fds = ["" if c is None else f"{c.value:.1f}" for c in line]
+        times = ["" if c is None else f"{c.seconds * 1e3:.2f}" for c in line]
         table.append([str(steps), *fds, *times])
     return table
 

@@ -26,7 +26,7 @@ RECORD, CONFIG = "run.json", "config.yaml"
 CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
 STUDENT, TEACHER = "student.safetensors", "teacher.safetensors"
 ADAPTER = adapter.WEIGHTS  # a student that is an adapter; adapter.CONFIG lies beside it
-REPORTS = ("report.json", "quality.png", "samples.png")  # of the demo
+REPORTS = ("report.json", "quality.png", "samples.png", "progress.png")  # of the demo
 # All that runs may write: a forged run.json cannot name any other file.
 NAMES = frozenset(
     {RECORD, CONFIG, CHECKPOINT, PREVIOUS, shards.FOLDER}

@@ -48,6 +48,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> Model:
     """Train `student`; return it with averaged weights, in eval mode, on the CPU.
 
@@ -68,6 +69,7 @@ def train(
         resume: continue from last.ckpt, or start if there is none yet.
         overwrite: replace the run in `out`, but no other files there.
         progress: show a bar on a terminal, else lines, on stderr.
+        callbacks: further ones for Lightning's loop.
 
     Raises:
         UserError: for missing arguments, a folder that holds another run, is in use by one or has
@@ -95,7 +97,8 @@ def train(
             config,
             blocks,
         )
-        _fit(module, config, folder, resume=resume, progress=progress)
+        shown = [ShowProgress()] if progress else []
+        _fit(module, config, folder, [*shown, *callbacks], resume=resume)
         trained = module.student().cpu().requires_grad_(True)
         role = STUDENT_ROLE if algorithm.needs_teacher else TEACHER_ROLE
         model = with_info(
@@ -114,19 +117,22 @@ def _fit(
     module: TrainingModule,
     config: TrainingConfig,
     folder: RunFolder | None,
+    callbacks: Sequence[Callback],
     *,
     resume: bool,
-    progress: bool,
 ) -> None:
     """Claim the folder and train; errors as for `train`."""
     flag = SignalFlag()
     keeper = LastCheckpoint(folder.checkpoint if folder else None, config.checkpoint_every, flag)
-    callbacks: list[Callback] = [keeper, ShowProgress()] if progress else [keeper]
     alternates = len(module.engine.algorithm.roles) > 1
     with quiet(), flag:
         files = CheckpointFiles(previous=folder.previous if folder else None)
         trainer = make_trainer(
-            config, folder.path if folder else None, callbacks, files, alternates=alternates
+            config,
+            folder.path if folder else None,
+            [keeper, *callbacks],
+            files,
+            alternates=alternates,
         )
         if folder and is_first_process():
             folder.claim(resume=resume)

@@ -1,5 +1,8 @@
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +20,8 @@ from tests.conftest import Run
 UPDATES = 6
 QUICK = ("demo", "--quick", "--steps", str(UPDATES), "--seed", "1")
 RUN = {"run.json", "config.yaml", "last.ckpt"}
-FILES = RUN | {"student.safetensors", demo.REPORT, demo.PLOT, demo.SHEET}
+STUDENT = {"student.safetensors"}
+FILES = RUN | STUDENT | {demo.REPORT, demo.PLOT, demo.SHEET, demo.PROGRESS}
 
 
 @pytest.fixture
@@ -64,23 +68,26 @@ def test_the_demo_leaves_report_pictures_and_student(finished: tuple[Path, str])
     out, _ = finished
     assert files(out) == FILES
     assert report(out)["seed"] == 1
-    assert report(out)["fd"].keys() == {"teacher", "student", "hybrid"}
-    for line in report(out)["fd"].values():
-        assert list(line) == ["1", "2", "4", "8", "16"]
-    assert load_student(out / "student.safetensors").info["training"]["steps"] == UPDATES
-    for name in (demo.PLOT, demo.SHEET):
+    assert files(out / demo.DMMD) == RUN | STUDENT
+    steps = {name: list(map(int, line)) for name, line in report(out)["fd"].items()}
+    assert steps == {"teacher": [1, 2, 4, 8, 16], "Di4C": [1, 2, 4, 8], "D-MMD": [4]}
+    for student in (out / "student.safetensors", out / demo.DMMD / "student.safetensors"):
+        assert load_student(student).info["training"]["steps"] == UPDATES
+    for name in (demo.PLOT, demo.SHEET, demo.PROGRESS):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
 def test_the_demo_prints_the_numbers_of_the_report(finished: tuple[Path, str]) -> None:
     out, printed = finished
-    rows = [line.replace("│", " ").split() for line in printed.splitlines() if "│" in line]
-    assert [row[0] for row in rows] == [str(steps) for steps in demo.STEPS]
+    header, *rows = [line.split("\t") for line in printed.splitlines() if "\t" in line]
+    assert header[1:4] == ["teacher FD", "Di4C FD", "D-MMD FD"]
+    assert [row[0] for row in rows] == ["1", "2", "4", "8", "16"]
     for row in rows:
-        fds = [report(out)["fd"][name][row[0]] for name in demo.SAMPLERS]
-        assert [float(cell) for cell in row[1:4]] == pytest.approx(fds, abs=0.06)
-    assert str(out / demo.REPORT) in printed.splitlines()
+        fds = [line.get(row[0]) for line in report(out)["fd"].values()]
+        for cell, fd in zip(row[1:4], fds, strict=True):
+            assert (float(cell) == pytest.approx(fd, abs=0.06)) if fd else cell == ""
+    assert {str(path) for path in demo.written_files(out)} <= {*printed.splitlines()}
 
 
 @pytest.mark.slow
@@ -95,8 +102,11 @@ def test_an_interrupted_demo_resumes_to_the_same_numbers(
     interrupt_update(3, monkeypatch)
     assert main([*QUICK, "--out", str(out)]) == 128 + signal.SIGINT
     kept = f"di4c: interrupted after update 3; kept {out / 'last.ckpt'}; --resume goes on"
-    assert capsys.readouterr().err.splitlines()[-1] == kept
-    assert files(out) == RUN
+    told = capsys.readouterr().err
+    assert told.splitlines()[-1] == kept
+    assert "loss" not in told  # words for newcomers; the terms are in the log
+    assert f"{out / demo.PROGRESS} shows digits by now: teacher" in told
+    assert files(out) == RUN | {demo.PROGRESS}
     assert di4c(*QUICK, "--out", str(out), "--resume").returncode == 0
     assert report(out)["fd"] == report(finished[0])["fd"]
 
@@ -121,6 +131,44 @@ def test_a_folder_is_used_again_only_when_told(
     assert run(1, "--overwrite") == 0
     assert report(tmp_path)["seed"] == 1
     assert files(tmp_path) == FILES
+
+
+@pytest.mark.usefixtures("small")
+def test_quiet_prints_the_results_only_and_json_has_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, path = tmp_path / "run", tmp_path / "report.json"
+    quiet = ["demo", "--quick", "--steps", "1", "--out", str(out), "--quiet", "--json", str(path)]
+    assert main(quiet) == 0
+    assert capsys.readouterr().err == ""
+    written = [str(each) for each in demo.written_files(out)]
+    assert json.loads(path.read_text()) == {**report(out), "files": written}
+
+
+FIRST = """
+import os, sys
+from di4c_plugin.cli.main import main
+
+class Torch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"))
+            os._exit(0)
+
+sys.meta_path.insert(0, Torch())
+main(["demo"])
+"""
+
+
+@pytest.mark.parametrize(("said", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_are_told_to_wait_passively_before_torch_is_loaded(
+    said: str | None, found: str, tmp_path: Path
+) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {} if said is None else {"OMP_WAIT_POLICY": said}
+    command = [sys.executable, "-u", "-c", FIRST]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.stdout == f"{found}\n"
 
 
 @pytest.mark.usefixtures("small")

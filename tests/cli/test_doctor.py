@@ -10,7 +10,8 @@ def test_what_is_missing_comes_with_the_command_that_fetches_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["doctor", str(tmp_path)]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split("\t") == ["host", "what", "why"]
     for host, line in zip(HOSTS, lines, strict=True):
         root = tmp_path / host.name
         assert line.split("\t") == [

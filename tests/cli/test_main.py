@@ -20,8 +20,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "the following arguments are required: command; see di4c --help"),
-        (["plugins", "x"], "unrecognized arguments: x; see di4c --help"),
+        (["bench"], "the following arguments are required: what; see di4c bench --help"),
+        (["plugins", "x"], "unrecognized arguments: x; see di4c plugins --help"),
     ],
 )
 def test_wrong_arguments_give_one_line(

@@ -1,3 +1,4 @@
+import json
 import re
 import signal
 import subprocess
@@ -35,11 +36,15 @@ def arguments(teacher: Path, out: Path, *more: str) -> list[str]:
 def test_a_teacher_is_distilled(
     teacher: Path, tmp_path: Path, latent: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*arguments(teacher, tmp_path), f"latent={latent}", "training.steps=2"]) == 0
+    path = tmp_path / "report.json"
+    more = [f"latent={latent}", "training.steps=2", "--json", str(path)]
+    assert main([*arguments(teacher, tmp_path), *more]) == 0
+    assert json.loads(path.read_text()) == {"files": [str(tmp_path / "student.safetensors")]}
     printed = capfd.readouterr()
     assert printed.out == f"{tmp_path / 'student.safetensors'}\n"
     # One line of progress, and no word of Lightning's.
-    assert re.fullmatch(r"update 2/2  loss \S+  .*0 s left\n", printed.err)
+    wrote = re.escape(f"di4c: wrote {path}")
+    assert re.fullmatch(rf"update 2/2  loss \S+  .*0 s left\n{wrote}\n", printed.err)
     student = load_model(tmp_path / "student.safetensors")
     assert student.latent is not None
     assert student.latent["name"] == latent

@@ -16,6 +16,7 @@ from di4c_plugin.evaluation import pictures
 from di4c_plugin.evaluation.pictures import (
     image_grid,
     quality_plot,
+    sample_rows,
     sample_sheet,
     tile,
     write_pictures,
@@ -48,6 +49,15 @@ PICTURES: dict[str, Callable[[int, Path], None]] = {
     "grid": lambda seed, path: image_grid(images(20, seed), path, levels=LEVELS),
     "colours": lambda seed, path: image_grid(colours(20, seed), path),
     "sheet": lambda seed, path: sample_sheet(cells(seed), (8, 8), path, levels=LEVELS),
+    "sheet with gaps": lambda seed, path: sample_sheet(
+        cells(seed)[:-1], (8, 8), path, levels=LEVELS
+    ),
+    "rows": lambda seed, path: sample_rows(
+        {name: images(10, seed + k).flatten(1) for k, name in enumerate("ab")},
+        (8, 8),
+        path,
+        levels=LEVELS,
+    ),
     "plot": lambda seed, path: quality_plot(cells(seed), path, metric="distance"),
 }
 every_picture = pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)

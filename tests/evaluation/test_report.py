@@ -35,6 +35,13 @@ def test_the_table_has_a_row_for_each_number_of_steps() -> None:
     ]
 
 
+def test_what_was_not_measured_is_empty() -> None:
+    assert rows(CELLS[:3])[1:] == [
+        ["1", "80.2", "20.0", "1.00", "2.50"],
+        ["16", "10.0", "", "20.00", ""],
+    ]
+
+
 def test_peak_memory_counts_what_is_already_gone() -> None:
     source = (
         "from di4c_plugin.evaluation.report import peak_rss_mb; "

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from di4c_plugin.announce import announce_once
+from di4c_plugin.announce import announce_once, is_quiet
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Process, time_grid
 from di4c_plugin.errors import UserError
@@ -159,7 +159,7 @@ class HostSampler(ABC):
         trace, device, console = (
             Trace(request.x, request.shown),
             request.x.device,
-            Console(stderr=True),
+            Console(stderr=True, quiet=is_quiet()),
         )
 
         denoiser = self.denoiser(request.network)
