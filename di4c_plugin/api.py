@@ -65,8 +65,7 @@ def load_teacher(
         source: "builtin:digits"; the path of a model file of ours, of a checkpoint of MDLM, SDTT,
             Duo, MaskGIT, Halton-MaskGIT or tauLDR, of safetensors or of a state dict; a folder with
             model.safetensors; or a hub id such as "kuleshov-group/mdlm-owt" or
-            "owner/name@revision". Nothing in a checkpoint is executed. A student may be a teacher
-            too (Di4C applied twice).
+            "owner/name@revision". Nothing in a checkpoint is executed. It may be a student too.
         ema: use the moving averages if a checkpoint has them.
         host: {"name": "maskgit", "heads": 4, ...} (configs/host), for values that a checkpoint of
             an image host lacks; "name" may be left out if the file identifies its host.
@@ -137,13 +136,11 @@ def distill(
         teacher: a product model, or a student to be distilled again.
         data: training data; by default the host's.
         algo: name and options of a registered algorithm; by default {"name": "di4c"}. They override
-            the recipe of the method on this host (configs/recipe), which overrides the defaults of
-            the method's class.
+            the recipe (configs/recipe), which overrides the defaults of the method's class.
         latent: name and options of the latent; by default the recipe's, else the host's if the
             method needs one, else none.
         start: a student to continue from, with its latent; by default the teacher.
-        training: length, learning rate and so on: a complete config, or options that override the
-            recipe's.
+        training: length, learning rate and so on: a config, or options over the recipe's.
         host: the host of networks and data: a name, {"name": ..., **options} as in configs/host,
             or a host; by default the teacher's.
         out: folder for checkpoints, logs and the student; None: nothing is written.
