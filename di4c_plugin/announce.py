@@ -1,6 +1,6 @@
-"""What we tell about a host's run, on stderr. Standard library only.
+"""Messages on stderr. Standard library only.
 
-`DI4C_QUIET=1`, as `--quiet` sets it, silences all of it; errors are not told here.
+`DI4C_QUIET=1`, as `--quiet` sets it, silences them; errors do not pass through here.
 """
 
 import functools
@@ -14,30 +14,30 @@ QUIET = "DI4C_QUIET"
 
 
 def plain_streams() -> None:
-    """Let stdout and stderr escape what their encoding lacks, as `PYTHONIOENCODING=ascii` does."""
+    """Make stdout and stderr escape characters that their encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def is_first_process() -> bool:
-    """Tell whether this process speaks for all of a run, whoever started them."""
+    """Return whether this is a run's first process, by the launchers' environment variables."""
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
 
 
 def is_quiet() -> bool:
-    """Tell whether results and errors are all that is wanted."""
+    """Return whether the user wants only results and errors."""
     return os.environ.get(QUIET, "0") not in ("", "0")
 
 
 def on_terminal() -> bool:
-    """Tell whether stderr is a terminal on which a line may be written over, and is to be."""
+    """Return whether stderr is a terminal on which lines may be overwritten, and not quiet."""
     plain = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
     return sys.stderr.isatty() and not plain and not is_quiet()
 
 
 def announce(line: str) -> None:
-    """Write `di4c: line` to stderr, unless another process does, or nobody wants to know."""
+    """Write `di4c: line` to stderr, in the first process only, and not if `is_quiet`."""
     if is_first_process() and not is_quiet():
         sys.stderr.write(f"di4c: {printable(line)}\n")
         sys.stderr.flush()
@@ -45,5 +45,5 @@ def announce(line: str) -> None:
 
 @functools.cache
 def announce_once(line: str) -> None:
-    """Do as `announce`, unless the line has been written."""
+    """Like `announce`, but write the same line only once."""
     announce(line)

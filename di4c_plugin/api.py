@@ -15,26 +15,15 @@ from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.adapted import shared, without_adapter
 from di4c_plugin.files import named_file, user_path
-from di4c_plugin.hosts import Host, OpenHost, host_for, load_source
+from di4c_plugin.hosts import Host, OpenHost, load_source
+from di4c_plugin.hosts.choose import as_host
 from di4c_plugin.hosts.start import check_start, start_networks
 from di4c_plugin.networks.adapters import Adapter
 from di4c_plugin.options import parameters, typed
 from di4c_plugin.plugins import lookup, make
 from di4c_plugin.samplers import Step, sampler_named, sampler_options
-from di4c_plugin.samplers.checks import (
-    check_drawn,
-    check_labels,
-    check_partners,
-    drawing,
-    usable,
-)
-from di4c_plugin.samplers.known import (
-    Tokens,
-    conditioned,
-    known_tokens,
-    prompted,
-    without_masks,
-)
+from di4c_plugin.samplers.checks import check_drawn, check_labels, check_partners, drawing, usable
+from di4c_plugin.samplers.known import Tokens, conditioned, known_tokens, prompted, without_masks
 from di4c_plugin.values import shown
 
 if TYPE_CHECKING:
@@ -48,7 +37,7 @@ class LoadedModel(Model):
     """A model with the functions of this module as methods.
 
     Attributes:
-        file: that it was loaded from, if it was one; it is not saved with the model.
+        file: the file that it was loaded from, or None; not saved with the model.
     """
 
     file: Path | None = field(default=None, compare=False)
@@ -76,14 +65,13 @@ def load_teacher(
         source: "builtin:digits"; the path of a model file of ours, of a checkpoint of MDLM, SDTT,
             Duo, MaskGIT, Halton-MaskGIT or tauLDR, of safetensors or of a state dict; a folder with
             model.safetensors; or a hub id such as "kuleshov-group/mdlm-owt" or
-            "owner/name@revision". Nothing in a checkpoint is executed. A student may be a teacher
-            too (Di4C applied twice).
-        ema: take the moving averages where a checkpoint has some.
-        host: {"name": "maskgit", "heads": 4, ...} (configs/host), where a checkpoint of an image
-            host does not say everything; the name may be missing where the file tells.
+            "owner/name@revision". Nothing in a checkpoint is executed. It may be a student too.
+        ema: use the moving averages if a checkpoint has them.
+        host: {"name": "maskgit", "heads": 4, ...} (configs/host), for values that a checkpoint of
+            an image host lacks; "name" may be left out if the file identifies its host.
 
     Raises:
-        UserError: if there is no such teacher, or it is damaged, or no discrete diffusion model.
+        UserError: if there is no such teacher, it is damaged, or not a discrete diffusion model.
     """
     file = named_file(source)
     if host is None or "name" not in host:
@@ -96,12 +84,12 @@ def load_teacher(
 def load_student(
     source: str | Path, *, ema: bool = True, host: Mapping[str, Any] | None = None
 ) -> LoadedModel:
-    """Return a student: what `save_student` or `di4c train` wrote, a checkpoint of `algo=di4c`.
+    """Return a student, written by `save_student`, `di4c train` or a host with `algo=di4c`.
 
-    Also the released students of Di4C. Arguments as for `load_teacher`.
+    It reads the released students of Di4C too. Arguments as for `load_teacher`.
 
     Raises:
-        UserError: as for `load_teacher`, or if the source holds a teacher.
+        UserError: as `load_teacher`, and if the source holds a teacher.
     """
     model = load_teacher(source, ema=ema, host=host)
     if not model.is_student:
@@ -111,15 +99,14 @@ def load_student(
 
 @typed
 def save_student(model: Model, folder: str | Path, *, overwrite: bool = False) -> None:
-    """Write a student to a folder: model.safetensors, config.json and README.md, a model card.
+    """Write a student to a folder: model.safetensors, config.json and a model card, README.md.
 
-    The folder is ready to be uploaded to the hub; `load_student` takes the folder, the file in it,
-    or the hub's id of it. Weights have the names of the host's network. What an earlier call wrote
-    there is replaced; other files of these names, an edited card among them, only by `overwrite`.
+    The folder is ready for upload to the hub; `load_student` takes the folder, the file in it, or
+    its hub id. Weights have the names of the host's network. Files of an earlier call are replaced;
+    other files with these names, such as an edited card, only with `overwrite`.
 
     Raises:
-        UserError: if the model is no student, such a file is in the way, or the system refuses to
-            write.
+        UserError: if the model is not a student, a file is in the way, or the system refuses.
     """
     if not model.is_student:
         raise UserError("this model is a teacher, not a student")
@@ -143,50 +130,48 @@ def distill(
     progress: bool = True,
     callbacks: "Sequence[Callback]" = (),
 ) -> LoadedModel:
-    """Return a student of the teacher, with the moving average of its weights, in eval mode.
+    """Return a student of the teacher, with averaged weights, in eval mode.
 
     Args:
-        teacher: a product model, or a student to be distilled once more.
+        teacher: a product model, or a student to be distilled again.
         data: training data; by default the host's.
-        algo: name and options of a registered algorithm; by default {"name": "di4c"}. They go over
-            the recipe of the method on this host (configs/recipe), and that over the defaults of
-            the method's class.
-        latent: name and options of the latent of networks that take one; by default the recipe's,
-            else the host's where the method needs one, and none where it may do without.
-        start: a student that the student starts from, with its latent; by default the teacher.
-        training: length, learning rate and the like: a whole config, or some of its options, which
-            go over the recipe's.
-        host: whose networks and data these are: a name, {"name": ..., **options} as in
-            configs/host, or a host; by default that of the teacher.
+        algo: name and options of a registered algorithm; by default {"name": "di4c"}. They override
+            the recipe (configs/recipe), which overrides the defaults of the method's class.
+        latent: name and options of the latent; by default the recipe's, else the host's if the
+            method needs one, else none.
+        start: a student to continue from, with its latent; by default the teacher.
+        training: length, learning rate and so on: a config, or options over the recipe's.
+        host: the host of networks and data: a name, {"name": ..., **options} as in configs/host,
+            or a host; by default the teacher's.
         out: folder for checkpoints, logs and the student; None: nothing is written.
-        info: further plain values to be kept with the student, and compared on resuming.
-        resume: go on from the last checkpoint in `out`, or begin where there is none yet.
-        overwrite: replace the run that `out` holds; of its files only, and never the teacher's.
-        progress: show a bar, or lines where there is no terminal.
-        callbacks: further ones for Lightning's loop.
+        info: further plain values, saved with the student and compared on resuming.
+        resume: continue from the last checkpoint in `out`, or start if there is none yet.
+        overwrite: replace the run in `out`, but no other files there, and never the teacher's.
+        progress: show a bar on a terminal, else lines.
+        callbacks: further callbacks of Lightning's loop.
 
     Raises:
-        UserError: for unknown names and options, a latent where no network takes one, a start with
+        UserError: for unknown names and options, a latent that no network takes, a start with
             another latent or process, and as `di4c_plugin.training.train`.
     """
-    # Lightning takes longer to import than a few samples take to draw.
+    # Imported here because Lightning takes longer to import than drawing a few samples takes.
     from di4c_plugin.training import TrainingConfig, make_algorithm, train
     from di4c_plugin.training.compose import training_config
     from di4c_plugin.training.recipes import merged, recipe
 
     adapter = as_host(host, teacher)
-    asked = {"name": "di4c"} | dict(algo or {})
-    lookup("algorithm", asked["name"])
+    chosen = {"name": "di4c"} | dict(algo or {})
+    lookup("algorithm", chosen["name"])
     if not isinstance(training, TrainingConfig | Mapping | None):
         raise UserError(f"training must be a TrainingConfig or a mapping, not {shown(training)}")
-    found = recipe(adapter.name, asked["name"])
-    algo = found.algo_with(asked)
+    defaults = recipe(adapter.name, chosen["name"])
+    algo = defaults.algo_with(chosen)
     if not isinstance(training, TrainingConfig):
-        training = training_config(merged(found.training, training or {}))
+        training = training_config(merged(defaults.training, training or {}))
     method = make_algorithm(algo, teacher.process)
     if start is not None:
         check_start(method, teacher, latent, start)
-    latent = found.latent_with(latent)
+    latent = defaults.latent_with(latent)
     if latent is not None and all(role.latent == "none" for role in method.roles.values()):
         raise UserError(f"algorithm {algo['name']!r} makes no mixture: leave out the latent")
     if not method.needs_teacher:
@@ -216,16 +201,6 @@ def distill(
     return LoadedModel.of(trained)
 
 
-def as_host(host: str | Mapping[str, Any] | Host | OpenHost | None, teacher: Model) -> OpenHost:
-    """Return the host that `distill` was given, knowing the teacher; raises UserError."""
-    if isinstance(host, Host | OpenHost):
-        opened = host() if isinstance(host, Host) else host
-        opened.adopt(teacher)
-        return opened
-    options = {"name": host} if host is None or isinstance(host, str) else dict(host)
-    return host_for(teacher, **options)
-
-
 @typed
 def sample(
     model: Model,
@@ -250,27 +225,26 @@ def sample(
     Args:
         model: teacher or student; it is moved to `device`.
         n: how many.
-        steps: network calls a sample; None: as the method that made the model says, else 8.
+        steps: network calls per sample; None: as the model's method says, else 8.
         seed: equal seeds give equal samples for an equal batch size.
-        sampler: a registered sampler, such as "ancestral" or "hybrid"; None: as the method that
-            made the model says, else "ancestral".
+        sampler: a registered sampler, such as "ancestral" or "hybrid"; None: that of the model's
+            method, else "ancestral".
         cond: class labels (n,), -1 for none; or None.
         prefix: tokens (P,) or (n, P) that samples start with.
         known: tokens and bool mask, both (D,) or (n, D): given wherever the mask is true.
-        prompts: ids of tokens, n prompts or one for all, of any lengths; samples are prompts with
-            what was drawn behind, and padding behind the shorter ones.
-        new_tokens: how many are drawn behind each prompt; None: all that fit behind the longest.
+        prompts: token ids, n prompts or one for all, of any lengths; a sample is its prompt, the
+            tokens drawn after it, and padding after the shorter ones.
+        new_tokens: tokens drawn after each prompt; None: as many as fit after the longest.
         batch_size: samples drawn at once.
-        device: where to compute.
-        on_batch: called with the number of samples done after each batch.
-        on_step: called after each step of each batch, with the states that the step led to.
-        options: passed to the sampler, such as teacher=..., teacher_steps=... for "hybrid"; of
-            those not given here the method's are taken, where the sampler has them.
+        device: of the computation.
+        on_batch: called after each batch with the number of samples done.
+        on_step: called after each step of each batch with the new states.
+        options: passed to the sampler, such as teacher=..., teacher_steps=... for "hybrid", over
+            those of the model's method.
 
     Raises:
-        UserError: for steps or n below 1, an unknown sampler, options it does not take, labels,
-            given tokens or a teacher that do not go with the model, and a device that this machine
-            lacks.
+        UserError: for steps or n below 1, an unknown sampler or option, labels, given tokens or a
+            teacher that do not fit the model, and a device that this machine lacks.
     """
     if n < 1 or batch_size < 1:
         raise UserError(f"n and batch_size must be at least 1, not {n} and {batch_size}")
@@ -287,7 +261,7 @@ def sample(
         given = known_tokens(prefix, known, n, model.network.positions, model.process)
     else:
         given = prompted(prompts, new_tokens, n, model.network, model.process)
-    if sum(each is not None for each in (prompts, prefix, known)) > 1:
+    if sum(argument is not None for argument in (prompts, prefix, known)) > 1:
         raise UserError("prompts, prefix and known exclude each other")
     if new_tokens is not None and prompts is None:
         raise UserError("new_tokens goes with prompts")
@@ -317,10 +291,10 @@ def sample(
 def as_method(
     model: Model, steps: int | None, sampler: str | None, options: dict[str, Any]
 ) -> tuple[int, str, dict[str, Any]]:
-    """Return steps, sampler and options, with what was not said as the model's method has it."""
-    said = dict(model.sampling)
-    steps = said.pop("steps", 8) if steps is None else steps
-    own = said.pop("sampler", "ancestral")
-    sampler = own if sampler is None else sampler
+    """Return steps, sampler and options, completed by the defaults of the model's method."""
+    defaults = dict(model.sampling)
+    steps = defaults.pop("steps", 8) if steps is None else steps
+    default_sampler = defaults.pop("sampler", "ancestral")
+    sampler = default_sampler if sampler is None else sampler
     known = parameters(sampler_named(sampler)) or {}
-    return steps, sampler, {k: v for k, v in said.items() if k in known} | options
+    return steps, sampler, {k: v for k, v in defaults.items() if k in known} | options

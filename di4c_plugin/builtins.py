@@ -1,6 +1,6 @@
-"""The built-ins, registered through the hooks that are open to everyone.
+"""The built-ins, registered through the public hooks.
 
-Imports stay inside the hooks: asking for a sampler loads no host.
+Imports stay inside the hooks, so that looking up a sampler loads no host.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
-"""The hosts we know, and how to tell that a folder is one. Standard library only.
+"""The known hosts, and how to recognise their checkouts. Standard library only.
 
-This runs in every Hydra app on the machine (the search-path plugin asks it) and before torch, so it
-only looks at file names. A host is known by files that only it has, never by its folder's name; and
-that it is the one we test with, where nobody but the folder itself says so, by all of its code.
+This runs in every Hydra app on the machine, through the search-path plugin, and before torch, so it
+looks at file names only. A host is recognised by files that only it has, never by its folder's
+name; whether it is the tested commit, without git, by a digest of its code.
 """
 
 import functools
@@ -19,12 +19,17 @@ IMPORTABLE = (".py", ".pyc", ".pyd", ".pyw", ".so")
 
 @dataclass(frozen=True)
 class Program:
-    """A host that we run in, at the commit that we test with.
+    """A host's program at the commit that we test with. Paths are relative to its root.
 
-    `marks`, `script` (the program that the user starts), `configs` (the folder of its Hydra
-    configs; None where it has no Hydra) and `others` (programs outside the script's folder) are
-    relative to the root of its checkout. `digest` is the `digest_of` that commit. `needs` are the
-    modules that its programs import when they start, beside torch, lightning, hydra and numpy.
+    Attributes:
+        name, url, commit: of the repository.
+        marks: files by which a checkout is recognised.
+        script: the program that the user starts.
+        configs: the folder of its Hydra configs; None without Hydra.
+        others: programs outside the script's folder.
+        digest: `digest_of` the commit.
+        needs: modules that its programs import at the start, beside torch, lightning, hydra and
+            numpy, separated by spaces.
     """
 
     name: str
@@ -43,18 +48,18 @@ class Program:
         return f"{self.name} at {self.commit[:7]}"
 
     def is_at(self, root: Path) -> bool:
-        """Tell whether `root` bears this host's marks."""
+        """Return whether `root` has this host's marks."""
         return all((root / mark).is_file() for mark in self.marks)
 
     def is_as_tested(self, root: Path) -> bool:
-        """Tell whether all code in `root` is that of `commit`, whatever git says there."""
+        """Return whether all code in `root` is that of `commit`, by its digest."""
         try:
             return self.is_at(root) and digest_of(root) == self.digest
         except OSError:
             return False
 
     def root_of_program(self, folder: Path) -> Path | None:
-        """Return the host's root if `folder` is one with programs of it, else None."""
+        """Return the host's root if `folder` holds programs of it, else None."""
         for program in (self.script, *self.others):
             below = PurePosixPath(program).parent.parts
             if below and folder.parts[-len(below) :] != below:
@@ -65,15 +70,15 @@ class Program:
         return None
 
     def has_configs_at(self, folder: Path) -> bool:
-        """Tell whether `folder` is the one of its Hydra configs."""
+        """Return whether `folder` is the folder of its Hydra configs."""
         if self.configs is None or folder.name != PurePosixPath(self.configs).name:
             return False
         return self.root_of_program(folder.parent) is not None
 
 
 @dataclass(frozen=True)
-class Found:
-    """A checkout of a known host; `commit` is None where git does not tell."""
+class Checkout:
+    """A checkout of a known host; `commit` is None if git does not know it."""
 
     host: Program
     root: Path
@@ -81,7 +86,7 @@ class Found:
 
     @functools.cached_property
     def as_tested(self) -> bool:
-        """Whether its code is that of the commit that we test with, whatever git says."""
+        """Whether its code is that of the tested commit, by its digest."""
         return self.host.is_as_tested(self.root)
 
     @property
@@ -92,7 +97,7 @@ class Found:
 
     @property
     def warning(self) -> str | None:
-        """One line if this is not the code that we test with."""
+        """One line if this is not the tested code."""
         if self.as_tested:
             return None
         if self.commit == self.host.commit:
@@ -175,27 +180,27 @@ def host_named(name: str) -> Program:
 
 
 def host_of_configs(path: str) -> Program | None:
-    """Return the host whose config folder is `path`, as Hydra's search path has it.
+    """Return the host whose config folder is `path`, an entry of Hydra's search path.
 
     Args:
-        path: a folder, plain or as `file://…`; other schemes are no host's.
+        path: a folder, plain or as `file://…`; for other schemes the result is None.
     """
     folder = Path(path.removeprefix("file://"))
     return next((host for host in HOSTS if host.has_configs_at(folder)), None)
 
 
-def find(script: str | Path, hosts: Iterable[Program] = HOSTS) -> Found | None:
-    """Return the checkout, of one of these hosts, that the program `script` belongs to."""
+def find(script: str | Path, hosts: Iterable[Program] = HOSTS) -> Checkout | None:
+    """Return the checkout of one of these hosts that the program `script` belongs to."""
     folder = Path(script).resolve().parent
     roots = ((host, host.root_of_program(folder)) for host in hosts)
-    return next((Found(host, root, commit_of(root)) for host, root in roots if root), None)
+    return next((Checkout(host, root, commit_of(root)) for host, root in roots if root), None)
 
 
 def commit_of(root: Path) -> str | None:
-    """Return the commit that is checked out in `root`; None where git is missing or refuses.
+    """Return the commit that is checked out in `root`; None if git is missing or fails.
 
-    A folder without a repository of its own (a copy, an empty submodule) has none, although git
-    would answer with that of the repository around it.
+    A folder without its own repository (a copy, an empty submodule) has none, although git would
+    return that of the enclosing repository.
     """
     command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
     try:
@@ -209,12 +214,12 @@ def commit_of(root: Path) -> str | None:
 def digest_of(root: Path) -> str:
     """Return a sha256 over names and contents of all that Python could import from a folder.
 
-    Windows' line ends count as others. What lies in hidden folders and in __pycache__ is left out:
-    names with a dot cannot be imported, and bytecode beside the sources is for the importer to
-    ignore. A link counts as such, wherever it leads.
+    Line ends are normalised. Hidden folders and __pycache__ are left out: names with a dot cannot
+    be imported, and the importer checks cached bytecode against the sources. Links are not
+    followed.
 
     Raises:
-        OSError: for what cannot be read.
+        OSError: for a file that cannot be read.
     """
     digest = hashlib.sha256()
     for path in sorted(_importable(root), key=lambda path: path.relative_to(root).as_posix()):

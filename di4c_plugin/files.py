@@ -1,4 +1,4 @@
-"""Where the shipped configs lie, files that are never seen half-written, and what paths mean."""
+"""The folder of the configs, atomic writes, and the paths that users type."""
 
 import contextlib
 import hashlib
@@ -13,11 +13,11 @@ from uuid import uuid4
 from di4c_plugin.errors import UserError
 from di4c_plugin.values import shown
 
-NAME_BYTES, PATH_BYTES = 255, 4095  # of most file systems
+NAME_BYTES, PATH_BYTES = 255, 4095  # limits of most file systems
 
 
 def configs_dir() -> Path:
-    """Return the folder of the Hydra configs: inside an installed wheel, beside an editable one."""
+    """Return the folder of the Hydra configs: in the package, or beside an editable install's."""
     package = Path(__file__).resolve().parent
     shipped = package / "configs"
     return shipped if shipped.is_dir() else package.parent / "configs"
@@ -25,14 +25,14 @@ def configs_dir() -> Path:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path to write to; it becomes `path` only if the block succeeds.
+    """Yield a temporary path to write to; it replaces `path` only if the block succeeds.
 
-    The temporary file lies in the same folder, which is made if need be, and keeps the suffix, by
-    which some writers choose their format. If the block fails it is removed and an earlier `path`
-    stays as it was.
+    The temporary file lies in the same folder, which is made if needed, and keeps the suffix, by
+    which some writers choose their format. If the block fails, it is removed and `path` stays
+    unchanged.
 
     Raises:
-        UserError: when the system refuses (no permission, disk full, a folder in the way).
+        UserError: if the system refuses (no permission, disk full, a folder in the way).
     """
     path = Path(path)
     temporary = path.with_name(f".{_short_stem(path)}.{uuid4().hex}{path.suffix}")
@@ -57,14 +57,14 @@ def unfinished(path: Path) -> list[Path]:
 
 
 def _short_stem(path: Path) -> str:
-    """Return a file's stem, or what stands for one that leaves no room for more characters."""
+    """Return a file's stem, or its hash if it leaves no room for the temporary name."""
     if len(os.fsencode(path.name)) <= NAME_BYTES - 40:
         return path.stem
     return hashlib.sha256(os.fsencode(path.stem)).hexdigest()[:32]
 
 
 def is_plain(path: Path) -> bool:
-    """Return whether there is a regular file at `path` itself, not at the end of a link."""
+    """Return whether `path` is a regular file, not a link to one."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
@@ -72,10 +72,10 @@ def is_plain(path: Path) -> bool:
 
 
 def user_path(value: object) -> Path:
-    """Return the path that a user wrote, with `~` as the shell has it.
+    """Return the path that a user typed, with `~` expanded.
 
     Raises:
-        UserError: for what is no path, or none that the system can have.
+        UserError: for values that are not paths, and paths that the system cannot have.
     """
     if not isinstance(value, str | os.PathLike) or not str(value):
         raise UserError(f"a path is text, not {shown(value)}")
@@ -83,19 +83,19 @@ def user_path(value: object) -> Path:
     try:
         path = Path(text).expanduser()
         long = next((part for part in path.parts if len(os.fsencode(part)) > NAME_BYTES), None)
-    except (RuntimeError, ValueError) as error:  # a home of nobody; what no file system can name
+    except (RuntimeError, ValueError) as error:  # unknown user after `~`, or no valid name
         raise UserError(f"{shown(value)} is no path here: {error}") from error
     if long is not None or "\0" in text or len(os.fsencode(text)) > PATH_BYTES:
-        told = f"a name of more than {NAME_BYTES} bytes" if long else "no name of a file"
-        raise UserError(f"{shown(value)} is {told}")
+        fault = f"a name of more than {NAME_BYTES} bytes" if long else "not a valid file name"
+        raise UserError(f"{shown(value)} is {fault}")
     return path
 
 
 def new_file(path: Path, *, overwrite: bool = False) -> Path:
-    """Return the path of a file that is about to be made; nothing is written yet.
+    """Return the path of a new file, checked; nothing is written yet.
 
     Raises:
-        UserError: if there is one already, unless it may be replaced, or none can be made there.
+        UserError: if the file exists and may not be replaced, or cannot be written there.
     """
     path = user_path(path)
     if path.is_dir():
@@ -111,7 +111,7 @@ def new_file(path: Path, *, overwrite: bool = False) -> Path:
 
 
 def free_name(path: Path) -> Path:
-    """Return the path, or the first of x-1.png, x-2.png, ... that is free."""
+    """Return the path, or the first of x-1.png, x-2.png, ... that does not exist."""
     names = (path.with_stem(f"{path.stem}-{n}") for n in itertools.count(1))
     return next(name for name in itertools.chain([path], names) if not os.path.lexists(name))
 
@@ -126,7 +126,7 @@ def named_file(value: object) -> Path | None:
         return None
     text = os.fspath(value)
     for part in (text, text.partition(":")[2]):
-        # Any text may stand here: it may be too long for a path, or name a strange home.
+        # The value may be any text: too long for a path, or with an unknown user after `~`.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             path = Path(part).expanduser()
             if path.is_file():

@@ -1,8 +1,8 @@
-"""Teachers and students as a model of lm-eval (EleutherAI's harness), the extra `lm_eval`.
+"""Teachers and students as models of lm-eval (EleutherAI's harness), the extra `lm_eval`.
 
-Importing this module registers it as "di4c"; `di4c lm-eval …` is lm-eval's own program with it.
-A likelihood is the bound of `di4c_plugin.evaluation.likelihood`; a text is drawn by our samplers
-behind its prompt.
+Importing this module registers it as "di4c"; `di4c lm-eval …` runs lm-eval's own program with it.
+Likelihoods are the bounds of `di4c_plugin.evaluation.likelihood`; our samplers draw the answers to
+prompts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,15 +34,15 @@ except ImportError as error:
         f"this needs lm-eval: pip install 'di4c_plugin[lm_eval]' ({reason(error)})"
     ) from error
 
-NEW = 256  # tokens of an answer where a task does not say how many, as in lm-eval's own models
+NEW = 256  # default number of tokens of an answer, as in lm-eval's own models
 
 
 @register("di4c")
 class Di4CModel(LM):  # type: ignore[misc]
-    """A model of masked diffusion on texts.
+    """A masked diffusion model of texts.
 
     Attributes:
-        bounds: the estimates behind the likelihoods that were returned last, with their errors.
+        bounds: the estimates of the last likelihoods, with standard errors.
     """
 
     @typed
@@ -64,21 +64,21 @@ class Di4CModel(LM):  # type: ignore[misc]
         """Load the model.
 
         Args:
-            pretrained: what `load_teacher` takes.
-            tokenizer: a folder or hub id; None: where the model is.
-            host: whose model; None: its file tells.
-            masks: sets of masks in the estimate of a likelihood.
-            latents: lambda for each, of a student.
-            sampler: of answers; None: as the method that made the model says, else "ancestral".
+            pretrained: a source as for `load_teacher`.
+            tokenizer: a folder or hub id; None: that of the model.
+            host: the model's host; None: by its file.
+            masks: mask samples in the estimate of a likelihood.
+            latents: samples of λ for each of them, for a student.
+            sampler: of answers; None: that of the model's method, else "ancestral".
             steps: of the sampler; None: as the method says, else 8.
             seed: of all draws.
-            batch_size: sequences in a network call.
-            device: where to compute.
-            max_batch_size: of lm-eval, for its "auto", which is 32 here.
+            batch_size: sequences in a network call; lm-eval's "auto" is 32.
+            device: of the computation.
+            max_batch_size: ignored; lm-eval passes it.
             options: of the sampler.
 
         Raises:
-            UserError: as `load_teacher`, and where there is no tokenizer, or not the model's.
+            UserError: as `load_teacher`, and if there is no tokenizer, or it is not the model's.
         """
         super().__init__()
         self.model = load_teacher(pretrained, host=None if host is None else {"name": host})
@@ -90,7 +90,7 @@ class Di4CModel(LM):  # type: ignore[misc]
             )
         self.masks, self.latents, self.seed = masks, latents, seed
         self.batch_size = batch_size if isinstance(batch_size, int) else 32
-        if device.startswith("cuda") and not torch.cuda.is_available():  # lm-eval says so unasked
+        if device.startswith("cuda") and not torch.cuda.is_available():  # lm-eval's default
             announce_once("no GPU: the model computes on the CPU")
             device = "cpu"
         self._device = usable(device)
@@ -103,8 +103,11 @@ class Di4CModel(LM):  # type: ignore[misc]
     def loglikelihood(
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """Return bounds of log p(continuation | context) in nats, and whether it is greedy."""
-        found, self.bounds = [], []
+        """Return, for each request, a lower bound of log p(continuation | context), in nats.
+
+        The second value is whether the continuation is the greedy one.
+        """
+        results, self.bounds = [], []
         for index, request in enumerate(requests):
             context, continuation = self._pair(*request.args)
             x, scored = self._row(context, continuation)
@@ -113,16 +116,16 @@ class Di4CModel(LM):  # type: ignore[misc]
             model = self.model
             greedy = is_greedy(model.denoiser, model.process, x, scored, generator=generator)
             self.bounds.append(figure)
-            found.append((figure.value, greedy))
-            self.cache_hook.add_partial("loglikelihood", request.args, found[-1])
-        self._tell("loglikelihood")
-        return found
+            results.append((figure.value, greedy))
+            self.cache_hook.add_partial("loglikelihood", request.args, results[-1])
+        self._report("loglikelihood")
+        return results
 
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[float]:
-        """Return bounds of log p of whole texts in nats: of windows of D tokens, one by one."""
-        found, self.bounds = [], []
+        """Return lower bounds of log p of texts, in nats, summed over windows of D tokens."""
+        results, self.bounds = [], []
         length = self.model.network.positions
         for index, request in enumerate(requests):
             (tokens,) = self.tokenizer.encode([request.args[0]])
@@ -135,33 +138,33 @@ class Di4CModel(LM):  # type: ignore[misc]
             variance = sum((part.error or 0) ** 2 for part in parts)
             value = sum(part.value for part in parts)
             self.bounds.append(Figure(value, variance**0.5, self.masks))
-            found.append(value)
+            results.append(value)
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, value)
-        self._tell("loglikelihood_rolling")
-        return found
+        self._report("loglikelihood_rolling")
+        return results
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Return both as tokens; spaces between them are the continuation's."""
+        """Return both as tokens; the spaces between them go to the continuation."""
         stripped = context.rstrip()
         continuation = context[len(stripped) :] + continuation
-        (whole,) = self.tokenizer.encode([stripped + continuation])
-        before = self.tokenizer.encode([stripped])[0] if stripped else whole[:0]
-        return whole[: len(before)].tolist(), whole[len(before) :].tolist()
+        (tokens,) = self.tokenizer.encode([stripped + continuation])
+        before = self.tokenizer.encode([stripped])[0] if stripped else tokens[:0]
+        return tokens[: len(before)].tolist(), tokens[len(before) :].tolist()
 
     def _row(self, context: list[int], continuation: list[int]) -> tuple[Tensor, Tensor]:
-        """Return tokens and which of them are scored, (D,); a context that is too long is cut."""
+        """Return tokens and the mask of scored ones, (D,); a long context is cut on the left."""
         length, mask = self.model.network.positions, self.model.process.mask  # type: ignore[attr-defined]
         if len(continuation) > length:
             raise UserError(
                 f"a continuation has {len(continuation)} tokens, and the model {length} positions"
             )
-        given = context[max(0, len(context) + len(continuation) - length) :]
-        used = len(given) + len(continuation)
+        prompt = context[max(0, len(context) + len(continuation) - length) :]
+        used = len(prompt) + len(continuation)
         variable = getattr(self.model.network, "variable", False)
         x = torch.full((used if variable else length,), mask)
-        x[:used] = torch.tensor([*given, *continuation])
-        place = torch.arange(len(x))
-        return x, (place >= len(given)) & (place < used)
+        x[:used] = torch.tensor([*prompt, *continuation])
+        position = torch.arange(len(x))
+        return x, (position >= len(prompt)) & (position < used)
 
     def _bound(self, x: Tensor, scored: Tensor, generator: torch.Generator) -> Figure:
         return bound(
@@ -179,21 +182,21 @@ class Di4CModel(LM):  # type: ignore[misc]
         seed = shard_seed(self.seed, index)
         return torch.Generator(self._device).manual_seed(seed)
 
-    def _tell(self, kind: str) -> None:
+    def _report(self, kind: str) -> None:
         errors = [figure.error or 0.0 for figure in self.bounds]
         mean = sum(errors) / max(len(errors), 1)
         announce(
             f"{kind}: lower bounds, {self.masks} sets of masks each; their standard error is "
-            f"{mean:.2g} nats in the mean, {max(errors, default=0):.2g} at most"
+            f"{mean:.2g} nats on average, {max(errors, default=0):.2g} at most"
         )
 
     # Texts
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Return what is drawn behind each prompt, up to the first of the words that end it."""
-        asked = [(i, *self._prompt(*request.args)) for i, request in enumerate(requests)]
-        found = [""] * len(asked)
-        for batch in self._alike(asked):
+        """Return the answer to each prompt, up to the first of the task's stop words."""
+        entries = [(i, *self._prompt(*request.args)) for i, request in enumerate(requests)]
+        answers = [""] * len(entries)
+        for batch in self._alike(entries):
             first, prompt, kwargs = batch[0]
             new = _new_tokens(kwargs)
             variable = getattr(self.model.network, "variable", False)
@@ -210,43 +213,43 @@ class Di4CModel(LM):  # type: ignore[misc]
                 **self._sampling(kwargs),
             )
             texts = self.tokenizer.decode([*x[:, len(prompt) : len(prompt) + new]])
-            for (index, _, own), text in zip(batch, texts, strict=True):
-                found[index] = _until(text, own, self.tokenizer.inner.eos_token)
-        for request, text in zip(requests, found, strict=True):
+            for (index, _, task_options), text in zip(batch, texts, strict=True):
+                answers[index] = _until(text, task_options, self.tokenizer.inner.eos_token)
+        for request, text in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, text)
-        return found
+        return answers
 
     def _prompt(self, context: str, kwargs: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
-        """Return the end of a prompt that leaves room for an answer."""
+        """Return the tokens of a prompt, cut on the left to leave room for an answer."""
         (tokens,) = self.tokenizer.encode([context]) if context else (torch.empty(0).long(),)
         length = self.model.network.positions
         room = max(1, length - _new_tokens(kwargs))
         kept = room if getattr(self.model.network, "variable", False) else length - 1
         return tokens[max(0, len(tokens) - kept) :].tolist(), kwargs
 
-    def _alike(self, asked: list[Any]) -> Iterator[list[Any]]:
-        """Yield requests whose prompts have one length and that ask for the same, in batches."""
+    def _alike(self, entries: list[Any]) -> Iterator[list[Any]]:
+        """Yield batches of requests with equally long prompts and equal options."""
 
         def key(entry: Any) -> tuple[int, str]:
             return len(entry[1]), repr(sorted(entry[2].items()))
 
-        for _, group in groupby(sorted(asked, key=key), key):
+        for _, group in groupby(sorted(entries, key=key), key):
             alike = [*group]
             for start in range(0, len(alike), self.batch_size):
                 yield alike[start : start + self.batch_size]
 
     def _sampling(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return the sampler's options, with the temperature of a task where it has one."""
+        """Return the sampler's options, with the task's temperature if the sampler takes one."""
         known = parameters(sampler_named(self.sampler)) or {}
         if "temperature" not in known or "temperature" in self.options:
             announce_once(
-                f"answers are drawn as sampler {self.sampler} draws: what tasks say of "
-                "do_sample and temperature is left aside"
+                f"sampler {self.sampler} draws the answers: do_sample and temperature of tasks are "
+                "ignored"
             )
             return self.options
         sampled = kwargs.get("do_sample", bool(kwargs.get("temperature")))
-        heat = float(kwargs.get("temperature", 1.0)) if sampled else 0.0
-        return self.options | {"temperature": heat}
+        temperature = float(kwargs.get("temperature", 1.0)) if sampled else 0.0
+        return self.options | {"temperature": temperature}
 
     # Chats
 
@@ -263,16 +266,16 @@ class Di4CModel(LM):  # type: ignore[misc]
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """See `LM.apply_chat_template`."""
-        found = self.tokenizer.inner.apply_chat_template(
+        prompt = self.tokenizer.inner.apply_chat_template(
             chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
         )
-        return str(found)
+        return str(prompt)
 
 
 def _new_tokens(kwargs: dict[str, Any]) -> int:
     names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-    said = [int(kwargs[name]) for name in names if kwargs.get(name) is not None]
-    return said[0] if said else NEW
+    counts = [int(kwargs[name]) for name in names if kwargs.get(name) is not None]
+    return counts[0] if counts else NEW
 
 
 def _until(text: str, kwargs: dict[str, Any], end: str | None) -> str:

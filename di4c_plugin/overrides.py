@@ -1,6 +1,6 @@
-"""Overrides `key=value` as a user types them, in Hydra's grammar.
+"""Quotes overrides `key=value` for Hydra's grammar.
 
-That grammar has no `=`, `(` or `é` outside quotes, which names of files have: Lightning's own are
+The grammar allows no `=`, `(` or `é` outside quotes, but file names have them: Lightning writes
 `epoch=3-step=10.ckpt`.
 """
 
@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterable
 
 
 def readable(overrides: Iterable[str], texts: Collection[str] = ()) -> list[str]:
-    """Return overrides with those quoted that Hydra would not read, or read as something else.
+    """Return overrides, with values quoted that Hydra could not parse or would misread.
 
     Args:
-        overrides: as typed; what has no `=` is left alone.
-        texts: keys whose values are names, whatever they look like: `out=2024`, `out=a,b`.
+        overrides: as typed; those without `=` stay as they are.
+        texts: keys whose values are always text: `out=2024`, `out=a,b`.
     """
     return [_readable(override, texts) for override in overrides]
 
@@ -36,6 +36,6 @@ def _readable(override: str, texts: Collection[str]) -> str:
 
 
 def quoted(value: str) -> str:
-    """Return a text in quotes of Hydra's grammar."""
+    """Return a text quoted for Hydra's grammar."""
     inner = re.sub(r"(\\*)(?='|$)", r"\1\1", value).replace("'", r"\'")
     return f"'{inner}'"

@@ -1,6 +1,6 @@
-"""Foreign files of YAML and JSON as plain values: nothing in them is resolved, expanded or made.
+"""Reads untrusted YAML and JSON as plain values: nothing in them is resolved or constructed.
 
-Whatever is wrong with a file is one line that names it.
+Any fault of a file is a `UserError` that names it.
 """
 
 import json
@@ -22,16 +22,16 @@ EXPONENT = re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+\Z")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML as OmegaConf writes and reads it: 1e-3 is a number, and a date is text.
+    """YAML as OmegaConf reads and writes it: 1e-3 is a number, and a date is text.
 
-    Merges (`<<`) are refused: they can double at every line.
+    Merges (`<<`) are refused: they can double the size with every line.
     """
 
     def flatten_mapping(self, node: Any) -> None:
-        """Leave `<<` as it stands, for which there is no value."""
+        """Do not expand `<<`, so that it fails as a key without a constructor."""
 
     def construct_scalar(self, node: Any) -> Any:
-        """Refuse numbers so long that it takes minutes to read them, in other bases than ten."""
+        """Refuse numbers so long that parsing them could take minutes."""
         number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
         if number and len(node.value) > NUMBER:
             raise ValueError(f"a number of more than {NUMBER} characters")
@@ -46,19 +46,19 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+01234
 
 
 def read_yaml(path: Path) -> Any:
-    """Return what a YAML file says; strings such as `${oc.env:HOME}` stay as they are.
+    """Return the content of a YAML file; strings such as `${oc.env:HOME}` stay as they are.
 
     Raises:
-        UserError: if it cannot be read, or holds other things than plain values.
+        UserError: if it cannot be read, or holds anything but plain values.
     """
     return _read(path, YAML, lambda text: yaml.load(text, Loader=_Loader))  # a SafeLoader
 
 
 def whole_text(text: str, where: str) -> str:
-    """Return a text that has an encoding: JSON may name half a character by its number alone.
+    """Return a text that can be encoded: JSON may hold a lone surrogate.
 
     Raises:
-        UserError: if it has none.
+        UserError: if it cannot.
     """
     try:
         text.encode()
@@ -68,7 +68,7 @@ def whole_text(text: str, where: str) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file says; raises UserError if it cannot be read."""
+    """Return the content of a JSON file; raises UserError if it cannot be read."""
     return _read(path, JSON, json.loads)
 
 
@@ -81,13 +81,13 @@ def _read(path: Path, most: int, parse: Callable[[str], Any]) -> Any:
             content += file.read()
         return _Copy()(parse(content.decode("utf-8-sig")))
     except Exception as error:  # of yaml's constructors, any
-        told = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
-        reason = (told or type(error).__name__)[:200]
+        message = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+        reason = (message or type(error).__name__)[:200]
         raise UserError(f"{path} is not readable: {reason}") from error
 
 
 class _Copy:
-    """Copies nested plain values, not without end."""
+    """Copies nested plain values, up to limits of size and depth."""
 
     def __init__(self) -> None:
         self.left = VALUES

@@ -1,6 +1,6 @@
-"""Configs of what is registered and has no YAML: its name, and the defaults of its signature.
+"""Configs of registered names without a YAML file: the name and its signature's defaults.
 
-Hydra finds them under the search path `SEARCH_PATH` (see `hydra_plugins.di4c`), behind all files.
+Hydra finds them under the search path `SEARCH_PATH` (see `hydra_plugins.di4c`), after all files.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SEARCH_PATH = f"{SCHEME}://registered"
 
 @dataclass(frozen=True)
 class Group:
-    """A group of configs: the kind that is registered, and what a call is given beside options."""
+    """A config group: the registered kind, and the arguments of a call that are not options."""
 
     kind: str
     positional: int = 0
@@ -32,25 +32,25 @@ GROUPS = {
 CALLBACK = {"callbacks": {"di4c": {"_target_": "di4c_plugin.programs.callback.Install"}}}
 # Options of every sampler (`di4c_plugin.samplers.sampler.ModelOptions`).
 OF_MODELS = {"latents": "fixed", "guidance": 0.0, "guidance_ramp": "linear"}
-# What a text host reads of every sampler, see configs/sampler.
+# Options that a text host reads for every sampler, see configs/sampler.
 OF_TEXT = {"steps": None, "prefix": None, "known": None}
 
 
 def names(group: str) -> list[str]:
-    """Return what is registered for a group of configs; raises UserError for a broken plugin."""
+    """Return the registered names of a config group; raises UserError for a broken plugin."""
     return names_of(GROUPS[group].kind) if group in GROUPS else []
 
 
 def config_of(group: str, name: str) -> dict[str, Any]:
-    """Return the content of the file configs/GROUP/NAME.yaml that a plugin did not write.
+    """Return the config that configs/GROUP/NAME.yaml would hold.
 
-    An option without a default, or with one that is no plain value, is null.
+    An option without a default, or with a default that is not a plain value, is null.
     """
     known = GROUPS[group]
-    found = parameters(lookup(known.kind, name)) or {}
+    signature = parameters(lookup(known.kind, name)) or {}
     options = {"name": name} | {
         key: parameter.default if isinstance(parameter.default, PLAIN) else None
-        for key, parameter in list(found.items())[known.positional :]
+        for key, parameter in list(signature.items())[known.positional :]
         if parameter.kind in NAMEABLE and key not in known.given
     }
     if group == "algo":
@@ -62,5 +62,5 @@ def config_of(group: str, name: str) -> dict[str, Any]:
 
 
 def package_of(group: str) -> str | None:
-    """Return where Hydra puts such a config: None is its group."""
+    """Return the Hydra package of such a config; None: that of its group."""
     return "_global_" if group == "sampler" else None

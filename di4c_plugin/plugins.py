@@ -1,7 +1,7 @@
-"""Finds plugins and answers what is registered under a name.
+"""Loads plugins and looks up what they register.
 
 Built-ins come first, then the entry points of the group `di4c_plugin`. The environment variable
-DI4C_DISABLE_PLUGINS (names separated by commas) switches plugins off; they are not even imported.
+DI4C_DISABLE_PLUGINS (names separated by commas) switches plugins off; they are not imported.
 """
 
 import functools
@@ -35,7 +35,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Plugin:
-    """A loaded plugin: the distribution it came with ("name version") and its names by kind."""
+    """A loaded plugin: its distribution ("name version") and its registered names by kind."""
 
     name: str
     distribution: str
@@ -56,12 +56,12 @@ class PluginManager:
         Args:
             entry_points: in the order in which they register.
             disabled: names of entry points to leave out.
-            broken: told of each plugin that fails, here and later, which is then passed over; by
-                default it is raised.
+            broken: called with the error of each plugin that fails, now or later, which is then
+                skipped; None: the error is raised.
 
         Raises:
-            UserError: a plugin does not load, implements an unknown hook or has another's name, or
-                `disabled` holds a name that no plugin has.
+            UserError: if a plugin does not load, implements an unknown hook or has another's name,
+                or `disabled` holds a name that no plugin has.
         """
         entry_points = list(entry_points)
         _check_disabled(disabled, {entry.name for entry in entry_points})
@@ -75,25 +75,26 @@ class PluginManager:
         self._check_hooks()
 
     def lookup(self, kind: str, name: str) -> Any:
-        """Return what is registered as `name` under `kind`, one of `KINDS`.
+        """Return the object registered as `name` under `kind`, one of `KINDS`.
 
         Raises:
-            UserError: for an unknown name (the message lists those that exist), a name that two
-                plugins claim, and a plugin whose hook fails.
+            UserError: for an unknown name (the message lists the valid ones), a name that two
+                plugins register, and a plugin whose hook fails.
         """
-        found = self._registered(kind)
-        if not isinstance(name, str) or name not in found:
+        registered = self._registered(kind)
+        if not isinstance(name, str) or name not in registered:
             raise UserError(
-                f"unknown {kind} {shown(name)}{nearest(name, found)}; there are {_listed(found)}"
+                f"unknown {kind} {shown(name)}{nearest(name, registered)}; "
+                f"there are {_listed(registered)}"
             )
-        return found[name][1]
+        return registered[name][1]
 
     def config_paths(self) -> list[str]:
         """Return the Hydra search paths that plugins add."""
         return [path for _, paths in self._call("di4c_config_paths", Sequence) for path in paths]
 
     def plugins(self) -> list[Plugin]:
-        """Return every loaded plugin with what it registers, in the order of loading."""
+        """Return the loaded plugins with the names that they register, in the order of loading."""
         registered: dict[str, dict[str, list[str]]] = {name: {} for name in self._distributions}
         for kind in KINDS:
             for name, (plugin, _) in self._registered(kind).items():
@@ -112,11 +113,11 @@ class PluginManager:
         try:
             self._pluggy.register(entry.load(), entry.name)
         except (Exception, SystemExit) as error:
-            self._tell(_failure(entry.name, f"of {distribution} does not load", error), error)
+            self._report(_failure(entry.name, f"of {distribution} does not load", error), error)
             return
         self._distributions[entry.name] = distribution
 
-    def _tell(self, failure: UserError, cause: BaseException | None = None) -> None:
+    def _report(self, failure: UserError, cause: BaseException | None = None) -> None:
         if self._broken is None:
             raise failure from cause
         self._broken(failure)
@@ -128,33 +129,33 @@ class PluginManager:
             callers = self._pluggy.get_hookcallers(error.plugin) or []
             unknown = _listed(caller.name for caller in callers if not caller.has_spec())
             plugin = self._pluggy.get_name(error.plugin)
-            told = (
+            message = (
                 f"plugin {plugin!r} implements unknown hook {unknown}; "
                 f"there are {_listed([*KINDS.values(), 'di4c_config_paths'])}"
             )
-            self._tell(UserError(told), error)
+            self._report(UserError(message), error)
             self._pluggy.unregister(error.plugin)
             self._distributions.pop(str(plugin), None)
             self._check_hooks()
 
     def _registered(self, kind: str) -> dict[str, tuple[str, Any]]:
-        """Return plugin name and object by registered name."""
-        found: dict[str, tuple[str, Any]] = {}
+        """Return (plugin name, object) by registered name."""
+        registered: dict[str, tuple[str, Any]] = {}
         for plugin, items in self._call(KINDS[kind], Mapping):
             for name, value in items.items():
-                if name in found:
-                    both = f"{found[name][0]!r} and {plugin!r}"
-                    told = (
+                if name in registered:
+                    both = f"{registered[name][0]!r} and {plugin!r}"
+                    message = (
                         f"{kind} {name!r} is registered by two plugins, {both}; "
                         f"switch one off with {DISABLE}"
                     )
-                    self._tell(UserError(told))
+                    self._report(UserError(message))
                 else:
-                    found[name] = (plugin, value)
-        return found
+                    registered[name] = (plugin, value)
+        return registered
 
     def _call(self, hook: str, kind: type) -> Iterator[tuple[str, Any]]:
-        """Call a hook one plugin at a time, to know which plugin answered: name and answer."""
+        """Yield each plugin's name and its answer to a hook."""
         for implementation in getattr(self._pluggy.hook, hook).get_hookimpls():
             plugin = implementation.plugin_name
             try:
@@ -164,14 +165,14 @@ class PluginManager:
                 if not all(isinstance(name, str) for name in answer):
                     raise TypeError("its names are no text")
             except (Exception, SystemExit) as error:
-                self._tell(_failure(plugin, f"fails in {hook}", error), error)
+                self._report(_failure(plugin, f"fails in {hook}", error), error)
             else:
                 yield plugin, answer
 
 
 @functools.cache
 def get_manager() -> PluginManager:
-    """Return this process's manager: built-ins and installed plugins less those switched off.
+    """Return this process's manager of the built-ins and the installed plugins that are on.
 
     Raises:
         UserError: see `PluginManager`.
@@ -180,29 +181,29 @@ def get_manager() -> PluginManager:
 
 
 def installed_plugins(broken: Callable[[UserError], None] | None = None) -> PluginManager:
-    """Return a new manager of them; see `PluginManager`."""
+    """Return a new manager of the built-ins and installed plugins; see `PluginManager`."""
     installed = sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name)
     disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
     return PluginManager([BUILTINS, *installed], disabled, broken)
 
 
 def lookup(kind: str, name: str) -> Any:
-    """Return what is registered as `name` under `kind`; see `PluginManager.lookup`."""
+    """Return the object registered as `name` under `kind`; see `PluginManager.lookup`."""
     return get_manager().lookup(kind, name)
 
 
 def names_of(kind: str) -> list[str]:
-    """Return the names that are registered under `kind`; raises UserError as `lookup`."""
+    """Return the names registered under `kind`; raises UserError as `lookup`."""
     return list(get_manager()._registered(kind))
 
 
 def make(kind: str, config: Mapping[str, Any], *args: object) -> Any:
-    """Call what is registered under `kind` as config["name"] with `args` and the other options.
+    """Call the object registered under `kind` as config["name"] with `args` and the other options.
 
     Raises:
-        UserError: for an unknown name, and for options that it does not take or that are missing;
-            the message lists those that it takes; for values that are not what its annotations
-            say (`di4c_plugin.options`), or that it cannot be made with.
+        UserError: for an unknown name, unknown or missing options (the message lists the valid
+            ones), values of the wrong type (see `di4c_plugin.options`), and values that the object
+            itself refuses.
     """
     options = _mapping(kind, config)
     name = options.pop("name", None)
@@ -210,9 +211,8 @@ def make(kind: str, config: Mapping[str, Any], *args: object) -> Any:
         raise UserError(f"the {kind} has no name")
     factory = lookup(kind, name)
     options = fitted(factory, options, f"{kind} {name!r}", positional=len(args))
-    if kind == "host":  # its texts that begin so are paths
-        home = {k: str(user_path(v)) for k, v in options.items() if str(v).startswith("~")}
-        options |= home
+    if kind == "host":  # options of hosts that begin with ~ are paths
+        options |= {k: str(user_path(v)) for k, v in options.items() if str(v).startswith("~")}
     with refusing(f"{kind} {name!r} cannot be made with these options"):
         return factory(*args, **options)
 
@@ -233,7 +233,7 @@ def _check_disabled(disabled: Collection[str], installed: Collection[str]) -> No
 
 
 def _distribution(entry: metadata.EntryPoint) -> str:
-    """Return "name version"; the built-ins, which are no installed entry point, are ours."""
+    """Return "name version"; the built-ins have no installed entry point, and are ours."""
     distribution = entry.dist or metadata.distribution("di4c_plugin")
     return f"{distribution.name} {distribution.version}"
 

@@ -1,7 +1,7 @@
-"""A value as an annotation has it, whoever wrote it: Python, YAML or the command line.
+"""Converts a value from Python, YAML or the command line to the type of an annotation.
 
-Standard library only. `Annotated[int, Range(1, 8)]` and `Annotated[str, Choices("a", "b")]` say
-more than a type does.
+Standard library only. `Annotated[int, Range(1, 8)]` and `Annotated[str, Choices("a", "b")]`
+restrict the values of a type.
 """
 
 import difflib
@@ -27,7 +27,7 @@ LARGEST = 2**63 - 1
 
 @dataclass(frozen=True)
 class Range:
-    """Where a number must lie: from `least` to `most`, both included, or below `below`."""
+    """The range of a number: from `least` to `most`, both included, and below `below`."""
 
     least: float
     most: float = math.inf
@@ -46,7 +46,7 @@ class Range:
 
 @dataclass(frozen=True, init=False)
 class Choices:
-    """The values that there are."""
+    """The allowed values."""
 
     values: tuple[object, ...]
 
@@ -58,21 +58,21 @@ Count = Annotated[int, Range(1)]
 Share = Annotated[float, Range(0, 1)]
 BelowOne = Annotated[float, Range(0, below=1)]
 Std = Annotated[float, Range(0, 10**6)]
-# Of a network made by us: more is a mistake, and would fill the memory.
+# A size of a network that we make: a larger one is a mistake, and would fill the memory.
 Size = Annotated[int, Range(1, 2**16)]
 
 
 class Misfit(Exception):
-    """A value is not what an annotation says.
+    """A value does not match an annotation.
 
     Attributes:
-        told: what to say of it, behind the name: "must be a number, not 'x'".
-        near: whether its type is right, and only the value is not.
+        message: to follow the option's name: "must be a number, not 'x'".
+        near: whether the type is right and only the value is wrong.
     """
 
-    def __init__(self, told: str, *, near: bool = False) -> None:
-        super().__init__(told)
-        self.told, self.near = told, near
+    def __init__(self, message: str, *, near: bool = False) -> None:
+        super().__init__(message)
+        self.message, self.near = message, near
 
 
 def nearest(name: object, names: Iterable[object]) -> str:
@@ -85,16 +85,16 @@ def shown(value: object) -> str:
     """Return a value as short text."""
     try:
         text = repr(value) if isinstance(value, int | float) else reprlib.repr(value)
-    except Exception:  # a number that Python refuses to write out, a class that fails
+    except Exception:  # a number that Python refuses to print, or a `__repr__` that fails
         text = f"a very large {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def as_said(annotation: Any, value: Any) -> Any:
-    """Return the value as an annotation has it.
+def converted(annotation: Any, value: Any) -> Any:
+    """Return the value converted to the type of an annotation.
 
     Raises:
-        Misfit: if it is something else.
+        Misfit: if it does not match.
     """
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in (Any, object, inspect.Parameter.empty) or isinstance(
@@ -121,9 +121,9 @@ def as_said(annotation: Any, value: Any) -> Any:
 
 def _limited(parts: tuple[Any, ...], value: Any) -> Any:
     if any(isinstance(part, Choices) for part in parts):
-        return _within(parts[1:], value)  # these tell what there is, whatever type the value has
+        return _within(parts[1:], value)  # the choices are listed for a value of any type
     try:
-        value = as_said(parts[0], value)
+        value = converted(parts[0], value)
     except Misfit as error:
         if error.near:
             _within(parts[1:], value)
@@ -135,9 +135,11 @@ def _within(limits: Iterable[object], value: Any) -> Any:
     for limit in limits:
         if isinstance(limit, Range) and value is not None and value not in limit:
             raise Misfit(f"must be {limit}, not {shown(value)}", near=True)
-        if isinstance(limit, Choices) and not any(_same(value, one) for one in limit.values):
-            there = ", ".join(map(str, limit.values))
-            raise Misfit(f"unknown {shown(value)}{nearest(value, limit.values)}; there are {there}")
+        if isinstance(limit, Choices) and not any(_same(value, choice) for choice in limit.values):
+            choices = ", ".join(map(str, limit.values))
+            raise Misfit(
+                f"unknown {shown(value)}{nearest(value, limit.values)}; there are {choices}"
+            )
     return value
 
 
@@ -152,22 +154,22 @@ def _must(holds: bool, expected: str, value: Any) -> Any:
 
 
 def _one_of(kinds: Iterable[Any], value: Any) -> Any:
-    """Return the value as the first annotation that it fits; null goes before all others."""
-    told: list[str] = []
+    """Return the value converted to the first matching type of a union; null is tried first."""
+    expectations: list[str] = []
     for kind in sorted(kinds, key=lambda kind: kind is not type(None)):
         try:
-            return as_said(kind, value)
+            return converted(kind, value)
         except Misfit as error:
             if error.near:
                 raise
-            expected = error.told.removeprefix("must be ").removesuffix(f", not {shown(value)}")
-            told += [expected] if kind is not type(None) else []
-    raise Misfit(f"must be {' or '.join(dict.fromkeys(told))}, not {shown(value)}")
+            expected = error.message.removeprefix("must be ").removesuffix(f", not {shown(value)}")
+            expectations += [expected] if kind is not type(None) else []
+    raise Misfit(f"must be {' or '.join(dict.fromkeys(expectations))}, not {shown(value)}")
 
 
 def _whole(value: Any) -> int:
-    """Return a whole number; 1e3 is one."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    """Return a whole number, which may be written as a float such as 1e3."""
+    whole = isinstance(value, numbers.Integral)
     whole = whole or (isinstance(value, numbers.Real) and float(value).is_integer())
     number = int(_must(whole and not isinstance(value, bool), NAMED[int], value))
     if abs(number) > LARGEST:
@@ -199,7 +201,7 @@ def _path(value: Any) -> Path:
     path = Path(_must(isinstance(value, str | os.PathLike), "a path", value))
     try:
         return path.expanduser()
-    except RuntimeError as error:  # a home of nobody
+    except RuntimeError as error:  # the home folder of an unknown user
         raise Misfit(f"must be a path, not {shown(value)}: {error}", near=True) from error
 
 
@@ -216,7 +218,7 @@ def _of_class(kind: type, parts: tuple[Any, ...], value: Any) -> Any:
     if issubclass(kind, Mapping):
         _must(isinstance(value, Mapping), "a mapping of options", value)
         keys, values = parts if len(parts) == 2 else (Any, Any)
-        return {as_said(keys, k): _at(f"[{shown(k)}]", values, v) for k, v in value.items()}
+        return {converted(keys, k): _at(f"[{shown(k)}]", values, v) for k, v in value.items()}
     listed = kind.__module__ in ("builtins", "collections.abc")  # a tensor is a collection too
     if listed and issubclass(kind, Collection) and not issubclass(kind, str | bytes):
         return _collection(kind, parts, value)
@@ -225,7 +227,7 @@ def _of_class(kind: type, parts: tuple[Any, ...], value: Any) -> Any:
             return value
     except TypeError:  # a protocol
         pass
-    # What is no plain value is for the call to judge: a model stands for its network.
+    # The call itself judges other objects: a model may stand for its network.
     return _must(not isinstance(value, PLAIN), f"a {kind.__name__}", value)
 
 
@@ -233,25 +235,23 @@ def _collection(kind: type, parts: tuple[Any, ...], value: Any) -> Any:
     fixed = issubclass(kind, tuple) and bool(parts) and parts[-1] is not Ellipsis
     inner = parts[0] if parts else Any
     if typing.get_origin(inner) is Annotated:
-        named = PLURALS.get(typing.get_args(inner)[0], "values")
+        plural = PLURALS.get(typing.get_args(inner)[0], "values")
     else:
-        named = PLURALS.get(inner, "values")
-    expected = f"{COUNTS.get(len(parts), len(parts))} {named}" if fixed else f"a list of {named}"
+        plural = PLURALS.get(inner, "values")
+    expected = f"{COUNTS.get(len(parts), len(parts))} {plural}" if fixed else f"a list of {plural}"
     if not isinstance(value, PLAIN):
         return value  # a tensor, an array
-    given: Collection[Any] = _must(isinstance(value, list | tuple | set), expected, value)
-    _must(not fixed or len(given) == len(parts), expected, value)
-    kinds = parts if fixed else (inner,) * len(given)
-    items = [
-        _at(f"[{n}]", each, item) for n, (each, item) in enumerate(zip(kinds, given, strict=True))
-    ]
+    value = _must(isinstance(value, list | tuple | set), expected, value)
+    _must(not fixed or len(value) == len(parts), expected, value)
+    kinds = parts if fixed else (inner,) * len(value)
+    items = [_at(f"[{n}]", k, item) for n, (k, item) in enumerate(zip(kinds, value, strict=True))]
     return tuple(items) if issubclass(kind, tuple) else kind(items) if kind in SETS else items
 
 
 def _at(where: str, annotation: Any, value: Any) -> Any:
-    """Return a value inside another one; a misfit says where."""
+    """Return the converted element of a collection; a `Misfit` says which one failed."""
     try:
-        return as_said(annotation, value)
+        return converted(annotation, value)
     except Misfit as error:
-        space = "" if error.told.startswith("[") else " "
-        raise Misfit(f"{where}{space}{error.told}", near=True) from None
+        space = "" if error.message.startswith("[") else " "
+        raise Misfit(f"{where}{space}{error.message}", near=True) from None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from di4c_plugin import checkouts as detect
-from di4c_plugin.checkouts import HOSTS, HYDRA_HOSTS, Found, Program
+from di4c_plugin.checkouts import HOSTS, HYDRA_HOSTS, Checkout, Program
 from tests.conftest import MakeHost
 
 EVERY = pytest.mark.parametrize("host", HOSTS, ids=[host.name for host in HOSTS])
@@ -23,7 +23,7 @@ def test_a_host_is_known_by_its_marks_and_not_by_its_name(
 ) -> None:
     root = make_host(host.name).rename(make_host(host.name).with_name("any_other"))
     for program in (host.script, *host.others):
-        assert detect.find(root / program) == Found(host, root, None)
+        assert detect.find(root / program) == Checkout(host, root, None)
     for mark in host.marks:
         text = (root / mark).read_text()
         (root / mark).unlink()
@@ -75,7 +75,7 @@ def test_what_else_hydra_searches_is_no_host(path: str) -> None:
 def test_find_follows_a_link_to_the_program(make_host: MakeHost, tmp_path: Path) -> None:
     root = make_host("sdtt")
     (tmp_path / "link.py").symlink_to(root / "src/sdtt/main.py")
-    assert detect.find(tmp_path / "link.py") == Found(detect.host_named("sdtt"), root, None)
+    assert detect.find(tmp_path / "link.py") == Checkout(detect.host_named("sdtt"), root, None)
 
 
 def test_the_commit_is_that_of_the_host_itself(make_host: MakeHost, tmp_path: Path) -> None:
@@ -99,10 +99,10 @@ def test_a_machine_without_git(
 
 def test_only_another_commit_gives_a_warning(tmp_path: Path) -> None:
     host = detect.host_named("duo")
-    assert Found(host, tmp_path, host.commit).warning is None
-    assert Found(host, tmp_path, host.commit).title == "duo at 7c9b498"
+    assert Checkout(host, tmp_path, host.commit).warning is None
+    assert Checkout(host, tmp_path, host.commit).title == "duo at 7c9b498"
     for commit, title in (("f" * 40, "duo at fffffff"), (None, "duo at an unknown commit")):
-        assert Found(host, tmp_path, commit).warning == f"{title}; tested with 7c9b498 only"
+        assert Checkout(host, tmp_path, commit).warning == f"{title}; tested with 7c9b498 only"
 
 
 def test_changed_files_are_told_and_a_copy_without_git_is_known(
@@ -110,14 +110,16 @@ def test_changed_files_are_told_and_a_copy_without_git_is_known(
 ) -> None:
     root = make_host("duo")
     host = replace(detect.host_named("duo"), digest=detect.digest_of(root))
-    assert Found(host, root, None).title == "duo at 7c9b498"
-    assert Found(host, root, None).warning is None
-    assert Found(host, root, "f" * 40).warning is None
+    assert Checkout(host, root, None).title == "duo at 7c9b498"
+    assert Checkout(host, root, None).warning is None
+    assert Checkout(host, root, "f" * 40).warning is None
     (root / "algo.py").write_text("import os\n")
-    assert Found(host, root, host.commit).warning == (
+    assert Checkout(host, root, host.commit).warning == (
         "duo at 7c9b498 with changed files; tested without these changes only"
     )
-    assert Found(host, root, None).warning == "duo at an unknown commit; tested with 7c9b498 only"
+    assert (
+        Checkout(host, root, None).warning == "duo at an unknown commit; tested with 7c9b498 only"
+    )
 
 
 def test_the_submodules_are_the_known_hosts(repository: Path) -> None:
@@ -134,8 +136,8 @@ def test_the_submodules_are_the_known_hosts(repository: Path) -> None:
 )
 def test_the_real_hosts(host_checkout: Path, host: Program) -> None:
     found = detect.find(host_checkout / host.script)
-    assert found == Found(host, host_checkout, host.commit)
-    assert Found(host, host_checkout, None).as_tested, "the digest is not that of the commit"
+    assert found == Checkout(host, host_checkout, host.commit)
+    assert Checkout(host, host_checkout, None).as_tested, "the digest is not that of the commit"
     if host.configs:
         assert detect.host_of_configs(str(host_checkout / host.configs)) == host
     assert all((host_checkout / program).is_file() for program in host.others)

@@ -21,8 +21,8 @@ from di4c_plugin.evaluation.text_options import text_options
 from di4c_plugin.files import configs_dir
 from di4c_plugin.hosts import OpenHost
 from di4c_plugin.plugins import make
-from di4c_plugin.programs.callback import as_chosen
 from di4c_plugin.programs.callback import plain as plain_config
+from di4c_plugin.programs.callback import with_choices
 from di4c_plugin.programs.text.measuring import metric_settings
 from di4c_plugin.programs.text.sampling import sampler_settings
 from di4c_plugin.programs.text.settings import distillation
@@ -72,7 +72,7 @@ def in_host(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
     (folder / host.configs / "config.yaml").write_text(f"defaults: [{defaults}]\nmode: train")
     with initialize_config_dir(str(folder / host.configs), version_base=None):
         composed = compose("config", list(overrides), return_hydra_config=True)
-    return as_chosen(plain_config(composed), composed.hydra)
+    return with_choices(plain_config(composed), composed.hydra)
 
 
 def test_every_config_is_tested_here() -> None:

@@ -118,8 +118,8 @@ def test_a_path_knows_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     [
         ("x" * 256, "is a name of more than 255 bytes"),
         ("a/" + "é" * 128 + "/b", "is a name of more than 255 bytes"),
-        ("a/" * 3000, "is no name of a file"),
-        ("a\0b", "is no name of a file"),
+        ("a/" * 3000, "is not a valid file name"),
+        ("a\0b", "is not a valid file name"),
         ("~nobody-here/x", "is no path here: Could not determine home directory"),
         ("", "a path is text, not ''"),
         (3, "a path is text, not 3"),

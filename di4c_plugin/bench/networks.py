@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from di4c_plugin.algorithms.base import Algorithm, Batch
-from di4c_plugin.api import as_host, load_teacher
+from di4c_plugin.api import load_teacher
 from di4c_plugin.bench.cases import NetworkCase, SampleCase, UpdateCase
 from di4c_plugin.bench.measure import median_seconds, peak_bytes, seconds
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.families import new_model
 from di4c_plugin.families.adapted import shared
+from di4c_plugin.hosts.choose import as_host
 from di4c_plugin.hosts.start import start_networks
 from di4c_plugin.networks import DiTConfig
 from di4c_plugin.networks.adapters import Adapter

@@ -1,7 +1,7 @@
-"""Hosts: one small file for each, a value of networks, data and program.
+"""Hosts, one small file each: a value that combines networks, data and program.
 
-What is exported is loaded when first asked for: Hydra imports this package in every Hydra app, and
-`di4c run` does before torch.
+Exports are loaded lazily: Hydra imports this package in every app, and `di4c run` imports it before
+torch.
 """
 
 import importlib
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from di4c_plugin.hosts.choose import host_for
     from di4c_plugin.hosts.sources import load_source
 
-# By name: the module that it is in, if not `base`.
+# The module of each export that is not in `base`.
 MODULES = {"host_for": "choose", "load_source": "sources"}
 
 __all__ = ["Host", "HostData", "OpenHost", "host_for", "load_source"]

@@ -1,9 +1,9 @@
-"""A host is a value: whose networks, which data, whose program; and `OpenHost` is one in use.
+"""A `Host` is a value of networks, data and program; an `OpenHost` is a host in use.
 
     HOST = Host("mine", MyNetworks(), MyData, latent="token")
 
-A plugin registers such a value by the hook `di4c_hosts`. What all hosts do alike with teachers,
-students and options is written once, in `OpenHost`.
+A plugin registers such a value by the hook `di4c_hosts`. `OpenHost` handles teachers, students and
+options for all hosts.
 """
 
 import inspect
@@ -27,9 +27,9 @@ from di4c_plugin.options import fitted, parameters
 
 
 class HostData:
-    """The data of a host and their pictures; its options are those of the class.
+    """The data of a host, and pictures or texts of samples; its options are the class's arguments.
 
-    This one has neither: for hosts whose data are their program's own.
+    This base class has neither, for hosts whose data only their program can read.
     """
 
     def read(self, host: "OpenHost") -> Data:
@@ -37,7 +37,7 @@ class HostData:
         raise UserError(f"host {host.name!r} has no data here: they are its own program's")
 
     def check_drawing(self, host: "OpenHost") -> None:
-        """Refuse to judge pictures that are not drawn as in the training; raises UserError."""
+        """Raise UserError if pictures would not be drawn as in training."""
 
     def images(self, host: "OpenHost", x: Tensor) -> Tensor:
         """Return samples x (n, D) as pictures (n, C, H, W), uint8; C is 1 (grey) or 3.
@@ -45,16 +45,16 @@ class HostData:
         Positions that are still unknown are mid-grey.
 
         Raises:
-            UserError: where samples are no pictures.
+            UserError: if samples are not pictures.
         """
         raise UserError(f"samples of host {host.name!r} are no pictures")
 
     def texts(self, host: "OpenHost", x: Tensor) -> list[str]:
-        """Return samples x (n, D) as texts; raises UserError where they are none."""
+        """Return samples x (n, D) as texts; raises UserError if they are not texts."""
         raise UserError(f"samples of host {host.name!r} are no texts")
 
     def prompts(self, host: "OpenHost", prompts: Sequence[Any]) -> list[list[int]]:
-        """Return the ids of prompts, texts or chats; errors as `texts`."""
+        """Return the token ids of prompts (texts or chats); raises UserError as `texts`."""
         raise UserError(f"samples of host {host.name!r} are no texts, and begin with none")
 
     def picture(self, host: "OpenHost", x: Tensor, path: Path) -> None:
@@ -66,22 +66,21 @@ class HostData:
 
 @dataclass(frozen=True)
 class Host:
-    """One kind of data and network; called with a user's options it is an `OpenHost`.
+    """One kind of data and network; calling it with a user's options returns an `OpenHost`.
 
     Attributes:
-        name: under which it is registered.
+        name: the registered name.
         family: its networks.
-        data: its data and pictures, a class made with options.
-        program: the program that teachers come from; None: there is none.
-        latent: how a student takes lambda where nothing else is asked for: a file of
-            configs/latent/.
-        kept: the options that are taken from a model's file where the user gives none, and their
-            types: int, float, bool, str for a short name, dict for a process. Sizes and switches
-            only: nothing that is opened, written, imported or run, nor trusted more or less. All
-            other options are the user's alone.
-        new_teacher: makes an untrained product model, `(process, **sizes) -> Model`; None: teachers
-            are trained by the program.
-        wrote: tells whether weights are of this program, where several share a family.
+        data: its data, a class called with options.
+        program: the program that trains its teachers, or None.
+        latent: the default latent of students, a name in configs/latent/.
+        kept: the options whose defaults a model's file may set, and their types: int, float, bool,
+            str for a short name, dict for a process. Sizes and switches only: nothing that is
+            opened, written, imported or run, or that changes what is trusted. All other options
+            come from the user alone.
+        new_teacher: makes an untrained product model, `(process, **sizes) -> Model`; None: the
+            program trains the teachers.
+        wrote: returns whether this program wrote the weights, if several hosts share a family.
     """
 
     name: str
@@ -94,46 +93,48 @@ class Host:
     wrote: Callable[[Weights], bool] | None = None
 
     def __post_init__(self) -> None:
-        """Say what the user may say, in the way in which functions do."""
-        own = {name: p.annotation for name, p in (parameters(self.data) or {}).items()}
-        data = inspect.signature(self.data).parameters
-        places = {"root": str | Path | None, "process": str | Mapping[str, Any] | None}
+        """Set a signature with the options that the user may give."""
+        data_types = {name: p.annotation for name, p in (parameters(self.data) or {}).items()}
+        arguments = inspect.signature(self.data).parameters
+        shared_types = {"root": str | Path | None, "process": str | Mapping[str, Any] | None}
         foreign = self.program or self.family.said  # networks that are not ours
-        types = (places | dict(self.family.said) if foreign else {}) | own
+        annotations = (shared_types | dict(self.family.said) if foreign else {}) | data_types
         kind = inspect.Parameter.KEYWORD_ONLY
-        defaults = {name: data[name].default if name in data else None for name in types}
-        told = [
-            inspect.Parameter(name, kind, default=defaults[name], annotation=_or_none(said))
-            for name, said in types.items()
+        defaults = {
+            name: arguments[name].default if name in arguments else None for name in annotations
+        }
+        options = [
+            inspect.Parameter(name, kind, default=defaults[name], annotation=_or_none(annotation))
+            for name, annotation in annotations.items()
         ]
-        object.__setattr__(self, "__signature__", inspect.Signature(told))
+        object.__setattr__(self, "__signature__", inspect.Signature(options))
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the user may say, with what it is by default."""
+        """The options that the user may give, with their defaults."""
         return {name: p.default for name, p in inspect.signature(self).parameters.items()}
 
-    def __call__(self, **said: Any) -> "OpenHost":
-        """Return the host in use; None is an option's default.
+    def __call__(self, **options: Any) -> "OpenHost":
+        """Return the host in use; None selects an option's default.
 
         Raises:
-            UserError: for options that it does not take, or of another type.
+            UserError: for unknown options and values of the wrong type.
         """
-        own = {k: v for k, v in fitted(self, said, f"host {self.name!r}").items() if v is not None}
-        return OpenHost(self, self.options | own)
+        options = fitted(self, options, f"host {self.name!r}")
+        return OpenHost(self, self.options | {k: v for k, v in options.items() if v is not None})
 
 
 class OpenHost:
-    """A host with a user's options, and the model whose data and pictures will be asked for.
+    """A host with a user's options, and the model that it serves.
 
     Attributes:
         value: the host.
-        options: all of them.
+        options: all options, with defaults.
         root: the program's checkout; None: see `importing.checkout`.
-        typed: what goes before an option where the user types it.
-        known_process: of the model, as plain values.
-        origin: where the model was loaded from; None: not known.
-        vocabulary: of the model; None: not known.
+        typed: the prefix of an option as the user types it.
+        known_process: the model's process, as plain values.
+        origin: where the model was loaded from; None: unknown.
+        vocabulary: of the model; None: unknown.
     """
 
     typed = "host."
@@ -145,8 +146,8 @@ class OpenHost:
         family = value.family.at(self.root) if self.root else value.family
         self.family = family.trusting(options)
         self.process = named(options.get("process"))
-        own = inspect.signature(value.data).parameters
-        self.pictures = value.data(**{name: options[name] for name in own})
+        data_options = inspect.signature(value.data).parameters
+        self.pictures = value.data(**{name: options[name] for name in data_options})
         self.known_sizes: Any = None
         self.known_process: Mapping[str, Any] = {}
         self.origin: str | None = None
@@ -154,20 +155,20 @@ class OpenHost:
         self.trained_with: Mapping[str, Any] = {}
 
     def adopt(self, model: Model) -> None:
-        """Take note of the model; raises UserError for one of another family."""
-        kind, own = model.network.kind, self.family.name
-        if kind != own:
-            raise UserError(f"this is a model of {kind!r}, and host {self.name!r} has {own!r}")
+        """Record the model that the host serves; raises UserError for one of another family."""
+        kind, expected = model.network.kind, self.family.name
+        if kind != expected:
+            raise UserError(f"this is a model of {kind!r}, and host {self.name!r} has {expected!r}")
         self.known_sizes, self.known_process = model.network, model.process.config
         base = self.options.get("base") or (model.adapter or {}).get("base")
         origin = model.info.get("origin", base)
         self.origin = origin if isinstance(origin, str) else None
         self.vocabulary = vocabulary_in(model.info, "this model")
-        said = model.info.get("host")
-        self.trained_with = said if isinstance(said, Mapping) else {}
+        trained_with = model.info.get("host")
+        self.trained_with = trained_with if isinstance(trained_with, Mapping) else {}
 
     def described(self) -> dict[str, Any]:
-        """Return {"host": {"name": ..., **options}}, to be kept with models; {} without options."""
+        """Return {"host": {"name": ..., **options}} for a model's info; {} without options."""
         return {"host": {"name": self.name} | self.options} if self.options else {}
 
     def load_teacher(self, source: str | Path, *, ema: bool = True) -> Model:
@@ -175,10 +176,10 @@ class OpenHost:
 
         Args:
             source: a file of the host's program or ours, a folder, a hub id, or `scheme:rest`.
-            ema: take the moving averages where the file has some.
+            ema: use the moving averages if the file has them.
 
         Raises:
-            UserError: no such file, or one of another network, or sizes that are still missing.
+            UserError: if there is no such file, it is of another network, or sizes are missing.
         """
         if has_scheme(str(source)):
             model = load_scheme(str(source), ema=ema)
@@ -187,18 +188,18 @@ class OpenHost:
         return self.load(self.family.read(read_content(source), ema=ema))
 
     def load(self, weights: Weights) -> Model:
-        """Return the model with weights that were read; errors as for `load_teacher`."""
-        said = {name: self.options.get(name) for name in self.family.said}
+        """Return the model with these weights; raises UserError as `load_teacher`."""
+        described = {name: self.options.get(name) for name in self.family.said}
         with refusing(f"{weights.origin} cannot be read"):
-            model = self.family.load(weights, process=self.process, **said)
-        if weights.fingerprint:  # of no model file of ours, which says it itself
+            model = self.family.load(weights, process=self.process, **described)
+        if weights.fingerprint:  # not a model file of ours, which names its host itself
             kept = {k: v for k, v in self.options.items() if k in self.value.kept}
             model.info["host"] = {"name": self.name} | kept
         self.adopt(model)
         return model
 
     def build_student(self, teacher: Model, latent: dict[str, Any] | None) -> Model:
-        """Return a network that starts from the teacher's weights; raises UserError.
+        """Return a student with the teacher's weights; raises UserError.
 
         With a latent it is a mixture, else a product model.
         """
@@ -208,8 +209,8 @@ class OpenHost:
     def family_for(self, teacher: Model) -> Family[Any]:
         """Return the family that makes students of a teacher; raises UserError as `adopt`."""
         self.adopt(teacher)
-        found: Family[Any] = self.family if self.root else teacher.family or self.family
-        return found
+        family: Family[Any] = self.family if self.root else teacher.family or self.family
+        return family
 
     def new_teacher(self, process: dict[str, Any], **sizes: Any) -> Model:
         """Return an untrained product model for the process described; raises UserError."""
@@ -249,37 +250,37 @@ class OpenHost:
         """See `HostData.picture`."""
         self.pictures.picture(self, x, path)
 
-    def place(self, path: str | None) -> Path:
-        """Return the path of the data; raises UserError if nobody said."""
+    def data_path(self, path: str | None) -> Path:
+        """Return the path of the data; raises UserError if the user gave none."""
         if path is None:
             raise UserError(f"name the data of host {self.name!r}: {self.ask('data')}")
         return Path(path)
 
     def ask(self, option: str) -> str:
-        """Return what the user types for a path, and what the model's file says it was."""
-        said = self.trained_with.get(option)
-        told = f" (trained with {quoted(said)}, its file says)" if isinstance(said, str) else ""
-        return f"{self.typed}{option}=PATH{told}"
+        """Return how to type an option that is a path, and its value in training, if known."""
+        path = self.trained_with.get(option)
+        hint = f" (trained with {quoted(path)}, its file says)" if isinstance(path, str) else ""
+        return f"{self.typed}{option}=PATH{hint}"
 
     @property
     def sizes(self) -> Any:
-        """The sizes of the network; raises UserError before there is one."""
+        """The sizes of the network; raises UserError if no model is known yet."""
         if self.known_sizes is None:
             raise UserError(f"host {self.name!r} needs its teacher before data or pictures")
         return self.known_sizes
 
 
 def _or_none(annotation: Any) -> Any:
-    """Return the annotation of what may be None too; nothing said is anything."""
+    """Return the annotation with None allowed; one that cannot be checked stays as it is."""
     anything = annotation is inspect.Parameter.empty or isinstance(annotation, str)
     return annotation if anything else annotation | None
 
 
 def named(process: Any) -> dict[str, Any] | None:
-    """Return the name and options of a process, of which a user may give the name alone.
+    """Return the name and options of a process, which a user may give by name alone.
 
     Raises:
-        UserError: for anything else.
+        UserError: for anything but a name or a mapping.
     """
     if isinstance(process, str):
         return {"name": process}

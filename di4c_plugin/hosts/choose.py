@@ -1,6 +1,6 @@
-"""The host that a model belongs to: for its pictures, and the data to compare samples with.
+"""Finds the host of a model, for its data and pictures.
 
-A model's file is anybody's: no path, root or program is taken from it.
+Model files are untrusted: no path, root or program is taken from them.
 """
 
 import re
@@ -29,45 +29,55 @@ def host_for(model: Model, name: str | None = None, **options: Any) -> OpenHost:
 
     Args:
         model: teacher or student.
-        name: of a host; None: what the model's own description says, or its kind of network.
-        options: of the host (configs/host/<name>.yaml), in place of those.
+        name: of a host; None: by the model's info, else by its kind of network.
+        options: of the host (configs/host/<name>.yaml), over those in the model's info.
 
     Raises:
-        UserError: for an unknown host, options that it does not take, and a description that holds
-            something else than sizes and switches.
+        UserError: for an unknown host or option, and for values in the model's info that are not
+            sizes or switches.
     """
     described = model.info.get("host")
     described = described if isinstance(described, Mapping) else {}
-    own = described.get("name")
-    own = own if isinstance(own, str) else None
+    recorded = described.get("name")
+    recorded = recorded if isinstance(recorded, str) else None
     if name is None:
-        name = own or host_of_kind(model.network.kind).name
-    wanted = described.keys() - options.keys() if own == name else set()
-    kept = kept_options(name, {key: described[key] for key in wanted})
+        name = recorded or host_of_kind(model.network.kind).name
+    names = described.keys() - options.keys() if recorded == name else set()
+    kept = kept_options(name, {key: described[key] for key in names})
     host: OpenHost = make("host", kept | {"name": name} | options)
     host.adopt(model)
     return host
 
 
+def as_host(host: str | Mapping[str, Any] | Host | OpenHost | None, teacher: Model) -> OpenHost:
+    """Return the open host that `distill` was given, with the teacher; raises UserError."""
+    if isinstance(host, Host | OpenHost):
+        opened = host() if isinstance(host, Host) else host
+        opened.adopt(teacher)
+        return opened
+    options = {"name": host} if host is None or isinstance(host, str) else dict(host)
+    return host_for(teacher, **options)
+
+
 def host_of_kind(kind: str, weights: Weights | None = None) -> Host:
-    """Return the host whose networks are of this kind: of several, the one that wrote the weights.
+    """Return the host with this kind of networks; of several, the one that wrote the weights.
 
     Raises:
-        UserError: for a kind that no host has.
+        UserError: if no host has this kind.
     """
-    hosts = [lookup("host", name) for name in names_of("host")]
-    found: list[Host] = [host for host in hosts if host.family.name == kind]
-    if not found:
+    registered = [lookup("host", name) for name in names_of("host")]
+    matching: list[Host] = [host for host in registered if host.family.name == kind]
+    if not matching:
         raise UserError(f"unknown host {kind!r}: no host has such networks")
-    sure = (host for host in found if weights and host.wrote and host.wrote(weights))
-    return next(sure, found[0])
+    writers = (host for host in matching if weights and host.wrote and host.wrote(weights))
+    return next(writers, matching[0])
 
 
 def kept_options(host: str, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those options in the description of a model that are sizes and switches of its host.
+    """Return the options in a model's info that its host keeps: sizes and switches.
 
     Raises:
-        UserError: if one of them holds something else.
+        UserError: for a value of the wrong type.
     """
     types: Mapping[str, type] = lookup("host", host).kept
     kept = {k: v for k, v in described.items() if k in types and v is not None}
@@ -81,7 +91,7 @@ def kept_options(host: str, described: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_plain(value: Any, kind: type) -> bool:
-    """Tell whether a value out of a file is a small one of this kind, see `Host.kept`."""
+    """Return whether a value from a file is a small one of this type, see `Host.kept`."""
     if kind is dict and isinstance(value, Mapping):
         return all(is_plain(key, str) and _is_part(inner) for key, inner in value.items())
     if kind in (dict, str):

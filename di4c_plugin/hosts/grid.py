@@ -1,4 +1,4 @@
-"""Data of the two generations of MaskGIT: codes, or pictures by the program's VQ model."""
+"""Data of both generations of MaskGIT: codes, or pictures encoded by the program's VQ model."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.base import HostData, OpenHost
 
 GREY = 128
-# Work on fewer files is over before anybody wonders.
-TOLD_FROM = 1000
+# With fewer items no progress is shown.
+REPORT_FROM = 1000
 KEPT: dict[str, type] = {
     **{"dropout": float, "mirror": bool, "process": dict},
     **{"image_size": int, "heads": int, "carry_over": bool},
@@ -28,10 +28,10 @@ class GridData(HostData):
 
     Args:
         data: codes (see `read_codes`), or a folder of pictures, which needs `vqgan`.
-        vqgan: the host's VQ model, see `load_vq`. Without one, codes are drawn as grey levels.
-        image_size: of the pictures that go into the VQ model, a side.
-        mirror: whether pictures count twice, once mirrored (v1 mirrors at random).
-        cache: file of the codes of pictures, written once; None: in the user's cache.
+        vqgan: the host's VQ model, see `load_vq`; None: codes are drawn as grey levels.
+        image_size: side of the VQ model's input, in pixels.
+        mirror: whether each picture is also used mirrored (v1 mirrors at random).
+        cache: file for the codes of pictures; None: in the user's cache folder.
     """
 
     def __init__(
@@ -48,24 +48,24 @@ class GridData(HostData):
 
     def read(self, host: OpenHost) -> Data:
         """See `HostData.read`: codes (M, D) and labels."""
-        path, sizes = host.place(self.path), host.sizes
+        path, sizes = host.data_path(self.path), host.sizes
         if holds_codes(path):
             limits = {"side": sizes.side, "codes": sizes.codes, "classes": sizes.classes}
-            return read_codes(path, **limits, progress=told("codes read"))
+            return read_codes(path, **limits, progress=reporter("codes read"))
         return self.encoded(host, path)
 
     def encoded(self, host: OpenHost, folder: Path) -> Data:
-        """Return the codes of a folder of pictures, made once; raises UserError."""
+        """Return the codes of a folder of pictures, cached; raises UserError."""
         sizes = host.sizes
         pictures = read_pictures(folder, self.image_size, classes=sizes.classes, mirror=self.mirror)
         if self.vqgan is None:
             raise UserError(f"{folder} holds pictures: name the VQ model, {host.ask('vqgan')}")
         vq = self.vq(host).to("cuda" if torch.cuda.is_available() else "cpu")
         vq.check(side=sizes.side, codes=sizes.codes, image_size=self.image_size)
-        return encode(pictures, vq, cache=self.cache, progress=told("pictures encoded"))
+        return encode(pictures, vq, cache=self.cache, progress=reporter("pictures encoded"))
 
     def vq(self, host: OpenHost) -> VQ:
-        """Return the VQ model, read once; raises UserError."""
+        """Return the VQ model, loaded once; raises UserError."""
         if self._vq is None:
             vq = load_vq(host.family.name, str(self.vqgan), host.root)
             vq.check(side=host.sizes.side, codes=host.sizes.codes)
@@ -73,7 +73,7 @@ class GridData(HostData):
         return self._vq
 
     def check_drawing(self, host: OpenHost) -> None:
-        """See `HostData.check_drawing`: without the VQ model codes are no pictures to compare."""
+        """See `HostData.check_drawing`: grey levels cannot be compared with pictures."""
         if self.vqgan is None and host.trained_with.get("vqgan") is not None:
             raise UserError(f"name the VQ model that draws the pictures: {host.ask('vqgan')}")
 
@@ -90,20 +90,20 @@ class GridData(HostData):
         return torch.cat([vq.draw(part) for part in codes.split(16)])
 
 
-def told(what: str) -> Progress:
-    """Return what tells the user, after each tenth, how many are done; of small data nothing."""
+def reporter(what: str) -> Progress:
+    """Return a callback that announces every tenth of the progress, unless the data are small."""
     tenths: list[int] = []
 
-    def tell(done: int, whole: int) -> None:
-        tenth = 10 * done // whole
-        if whole >= TOLD_FROM and tenth not in tenths:
+    def report(done: int, total: int) -> None:
+        tenth = 10 * done // total
+        if total >= REPORT_FROM and tenth not in tenths:
             tenths.append(tenth)
-            announce_once(f"{done} of {whole} {what}")
+            announce_once(f"{done} of {total} {what}")
 
-    return tell
+    return report
 
 
 def grey(codes: Tensor, levels: int) -> Tensor:
-    """Return codes (n, h, w) as (n, 1, h, w), uint8; what is no code is mid-grey."""
+    """Return codes (n, h, w) as (n, 1, h, w), uint8; other tokens are mid-grey."""
     values = (codes.long() * 255 / (levels - 1)).round()
     return values.where((codes >= 0) & (codes < levels), GREY).byte().unsqueeze(1)

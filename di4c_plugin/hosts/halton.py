@@ -1,4 +1,4 @@
-"""Halton-MaskGIT as a host; its weights tell the numbers of codes and classes."""
+"""Halton-MaskGIT as a host; the numbers of codes and classes follow from its weights."""
 
 from di4c_plugin.checkouts import host_named
 from di4c_plugin.families.halton import HaltonNetworks

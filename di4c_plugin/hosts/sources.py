@@ -1,7 +1,7 @@
-"""Teacher sources: what a user may write behind `teacher=`.
+"""Teacher sources: the values of `teacher=`.
 
-`scheme:rest` goes to the teacher source registered as `scheme`; anything else is a file, a folder
-or a hub id.
+`scheme:rest` is handled by the teacher source registered as `scheme`; anything else is a file, a
+folder or a hub id.
 """
 
 from collections.abc import Mapping
@@ -25,17 +25,17 @@ def load_source(
     """Return the model that `source` names, in eval mode, on the CPU.
 
     Args:
-        source: "builtin:digits", "file:PATH", or what a plugin registered; a path: a model file of
-            ours, a checkpoint of MDLM, SDTT, Duo, MaskGIT, Halton-MaskGIT or tauLDR, safetensors,
-            a state dict, or a folder with model.safetensors or pytorch_model.bin; or a hub id with
-            optional @revision.
-        ema: take the moving averages where a checkpoint has some; it is handed to a teacher source
-            that takes it.
-        options: of the host that the file is of (configs/host), in place of its defaults.
+        source: "builtin:digits", "file:PATH" or another registered scheme; the path of a model
+            file of ours, a checkpoint of MDLM, SDTT, Duo, MaskGIT, Halton-MaskGIT or tauLDR,
+            safetensors or a state dict, or of a folder with model.safetensors or
+            pytorch_model.bin; or a hub id, optionally with @revision.
+        ema: use the moving averages if a checkpoint has them; passed to teacher sources with such
+            an argument.
+        options: of the file's host (configs/host), over its defaults.
 
     Raises:
-        UserError: for an unknown scheme, options that the host does not take, ema=False for a
-            teacher source that does not take it, or as the source itself says.
+        UserError: for an unknown scheme or option, for ema=False with a teacher source that does
+            not take it, and for the errors of the source itself.
     """
     text = str(source)
     if not has_scheme(text):
@@ -59,7 +59,7 @@ def load_file(path: str | Path, *, ema: bool = True) -> Model:
 def load_any(
     source: str | Path, *, ema: bool = True, options: Mapping[str, Any] | None = None
 ) -> Model:
-    """Return the model of a path or hub id, read once, by the host that it is of.
+    """Return the model at a path or hub id, loaded by its own host.
 
     Raises:
         UserError: as `load_source`.
@@ -72,12 +72,12 @@ def load_any(
 
 
 def host_of(weights: Weights, kind: str) -> Host:
-    """Return the host that weights say they are of, else one whose networks are of this kind."""
+    """Return the host that the weights name, else one with this kind of networks."""
     info = weights.notes.get("info")
-    said = info.get("host") if isinstance(info, Mapping) else None
-    name = said.get("name") if isinstance(said, Mapping) else None
+    entry = info.get("host") if isinstance(info, Mapping) else None
+    name = entry.get("name") if isinstance(entry, Mapping) else None
     if isinstance(name, str) and name in names_of("host"):
-        found: Host = lookup("host", name)
-        if found.family.name == kind:
-            return found
+        host: Host = lookup("host", name)
+        if host.family.name == kind:
+            return host
     return host_of_kind(kind, weights)

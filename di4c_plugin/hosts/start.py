@@ -1,4 +1,4 @@
-"""The networks that a distillation starts from: one for each role of its method."""
+"""The initial networks of a distillation, one for each role of the method."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,45 +24,45 @@ def start_networks(
     seed: int,
     lora: Adapter | None = None,
 ) -> dict[str, Model]:
-    """Return the network that each role of a method starts from; see `distill`.
+    """Return the initial network of each role of a method; see `distill`.
 
-    With `lora` they share the weights of the teacher, which is from `shared`. Torch's global
-    generator stays as it was.
+    With `lora` they share the weights of the teacher, which comes from `shared`. Torch's global
+    generator is restored.
     """
 
-    def made(own: dict[str, Any] | None) -> Model:
+    def new_network(latent_options: dict[str, Any] | None) -> Model:
         if lora is None:
-            return adapter.build_student(teacher, own)
-        return adapted_student(adapter.family_for(teacher), teacher, own, lora)
+            return adapter.build_student(teacher, latent_options)
+        return adapted_student(adapter.family_for(teacher), teacher, latent_options, lora)
 
-    found: dict[str, Model] = {}
-    known = entry_of(vocabulary_in(teacher.info, "the teacher"))
+    networks: dict[str, Model] = {}
+    vocabulary = entry_of(vocabulary_in(teacher.info, "the teacher"))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         for name, role in method.roles.items():
             if role.make is not None:
-                denoiser: Any = role.make(found["student"].denoiser, teacher.network.positions)
-                found[name] = Model(denoiser, denoiser.network.config)
+                denoiser: Any = role.make(networks["student"].denoiser, teacher.network.positions)
+                networks[name] = Model(denoiser, denoiser.network.config)
             elif start is not None and name == "student":
                 family = adapter.family_for(teacher)
-                found[name] = start if lora is None else continued(family, teacher, start, lora)
+                networks[name] = start if lora is None else continued(family, teacher, start, lora)
             elif role.latent == "none" or (role.latent == "optional" and latent is None):
-                found[name] = made(None)
+                networks[name] = new_network(None)
             else:
-                chosen = {"name": adapter.latent} | dict(latent or {})
-                found[name] = made(chosen)
-            found[name] = with_info(found[name], **known)
-    return found
+                options = {"name": adapter.latent} | dict(latent or {})
+                networks[name] = new_network(options)
+            networks[name] = with_info(networks[name], **vocabulary)
+    return networks
 
 
 def check_start(
     method: Algorithm, teacher: Model, latent: Mapping[str, Any] | None, start: Model
 ) -> None:
-    """Refuse a start that is another model than the method's student of this teacher.
+    """Refuse a start that the method cannot train against this teacher.
 
     Raises:
-        UserError: for another network, process or vocabulary, another latent than the one asked
-            for, none where the method needs one, and one where it takes none.
+        UserError: for another network, process, vocabulary or latent, a missing latent, and a
+            latent that the method does not take.
     """
     for what, one, other in (
         ("network", start.network, teacher.network),

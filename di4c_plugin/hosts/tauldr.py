@@ -18,7 +18,7 @@ class Levels(HostData):
 
     Args:
         data: pictures or levels, see `read_levels`.
-        mirror: whether pictures count twice, once mirrored, as the host mirrors CIFAR-10 at random.
+        mirror: whether each picture is also used mirrored; the host mirrors CIFAR-10 at random.
     """
 
     def __init__(self, data: str | None = None, mirror: bool = False) -> None:
@@ -26,7 +26,7 @@ class Levels(HostData):
 
     def read(self, host: OpenHost) -> Data:
         """See `HostData.read`: levels (M, C H W), no labels."""
-        path, sizes = host.place(self.path), host.sizes
+        path, sizes = host.data_path(self.path), host.sizes
         return read_levels(path, shape=sizes.shape, levels=sizes.num_tokens, mirror=self.mirror)
 
     def images(self, host: OpenHost, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Texts as the data of a host, read by the tokenizer of its model."""
+"""Texts as the data of a host, encoded by the tokenizer of its model."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,9 +20,9 @@ class TextData(HostData):
     """Texts, see `read_texts`.
 
     Args:
-        data: a file of lines of JSON, Parquet or plain text, or the name of a data set.
+        data: a JSON Lines, Parquet or plain text file, or the name of a data set.
         tokenizer: folder or hub id; None: where the teacher was loaded from.
-        field: that holds plain texts.
+        field: the field with the texts.
         split: of a data set.
     """
 
@@ -37,7 +37,7 @@ class TextData(HostData):
 
     def read(self, host: OpenHost) -> Data:
         """See `HostData.read`: examples of up to the network's length."""
-        source, sizes = host.place(self.path), host.sizes
+        source, sizes = host.data_path(self.path), host.sizes
         data = read_texts(
             str(source),
             self.live(host),
@@ -49,12 +49,12 @@ class TextData(HostData):
         return without_barred(data, host.known_process.get("barred", ()))
 
     def texts(self, host: OpenHost, x: Tensor) -> list[str]:
-        """See `HostData.texts`: without padding and special tokens."""
-        tokenizer, pad, found = self.live(host), getattr(host.sizes, "pad", None), []
+        """See `HostData.texts`: padding and special tokens are left out."""
+        tokenizer, pad, texts = self.live(host), getattr(host.sizes, "pad", None), []
         for row in x.tolist():
             ids = [token for token in row if token != pad]
-            found.append(str(tokenizer.decode(ids, skip_special_tokens=True)))
-        return found
+            texts.append(str(tokenizer.decode(ids, skip_special_tokens=True)))
+        return texts
 
     def prompts(self, host: OpenHost, prompts: Sequence[Any]) -> list[list[int]]:
         """See `HostData.prompts`."""
@@ -64,7 +64,7 @@ class TextData(HostData):
         """Return the tokenizer.
 
         Raises:
-            UserError: where there is none, and for another one than the model's.
+            UserError: if there is none, or it is not the model's.
         """
         source = self.tokenizer or host.origin
         if source is None:
@@ -74,27 +74,27 @@ class TextData(HostData):
         from transformers import AutoTokenizer
 
         folder = Path(source).expanduser()
-        place = str(folder) if folder.exists() else source.partition("@")[0].partition(" ")[0]
+        name = str(folder) if folder.exists() else source.partition("@")[0].partition(" ")[0]
         try:
-            found = AutoTokenizer.from_pretrained(
-                str(folder.parent) if folder.is_file() else place,
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(folder.parent) if folder.is_file() else name,
                 trust_remote_code=bool(host.options.get("trust_remote_code")),
             )
         except (ImportError, OSError, *STRANGE) as error:
             raise UserError(f"there is no tokenizer in {source}: {reason(error)}") from error
-        told = live_tokenizer(found)
-        own = None if told is None else told.vocabulary(host.known_process)
-        if host.vocabulary is not None and own is not None:
-            host.vocabulary.check(own, "the model", source)
-        return found
+        entry = live_tokenizer(tokenizer)
+        vocabulary = None if entry is None else entry.vocabulary(host.known_process)
+        if host.vocabulary is not None and vocabulary is not None:
+            host.vocabulary.check(vocabulary, "the model", source)
+        return tokenizer
 
 
 class BlockData(TextData):
-    """Texts run together and cut into blocks of the network's length: MDLM, SDTT and Duo.
+    """Texts concatenated and cut into blocks of the network's length, as in MDLM, SDTT and Duo.
 
     Args:
-        data, tokenizer, field, split: as of `TextData`.
-        ends: blocks begin and end with the tokenizer's own tokens for that, as the hosts' do.
+        data, tokenizer, field, split: see `TextData`.
+        ends: whether blocks begin and end with the tokenizer's special tokens, as in the hosts.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class BlockData(TextData):
     def read(self, host: OpenHost) -> Data:
         """See `HostData.read`; raises UserError for tokens that the network does not know."""
         data = read_blocks(
-            str(host.place(self.path)),
+            str(host.data_path(self.path)),
             self.live(host),
             host.sizes.length,
             ends=self.ends,
@@ -127,14 +127,14 @@ class BlockData(TextData):
 
 
 def without_barred(data: Data, barred: Sequence[int]) -> Data:
-    """Return the data, in which tokens that are never predicted are given; and tell of them."""
+    """Return the data with the tokens that are never predicted marked as given; announce them."""
     given = torch.zeros_like(data.x_0, dtype=torch.bool) if data.given is None else data.given
     wrong = ~given & torch.isin(data.x_0, torch.tensor(barred, dtype=data.x_0.dtype))
     if not bool(wrong.any()):
         return data
-    found = ", ".join(map(str, data.x_0[wrong].unique().tolist()[:10]))
+    ids = ", ".join(map(str, data.x_0[wrong].unique().tolist()[:10]))
     announce(
-        f"{int(wrong.sum())} tokens of the data are never predicted, and so not counted: {found} "
+        f"{int(wrong.sum())} tokens of the data are never predicted, and so not counted: {ids} "
         "(host.barred= says which are)"
     )
     return replace(data, given=given | wrong)

@@ -1,8 +1,8 @@
-"""The Hydra callback that `algo=di4c` and `sampler=…` select: it lets us into the host's program.
+"""The Hydra callback that `algo=di4c` and `sampler=…` select: it enters the host's program.
 
-Hydra calls it in the process of the job, before the host's `main` runs, also in the processes that
-Lightning starts. Each adapter (`mdlm`, `sdtt`, `duo`) then swaps the one class that its host looks
-up at call time.
+Hydra calls it in the job's process before the host's `main`, and in the processes that Lightning
+starts. Each adapter (`mdlm`, `sdtt`, `duo`) then replaces the class that its host looks up at call
+time.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from di4c_plugin.announce import announce_once
-from di4c_plugin.checkouts import HYDRA_HOSTS, Found, Program, commit_of, host_of_configs
+from di4c_plugin.checkouts import HYDRA_HOSTS, Checkout, Program, commit_of, host_of_configs
 from di4c_plugin.errors import UserError
 from di4c_plugin.plugins import names_of
 from di4c_plugin.programs.shims import remedies
@@ -45,7 +45,7 @@ OUTPUTS = (("metrics", "shards"), ("metrics", "json"))
 
 
 class Install(Callback):
-    """Installs the adapter of the host whose program is running, and measures what it drew."""
+    """Installs the adapter of the running host program, and measures its samples."""
 
     measurement: Any = None
 
@@ -53,24 +53,24 @@ class Install(Callback):
     def on_job_start(
         self, config: DictConfig, *, task_function: TaskFunction, **others: Any
     ) -> None:
-        """Install, or end the program: Hydra would warn of other exceptions and run the host's own.
+        """Install the adapter, or exit: Hydra would only warn, and run the host without it.
 
-        A `UserError` (a program of no known host, or as the adapter says) ends it with one line.
+        A `UserError` (an unknown host, or an error of the adapter) ends the program with one line.
         """
-        with foreseen():
+        with ending_on_bugs():
             self.measurement = getattr(install(config), "measurement", None)
 
     @one_line
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **others: Any) -> None:
-        """Measure the samples of an evaluation that has gone well; errors as in `on_job_start`."""
+        """Measure the samples of a completed evaluation; errors as in `on_job_start`."""
         if self.measurement is not None and job_return.status is JobStatus.COMPLETED:
-            with foreseen():
+            with ending_on_bugs():
                 self.measurement.finish()
 
 
 @contextlib.contextmanager
-def foreseen() -> Iterator[None]:
-    """Let mistakes of the user pass, and end the program for any other exception."""
+def ending_on_bugs() -> Iterator[None]:
+    """Exit with a traceback on any exception but `UserError`, which passes."""
     try:
         yield
     except UserError:
@@ -81,30 +81,30 @@ def foreseen() -> Iterator[None]:
 
 
 def install(config: DictConfig) -> Any:
-    """Install the adapter of the host whose program is running, and return the run's plan.
+    """Install the adapter of the running host program, and return the run's plan.
 
     Raises:
-        UserError: if there is no such host, and as the adapters.
+        UserError: if the host is unknown, and as the adapters.
     """
     sources = {source.provider: source.path for source in config.hydra.runtime.config_sources}
     host = host_of_configs(sources.get("main", ""))
     if host is None:
         names = ", ".join(host.name for host in HYDRA_HOSTS)
-        raise UserError(f"this is not the program of a host that we know ({names})")
+        raise UserError(f"this is not the program of a known host ({names})")
     warn_of_commit(host, sources["main"])
     remedies.install(host.name)
     adapter = importlib.import_module(f"di4c_plugin.programs.{host.name}")
-    values = as_typed(plain(config), Path(config.hydra.runtime.cwd))
+    values = absolute_paths(plain(config), Path(config.hydra.runtime.cwd))
     check_wandb(values)
     try:
-        return adapter.install(as_chosen(values, config.hydra))
+        return adapter.install(with_choices(values, config.hydra))
     except ModuleNotFoundError as error:
-        lacking = f"{host.name} needs {error.name}, which is not installed"
-        raise UserError(f"{lacking}: di4c run {host.script} … has what it lacks") from error
+        message = f"{host.name} needs {error.name}, which is not installed"
+        raise UserError(f"{message}: di4c run {host.script} … has what it lacks") from error
 
 
 def check_wandb(config: Mapping[str, Any]) -> None:
-    """Refuse to start a run that the host's own config logs to a package that is not there."""
+    """Refuse to start a run whose config logs to wandb if that is not installed."""
     for_samples = str(config.get("mode", "")).startswith("sample")
     if config.get("wandb") and not for_samples and find_spec("wandb") is None:
         raise UserError(
@@ -113,18 +113,18 @@ def check_wandb(config: Mapping[str, Any]) -> None:
 
 
 def warn_of_commit(host: Program, configs: str) -> None:
-    """Say so where the host is at another commit than the one that we test with."""
+    """Announce a warning if the host is not at the tested commit."""
     root = host.root_of_program(Path(configs.removeprefix("file://")).parent)
-    warning = None if root is None else Found(host, root, commit_of(root)).warning
+    warning = None if root is None else Checkout(host, root, commit_of(root)).warning
     if warning is not None:
         announce_once(f"warning: {warning}")
 
 
-def as_typed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the config with the paths that we read as the user meant them.
+def absolute_paths(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the config with absolute paths where we read or write files.
 
-    The hosts change into their output folder before a job starts; a relative path was typed in
-    `folder`, and is taken from there: what is read, if it exists there.
+    The hosts change into their output folder before a job starts, but users type paths relative to
+    `folder`. An input path is made absolute only if it exists there.
     """
     for *groups, key in (*PATHS, *OUTPUTS):
         section: Any = config
@@ -134,29 +134,28 @@ def as_typed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         if not isinstance(value, str) or not value:
             continue
         scheme = FILE if value.startswith(FILE) and not os.path.exists(folder / value) else ""  # noqa: PTH110
-        with contextlib.suppress(OSError, RuntimeError, ValueError):  # of what is no path
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # not a path
             path = folder / Path(value.removeprefix(scheme)).expanduser()
             if path.exists() or (*groups, key) in OUTPUTS:
                 section[key] = f"{scheme}{path}"
     return config
 
 
-def as_chosen(config: dict[str, Any], hydra: DictConfig) -> dict[str, Any]:
-    """Return the config with what only Hydra knows of how it was composed.
+def with_choices(config: dict[str, Any], hydra: DictConfig) -> dict[str, Any]:
+    """Return the config completed by the choices that only Hydra knows.
 
-    Where `algo.name` is none of our methods but a name that the host's program knows, `algo.method`
-    is the file of the group that was chosen, unless the file says it itself. A latent that nobody
-    chose is the recipe's; where that has none it is left out, for methods whose student may do
-    without.
+    If `algo.name` is a name of the host's program and not one of our methods, `algo.method` becomes
+    the chosen file of the group, unless the file sets it. If the user chose no latent, it is the
+    recipe's, or left out for methods that can do without.
     """
     algo, chosen = config.get("algo"), hydra.runtime.choices.get("algo")
     if isinstance(algo, dict) and "teacher_ema" in config and algo["name"] not in names_of(METHOD):
         algo.setdefault("method", chosen)
-    named = {override.lstrip("+").partition("=")[0] for override in hydra.overrides.task}
-    if not named & {"latent", "experiment"}:
-        options = {name.removeprefix("latent.") for name in named if name.startswith("latent.")}
+    keys = {override.lstrip("+").partition("=")[0] for override in hydra.overrides.task}
+    if not keys & {"latent", "experiment"}:
+        options = {name.removeprefix("latent.") for name in keys if name.startswith("latent.")}
         recipe = (config.get("recipe") or {}).get("latent")
-        if recipe and not config.get("student"):  # which has its own
+        if recipe and not config.get("student"):  # a student has its own
             config["latent"] = recipe | {key: config["latent"][key] for key in options}
         elif not options:
             config.pop("latent", None)
@@ -164,10 +163,10 @@ def as_chosen(config: dict[str, Any], hydra: DictConfig) -> dict[str, Any]:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """Return the config of a job, without Hydra's own, as plain values.
+    """Return a job's config without the section `hydra`, as plain values.
 
     Raises:
-        UserError: where an interpolation leads nowhere.
+        UserError: if an interpolation cannot be resolved.
     """
     copied = config.copy()
     with open_dict(copied):

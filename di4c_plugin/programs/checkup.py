@@ -1,9 +1,9 @@
-"""What `di4c doctor` finds: hosts, their commits, what they lack here."""
+"""The findings of `di4c doctor`: hosts, their commits, missing packages."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from di4c_plugin.checkouts import HOSTS, Found, Program, commit_of
+from di4c_plugin.checkouts import HOSTS, Checkout, Program, commit_of
 from di4c_plugin.files import configs_dir
 from di4c_plugin.programs import shims
 from di4c_plugin.programs.shims import packages, remedies
@@ -12,24 +12,24 @@ Row = tuple[str, str, str]  # host, kind of finding, the finding
 
 
 def default_folder() -> Path:
-    """Return `external` here, or the one of the checkout that we are installed from."""
-    here, ours = Path("external"), configs_dir().parent / "external"
-    return ours if ours.is_dir() and not here.is_dir() else here
+    """Return `external` in the current folder, or in the checkout of this package."""
+    here, packaged = Path("external"), configs_dir().parent / "external"
+    return packaged if packaged.is_dir() and not here.is_dir() else here
 
 
 def checkup(folder: Path, *, gpu: bool) -> Iterator[Row]:
-    """Yield what there is to say about each known host.
+    """Yield the findings about each known host.
 
     Args:
-        folder: one that holds checkouts named like the hosts, or one checkout.
-        gpu: whether this machine has one.
+        folder: of checkouts named like the hosts, or one checkout.
+        gpu: whether this machine has a GPU.
     """
     folder = folder.resolve()
-    alone = [host for host in HOSTS if host.is_at(folder)]
-    for host in alone or HOSTS:
-        root = folder if alone else folder / host.name
+    matching = [host for host in HOSTS if host.is_at(folder)]
+    for host in matching or HOSTS:
+        root = folder if matching else folder / host.name
         if host.is_at(root):
-            yield from _present(Found(host, root, commit_of(root)), gpu)
+            yield from _present(Checkout(host, root, commit_of(root)), gpu)
         elif root.is_dir() and any(root.iterdir()):
             yield host.name, "unknown", f"{root} is no checkout of {host.url}"
         else:
@@ -37,7 +37,7 @@ def checkup(folder: Path, *, gpu: bool) -> Iterator[Row]:
 
 
 def fetch_command(host: Program, root: Path) -> str:
-    """Return the one command that puts `host` at `root`."""
+    """Return the command that fetches `host` to `root`."""
     modules = root.parent.parent / ".gitmodules"
     path = f"{root.parent.name}/{root.name}"
     if modules.is_file() and f"path = {path}\n" in modules.read_text():
@@ -45,23 +45,24 @@ def fetch_command(host: Program, root: Path) -> str:
     return f"git clone {host.url} {root} && git -C {root} checkout --quiet {host.commit}"
 
 
-def _present(found: Found, gpu: bool) -> Iterator[Row]:
-    name = found.host.name
-    tested = "" if found.warning else ", as tested"
-    yield name, "present", f"{found.title}{tested}, in {found.root}"
-    if found.warning:
-        yield name, "warning", found.warning
+def _present(checkout: Checkout, gpu: bool) -> Iterator[Row]:
+    name = checkout.host.name
+    tested = "" if checkout.warning else ", as tested"
+    yield name, "present", f"{checkout.title}{tested}, in {checkout.root}"
+    if checkout.warning:
+        yield name, "warning", checkout.warning
     absent = packages.missing(name)
     if absent:
-        yield name, "bare", f"{found.host.script} starts by `di4c run`: {', '.join(absent)} missing"
-    if found.host.configs and packages.is_missing("wandb"):
+        start = f"{checkout.host.script} starts by `di4c run`"
+        yield name, "bare", f"{start}: {', '.join(absent)} missing"
+    if checkout.host.configs and packages.is_missing("wandb"):
         yield name, "bare", "its config logs to wandb, not installed: add wandb=null"
     for package in absent:
         if packages.has_stand_in(package):
             yield name, "stand-in", f"{package}: not installed"
         else:
             yield name, "install", f"{package}: not installed; {packages.pip_line([package])}"
-    if shims.needs_path(found):
+    if shims.needs_path(checkout):
         yield name, "remedy", f"{name} is not installed: src/ on the path"
     for remedy in remedies.remedies_of(name):
         if not (gpu and remedy.only_without_gpu):

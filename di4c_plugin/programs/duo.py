@@ -1,7 +1,7 @@
 """Duo (Sahoo et al. 2025), https://github.com/s-sahoo/duo: classes of its module `algo`.
 
-`main.py` chooses among eight names of `algo.name`; ours goes by "distillation", whose own class is
-broken at the pinned commit. Names of the host stand in this module only.
+`main.py` accepts eight values of `algo.name`; we use "distillation", whose own class is broken at
+the pinned commit. The host's names stand only in this module.
 """
 
 import copy
@@ -38,10 +38,10 @@ COMMON = {
 
 
 def install(config: Mapping[str, Any]) -> Plan:
-    """Swap the host's classes for a student's; `config` is the job's, plain.
+    """Replace the host's classes by a student's; `config` is the job's, as plain values.
 
     Raises:
-        UserError: if the teacher is neither masked nor uniform-state diffusion, and as the plans.
+        UserError: if the teacher is neither masked nor uniform-state diffusion, and as `plan_of`.
     """
     if config["mode"] == "train" and "method" not in config["algo"]:
         raise UserError(ONLY_SAMPLER)
@@ -58,19 +58,18 @@ def install(config: Mapping[str, Any]) -> Plan:
 
 
 def process_of(config: Mapping[str, Any], weights: Weights) -> str:
-    """Return "absorbing" or "uniform": the process of the weights.
+    """Return the process of the weights, "absorbing" or "uniform".
 
     Raises:
-        UserError: if neither the weights nor `algo.diffusion` tell, or the weights are of another
-            kind of model.
+        UserError: if neither the weights nor `algo.diffusion` name it, or it is another process.
     """
-    asked, origin = config["algo"].get("diffusion"), weights.origin
-    if asked is not None:
-        kind = str(asked)
+    diffusion, origin = config["algo"].get("diffusion"), weights.origin
+    if diffusion is not None:
+        kind = str(diffusion)
     elif rebuild.tells_process(weights):
         kind = rebuild.process_of(weights)["name"]
     elif "method" not in config["algo"]:
-        # In evaluation the user says by the host's own algo what the weights are.
+        # In evaluation the host's own `algo` names the kind of the weights.
         kind = "uniform" if config["algo"]["name"] in rebuild.UNIFORM else "absorbing"
     else:
         raise UserError(
@@ -83,23 +82,23 @@ def process_of(config: Mapping[str, Any], weights: Weights) -> str:
 
 
 def host_config(config: Any, kind: str, weights: Weights) -> Any:
-    """Return the host's config with what the class of this process asserts of it."""
+    """Return the host's config with the values that the class of this process asserts."""
     config = copy.deepcopy(config)
-    said = weights.config.get("algo") or {}
-    notes = weights.notes.get("network") or {}
+    algo = weights.config.get("algo") or {}
+    sizes = weights.notes.get("network") or {}
     with open_dict(config):
         for key, value in (COMMON | (ABSORBING if kind == "absorbing" else UNIFORM)).items():
             config.algo[key] = value
-        known = said.get("time_conditioning", notes.get("time_conditioning"))
-        if known is not None:
-            config.algo.time_conditioning = bool(known)
+        time_conditioning = algo.get("time_conditioning", sizes.get("time_conditioning"))
+        if time_conditioning is not None:
+            config.algo.time_conditioning = bool(time_conditioning)
         # Not used, but each class refuses the other's.
         config.sampling.predictor = "ancestral_cache" if kind == "absorbing" else "ancestral"
     return config
 
 
 def student_class(base: type[Any], kind: str, plan: Plan) -> type[Any]:
-    """Return a subclass of one of the host's diffusion classes that does what the plan says."""
+    """Return a subclass of one of the host's diffusion classes that follows the plan."""
     run = plan
 
     class DuoStudent(TextSampler, base):  # type: ignore[misc]

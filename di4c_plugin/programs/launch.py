@@ -1,11 +1,10 @@
 """Runs an unmodified host program with its shims: `python -m di4c_plugin.programs.launch SCRIPT …`.
 
-The program becomes `__main__` and finds its folder, its arguments and Hydra's config folder as if
-Python had started it. Only `__main__.__spec__` names this module: with it Lightning starts the
-further processes of a run (lightning/fabric/strategies/launchers/subprocess_script.py), so that
-they come through here too; what they should run is told by an environment variable. Flags of ours
-among the arguments (`images.program`) are taken out, and put our sampler in. Standard
-library only at module level.
+The program becomes `__main__`, and finds its folder, arguments and Hydra's config folder as if
+Python had started it. Only `__main__.__spec__` names this module, with which Lightning starts the
+other processes of a run (lightning/fabric/strategies/launchers/subprocess_script.py), so that they
+get the shims too; an environment variable names their script. Our flags among the arguments
+(`images.program`) are removed, and select our sampler. Standard library only at module level.
 """
 
 import os
@@ -15,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-from di4c_plugin import checkouts as detect
+from di4c_plugin import checkouts
 from di4c_plugin.announce import announce_once, plain_streams
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import user_path
@@ -38,35 +37,35 @@ def launch(script: str, arguments: Sequence[str]) -> None:
         arguments: its own arguments, and flags of ours.
 
     Raises:
-        UserError: there is no such file, it is no program of a known host, packages are missing, or
-            our flags do not fit.
-        SystemExit: when the program ends so.
+        UserError: if there is no such file, it is not a program of a known host, packages are
+            missing, or our flags do not fit.
+        SystemExit: as the program.
     """
-    found = _found(script)
+    checkout = _checkout(script)
     patches = {}
-    if found.host.configs is not None:
-        refuse_flags(found.host.name, arguments)
+    if checkout.host.configs is not None:
+        refuse_flags(checkout.host.name, arguments)
         arguments = readable(arguments)
         check_files(arguments)
     else:
-        program = lookup("program", found.host.name)
+        program = lookup("program", checkout.host.name)
         arguments, flags = take_flags(arguments, program.own_samplers)
-        patches = program.patches(found.root, flags)
-    done = shims.install(found)
+        patches = program.patches(checkout.root, flags)
+    done = shims.install(checkout)
     for module, patch in patches.items():
         after_import(module, patch)
-    if found.warning:
-        announce_once(f"warning: {found.warning}")
-    announce_once(f"{found.title}: {'; '.join(done) or 'no shims needed'}")
+    if checkout.warning:
+        announce_once(f"warning: {checkout.warning}")
+    announce_once(f"{checkout.title}: {'; '.join(done) or 'no shims needed'}")
     os.environ[SCRIPT] = str(Path(script).resolve())
     _execute(Path(script), arguments)
 
 
 def check_files(arguments: Sequence[str]) -> None:
-    """Refuse a model file that is not there, before the imports of a program, which take long.
+    """Refuse a missing model file before the slow imports of a program.
 
     Raises:
-        UserError: naming it.
+        UserError: with its path.
     """
     for argument in arguments:
         key, _, value = argument.lstrip("+").partition("=")
@@ -76,16 +75,16 @@ def check_files(arguments: Sequence[str]) -> None:
             raise UserError(f"no such model file: {key}={value}")
 
 
-def _found(script: str) -> detect.Found:
+def _checkout(script: str) -> checkouts.Checkout:
     if not Path(script).is_file():
         raise UserError(f"no such program: {script}")
     registered = [lookup("program", name).known for name in names_of("program")]
-    hosts = [*detect.HOSTS, *(host for host in registered if host not in detect.HOSTS)]
-    found = detect.find(script, hosts)
-    if found is None:
+    hosts = [*checkouts.HOSTS, *(host for host in registered if host not in checkouts.HOSTS)]
+    checkout = checkouts.find(script, hosts)
+    if checkout is None:
         names = ", ".join(host.name for host in hosts)
         raise UserError(f"{script} is not a program of a known host ({names}); see di4c doctor")
-    return found
+    return checkout
 
 
 def _execute(script: Path, arguments: Sequence[str]) -> None:

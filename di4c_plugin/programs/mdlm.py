@@ -1,7 +1,7 @@
 """MDLM (Sahoo et al. 2024), https://github.com/kuleshov-group/mdlm: `diffusion.Diffusion`.
 
-Its `main.py` looks the class up when a job starts, so one assignment lets ours in. Names of the
-host stand in this module only.
+Its `main.py` looks the class up when a job starts, so that one assignment replaces it. The host's
+names stand only in this module.
 """
 
 from collections.abc import Mapping
@@ -18,34 +18,34 @@ from di4c_plugin.programs.text.swap import swap
 
 
 def install(config: Mapping[str, Any]) -> Plan:
-    """Swap `diffusion.Diffusion` for a student's class; `config` is the job's, plain.
+    """Replace `diffusion.Diffusion` by a student's class; `config` is the job's, as plain values.
 
     Raises:
-        UserError: if the host's config asks for what has no student, and as the plans.
+        UserError: for a model without a student, and as `plan_of`.
     """
     check(config)
-    asked = config["eval"]
-    source, ema = asked["checkpoint_path"], not asked["disable_ema"]
-    scorer = asked.get("gen_ppl_eval_model_name_or_path")
+    evaluation = config["eval"]
+    source, ema = evaluation["checkpoint_path"], not evaluation["disable_ema"]
+    scorer = evaluation.get("gen_ppl_eval_model_name_or_path")
     plan = plan_of(config, source, lambda: (source, ema), scorer)
     swap("diffusion", "Diffusion", lambda base: student_class(base, plan))
     return plan
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Refuse models that are no masked diffusion in SUBS parameterisation on a DiT."""
-    asked = f"parameterization={config['parameterization']} backbone={config['backbone']}"
+    """Raise UserError unless the model is masked diffusion, SUBS parameterisation, on a DiT."""
+    model = f"parameterization={config['parameterization']} backbone={config['backbone']}"
     if config["parameterization"] != "subs":
-        raise UserError(f"{asked}: only masked diffusion (parameterization=subs) has a student")
+        raise UserError(f"{model}: only masked diffusion (parameterization=subs) has a student")
     if config["backbone"] != "dit":
-        raise UserError(f"{asked}: use backbone=dit, which also takes the weights of hf_dit")
+        raise UserError(f"{model}: use backbone=dit, which also takes the weights of hf_dit")
     if config["noise"]["type"] != "loglinear":
         raise UserError(f"noise={config['noise']['type']}: use the teacher's noise=loglinear")
     check_time(config)
 
 
 def student_class(base: type[Any], plan: Plan) -> type[Any]:
-    """Return a subclass of the host's `Diffusion` that does what the plan says."""
+    """Return a subclass of the host's `Diffusion` that follows the plan."""
     run = plan
 
     class MDLMStudent(MaskedStudent, base):  # type: ignore[misc]

@@ -1,7 +1,7 @@
 """SDTT (Deschenaux & Gulcehre 2024), https://github.com/jdeschena/sdtt: `MultiRoundSDTT`.
 
-`sdtt.core.distill.MultiRoundSDTT` is looked up when a job starts; `parameterization.name` stays.
-Names of the host stand in this module only.
+The host looks up `sdtt.core.distill.MultiRoundSDTT` when a job starts; `parameterization.name`
+stays. The host's names stand only in this module.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,21 +22,21 @@ from di4c_plugin.programs.text.swap import swap
 
 
 def install(config: Mapping[str, Any]) -> Plan:
-    """Swap `MultiRoundSDTT` for a student's class; `config` is the job's, plain.
+    """Replace `MultiRoundSDTT` by a student's class; `config` is the job's, as plain values.
 
     Raises:
-        UserError: if the host's config asks for what has no student, and as the plans.
+        UserError: for a model without a student, and as `plan_of`.
     """
     check(config)
-    asked = config["parameterization"]
+    section = config["parameterization"]
     scorer = ((config.get("eval") or {}).get("ppl_with_ar") or {}).get("model")
-    plan = plan_of(config, asked["checkpoint_path"], lambda: evaluated(config), scorer)
+    plan = plan_of(config, section["checkpoint_path"], lambda: evaluated(config), scorer)
     swap("sdtt.core.distill", "MultiRoundSDTT", lambda base: student_class(base, plan))
     return plan
 
 
 def evaluated(config: Mapping[str, Any]) -> tuple[str, bool]:
-    """Return the checkpoint to evaluate, and whether by its averages; raises UserError."""
+    """Return the checkpoint to evaluate, and whether to use its averages; raises UserError."""
     source = config["checkpointing"]["resume_ckpt_path"]
     if not Path(source).is_file():
         raise UserError(f"no such file: checkpointing.resume_ckpt_path={source}")
@@ -44,12 +44,12 @@ def evaluated(config: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 def averaged(sampling: Mapping[str, Any]) -> bool:
-    """Whether the host's sampling asks for the average of the weights."""
+    """Return whether the host's sampling uses averaged weights."""
     return any(sampling[kind]["run"] and sampling[kind]["from_ema"] for kind in sampling)
 
 
 def name_samples(config: Any, sampler: SamplerSettings) -> None:
-    """Have the host's files of samples be named by our sampler, and by its steps."""
+    """Put our sampler's name and steps into the names of the host's sample files."""
     sampling = config.parameterization.get("sampling") or {}
     for kind in sampling.values():
         with open_dict(kind):
@@ -58,19 +58,19 @@ def name_samples(config: Any, sampler: SamplerSettings) -> None:
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Refuse models that are no masked diffusion on a DiT."""
+    """Raise UserError unless the model is masked diffusion on a DiT."""
     if config["parameterization"]["name"] != "multi-round-sdtt":
         name = config["parameterization"]["name"]
         raise UserError(f"parameterization={name}: only masked diffusion has a student")
     if not str(config["model"]["type"]).startswith("ddit"):
         raise UserError(f"model.type={config['model']['type']}: only DiT backbones take a latent")
     if config.get("compile") and config["mode"] != "train":
-        raise UserError("compile=true: this program then refuses every checkpoint: leave it out")
+        raise UserError("compile=true makes this program refuse every checkpoint: leave it out")
     check_time(config)
 
 
 def student_class(base: type[Any], plan: Plan) -> type[Any]:
-    """Return a subclass of the host's `MultiRoundSDTT` that does what the plan says."""
+    """Return a subclass of the host's `MultiRoundSDTT` that follows the plan."""
     run = plan
 
     class SDTTStudent(MaskedStudent, base):  # type: ignore[misc]
@@ -83,10 +83,10 @@ def student_class(base: type[Any], plan: Plan) -> type[Any]:
             name_samples(self.config, run.sampler)
 
         def prepare_teacher_and_student(self) -> None:
-            """Nothing: the teacher is ours to load, and not by unpickling."""
+            """Do nothing: the plan has the teacher, which the host would unpickle."""
 
         def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
-            """In evaluation the weights are there already, whatever their names in the file."""
+            """Load weights in training; in evaluation the plan has loaded them."""
             if run.distillation is not None:
                 return super().load_state_dict(*arguments, **options)
             return None
@@ -97,13 +97,13 @@ def student_class(base: type[Any], plan: Plan) -> type[Any]:
                 super().load_ema_from_checkpoint(checkpoint)
 
         def to(self, *arguments: Any, **options: Any) -> Any:
-            """The host's own takes a device only, moves a teacher of its own, returns None."""
+            """Restore torch's `to`: the host's takes only a device, and returns None."""
             return nn.Module.to(self, *arguments, **options)
 
         def loss(
             self, x: Tensor, t: Tensor | None = None, attention_mask: Tensor | None = None
         ) -> Tensor:
-            """What the host logs as valid/loss: ours, in nats per token."""
+            """Return our loss, in nats per token, which the host logs as valid/loss."""
             generator = torch.Generator(x.device).manual_seed(self.seed)
             return self.losses(x, generator).total / self.positions
 
@@ -122,7 +122,7 @@ def student_class(base: type[Any], plan: Plan) -> type[Any]:
             add_eos: bool = False,
             project_fn: Callable[[Tensor], Tensor] | None = None,
         ) -> Tensor:
-            """Draw by our sampler; what `project_fn`, `add_bos`, `add_eos` set is given."""
+            """Draw with our sampler; `project_fn`, `add_bos` and `add_eos` set given tokens."""
             if seq_len not in (None, self.positions):
                 raise UserError(f"seq_len={seq_len} must be model.length={self.positions}")
             x_0 = self.process.prior(

@@ -1,7 +1,7 @@
-"""Sweeps of a host's program, `--multirun`: each job gets what it chooses of ours, and may fail.
+"""Sweeps of a host's program, `--multirun`: each job gets its own callbacks, and may fail alone.
 
-Hydra builds callbacks before it applies what is swept, so that a callback which a swept group
-brings along is never called; and its launcher ends all jobs when one calls `sys.exit`.
+Hydra builds callbacks before it applies a job's overrides, so that it never calls a callback of a
+swept group; and its launcher ends all jobs when one calls `sys.exit`.
 """
 
 import functools
@@ -19,10 +19,10 @@ HYDRA, LAUNCHER = "hydra._internal.hydra", "hydra._internal.core_plugins.basic_l
 
 
 class JobCallbacks(Callbacks):
-    """Hydra's callbacks, and those of ours that a job brings along; pickled to other processes."""
+    """Hydra's callbacks, and ours from a job's config; pickled to other processes."""
 
     def on_job_start(self, config: DictConfig, **others: Any) -> None:
-        """Let the host have its own classes again, then call all."""
+        """Restore the host's own classes, then call all callbacks."""
         from di4c_plugin.programs.text.swap import restore
 
         restore()
@@ -35,7 +35,7 @@ class JobCallbacks(Callbacks):
 
 
 def prepare() -> None:
-    """Have Hydra use both in this process; what it does not have is left alone."""
+    """Make Hydra use both in this process."""
     hydra: Any = importlib.import_module(HYDRA)
     launcher: Any = importlib.import_module(LAUNCHER)
     hydra.Callbacks = JobCallbacks
@@ -44,7 +44,7 @@ def prepare() -> None:
 
 
 def failing_alone(run_job: Callable[..., JobReturn]) -> Callable[..., JobReturn]:
-    """Return Hydra's function with an exit of the job as its failure, told when all have run."""
+    """Return Hydra's `run_job` such that an exit of a job is its failure, reported at the end."""
 
     @functools.wraps(run_job)
     def run(*arguments: Any, **options: Any) -> JobReturn:

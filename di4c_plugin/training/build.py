@@ -9,6 +9,6 @@ from di4c_plugin.plugins import make
 
 
 def make_algorithm(config: Mapping[str, Any], process: Process) -> Algorithm:
-    """Return the algorithm {"name": ..., **options} for `process`; errors as for `make`."""
+    """Return the algorithm {"name": ..., **options} for `process`; raises UserError as `make`."""
     algorithm: Algorithm = make("algorithm", config, process)
     return algorithm

@@ -1,6 +1,6 @@
-"""Keeps the last checkpoint of a run, and the one before, also when it is interrupted.
+"""Keeps the last checkpoint of a run, also when a signal interrupts it.
 
-Lightning's own `ModelCheckpoint` cannot finish an update before it saves on a signal.
+Lightning's own `ModelCheckpoint` cannot finish the current update before it saves on a signal.
 """
 
 from pathlib import Path
@@ -13,11 +13,13 @@ from di4c_plugin.training.interrupt import SignalFlag
 
 
 class LastCheckpoint(Callback):
-    """Saves every `every` updates, at the last one, and when a signal asks to stop.
+    """Saves every `every` updates, after the last one, and when a signal asks the run to stop.
 
-    `path` is None for a run that keeps no files. `began` tells whether a checkpoint to resume from
-    has been restored. After the fit, `stopped` tells whether a signal
-    ended it, and `flag.signum` which, on the processes that got it.
+    Attributes:
+        path: None for a run that keeps no files.
+        began: whether training has started, so that any checkpoint is restored.
+        stopped: after the fit, whether a signal ended it; `flag.signum` says which signal, on the
+            processes that got it.
     """
 
     def __init__(self, path: Path | None, every: int, flag: SignalFlag) -> None:
@@ -25,7 +27,7 @@ class LastCheckpoint(Callback):
         self.began = self.stopped = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to signals, in place of Lightning, which has just begun to."""
+        """Handle signals instead of Lightning, which has just installed its handlers."""
         self.began = True
         self.flag.listen()
 
@@ -37,7 +39,7 @@ class LastCheckpoint(Callback):
         batch: MicroBatch,
         batch_idx: int,
     ) -> None:
-        """Save when it is time to."""
+        """Save a checkpoint if one is due."""
         if (batch.step + 1) % trainer.accumulate_grad_batches:
             return
         # All processes stop after the same update, whichever of them got the signal.

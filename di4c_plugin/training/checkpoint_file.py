@@ -1,7 +1,7 @@
-"""Checkpoints of a run on disk: whole or not at all, and with a digest of all that they hold.
+"""Checkpoints on disk: written atomically, with a digest of their content.
 
-Lightning's own writer uses the system's folder for temporary files and moves the result, which is
-not atomic when that is another disk; and its reader passes flipped bits in a tensor.
+Lightning's own writer moves a file out of the system's temporary folder, which is not atomic across
+disks, and its reader does not notice flipped bits in a tensor.
 """
 
 import os
@@ -26,20 +26,20 @@ DIGEST = "di4c_digest"
 def write_checkpoint(
     content: Mapping[str, Any], path: Path, *, previous: Path | None = None
 ) -> None:
-    """Write plain values and tensors, and read them again before they take the place of `path`.
+    """Write plain values and tensors, and verify them before they replace `path`.
 
     Args:
-        content: what `read_checkpoint` returns.
-        path: of the file.
-        previous: what the file that is at `path` so far is called then; None: it is gone.
+        content: what `read_checkpoint` will return.
+        path: the file to write.
+        previous: where the old file at `path` is moved; None: it is replaced.
 
     Raises:
-        UserError: when the system refuses, or gives back something else than it was given.
+        UserError: if the system refuses, or the file reads back differently.
     """
     with atomic_write(path) as temporary:
         try:
             torch.save({**content, DIGEST: digest_of(content)}, temporary)
-        except RuntimeError as error:  # of the writer of archives, for a full disk
+        except RuntimeError as error:  # torch's archive writer raises it when the disk is full
             raise UserError(f"cannot write {path}: {reason(error)}") from error
         try:
             read_checkpoint(temporary, mmap=True, with_shards=False)
@@ -50,17 +50,16 @@ def write_checkpoint(
 
 
 def read_checkpoint(path: Path, *, mmap: bool = False, with_shards: bool = True) -> dict[str, Any]:
-    """Return what a checkpoint holds; nothing of it is executed.
+    """Return the content of a checkpoint; nothing in it is executed.
 
-    Files of versions that wrote no digest are read too. Of a sharded run it is what is not sharded;
-    `with_shards` has the files that it names looked at as well.
+    Files without a digest, from earlier versions, are read too. A sharded run's checkpoint is
+    returned without its shards; `with_shards` verifies the shard files as well.
 
     Raises:
         UserError: if it is damaged.
     """
     try:
-        # Of the two forms that torch.load reads without trusting paths; then, by itself, plain
-        # tensors and values only.
+        # First refuse archives whose paths are unsafe; torch then loads plain values and tensors.
         load_inert(path, mmap=True)
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         if DIGEST in content:
@@ -76,20 +75,20 @@ def read_checkpoint(path: Path, *, mmap: bool = False, with_shards: bool = True)
     return dict(content)
 
 
-def first_whole(path: Path, others: Iterable[Path], advice: str) -> tuple[Path, dict[str, Any]]:
-    """Return the first of some checkpoints that is whole, and what it holds.
+def first_intact(path: Path, backups: Iterable[Path], advice: str) -> tuple[Path, dict[str, Any]]:
+    """Return the path and content of the first checkpoint that is intact.
 
     Args:
-        path: the newest one; a line on stderr says so if it is not what is returned.
-        others: in which order they come if it is damaged or missing.
-        advice: what to do if none is whole.
+        path: the newest one; if another is returned, a line on stderr says so.
+        backups: tried in this order if `path` is damaged or missing.
+        advice: what the user can do if none is intact.
 
     Raises:
-        UserError: if none is.
+        UserError: if none is intact.
     """
-    others = [other for other in others if is_plain(other)]
+    backups = [file for file in backups if is_plain(file)]
     fault = "damaged" if os.path.lexists(path) else "missing"
-    for file in [path, *others]:
+    for file in [path, *backups]:
         try:
             content = read_checkpoint(file)
         except UserError:
@@ -98,12 +97,12 @@ def first_whole(path: Path, others: Iterable[Path], advice: str) -> tuple[Path, 
             update = content.get("global_step", content.get("n_iter"))
             announce_once(f"{path} is {fault}: going on from {file.name}, update {update}")
         return file, content
-    rest = f", and no other in {path.parent} is whole" if others else ""
+    rest = f", and no other in {path.parent} is intact" if backups else ""
     raise UserError(f"{path} is {fault}{rest}; {advice}")
 
 
 class CheckpointFiles(CheckpointIO):
-    """Has Lightning's Trainer write and read by the functions above, where files are local.
+    """Makes Lightning's Trainer use the functions above for local files.
 
     Args:
         previous: see `write_checkpoint`.

@@ -1,7 +1,7 @@
-"""Composes the configs of `di4c train` by Hydra, and turns its complaints into one line each.
+"""Composes the configs of `di4c train` with Hydra, and turns each of its errors into one line.
 
-Through `hydra.compose`, not `hydra.main`: Lightning starts the further processes of a distributed
-run with the command line of the first, which must mean the same to them.
+It uses `hydra.compose`, not `hydra.main`: Lightning starts the other processes of a distributed run
+with the command line of the first, which must mean the same to all of them.
 """
 
 import json
@@ -28,12 +28,12 @@ from di4c_plugin.values import nearest, shown
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What `di4c train` and `di4c train-teacher` read from their command lines.
+    """The parsed command line of `di4c train` or `di4c train-teacher`.
 
     Attributes:
         training: the options under `training`.
         out, resume, overwrite: as for `di4c_plugin.training.train`.
-        info: everything else, plain values by the names of configs/train*.yaml.
+        info: all other keys of configs/train*.yaml, as plain values.
     """
 
     training: TrainingConfig
@@ -66,13 +66,13 @@ def compose_run(name: str, overrides: Sequence[str]) -> RunConfig:
 def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Return configs/`name`.yaml with `overrides` (Hydra's grammar) as plain values.
 
-    Groups and their options are looked for in our configs and in those of plugins.
+    Groups and their options come from our configs and from those of plugins.
 
     Raises:
-        UserError: for an override that cannot be read, an unknown key or an unknown option of a
-            group; the message lists those that exist.
+        UserError: for an override that cannot be parsed, an unknown key or an unknown option of a
+            group; the message lists the valid ones.
     """
-    # Hydra reads a list of strings as JSON writes it.
+    # Hydra parses a JSON list of strings.
     path = f"hydra.searchpath={json.dumps([*get_manager().config_paths(), SEARCH_PATH])}"
     with initialize_config_dir(str(configs_dir()), version_base="1.3", job_name="di4c"):
         known = compose(name, [path]).keys()
@@ -82,7 +82,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         except (HydraException, OmegaConfBaseException, *STRANGE) as error:
             raise UserError(_explain(error)) from error
     if not any(override.lstrip("+~").startswith("recipe.") for override in overrides):
-        # `distill` reads the recipe's latent, and takes it where the user named none.
+        # `distill` reads the recipe's latent itself, and uses it if the user named none.
         recipe = values.pop("recipe", None) or {}
         if recipe.keys() - {"latent"}:
             raise UserError("a recipe begins with the line # @package _global_")
@@ -93,19 +93,19 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def named_by_text() -> set[str]:
-    """Return the keys whose values are text, and names of files as a rule, whatever they hold."""
-    found = {"teacher", "student", "out"}
+    """Return the keys whose values are always text, mostly file names."""
+    keys = {"teacher", "student", "out"}
     for host in names_of("host"):
         for name, parameter in (parameters(lookup("host", host)) or {}).items():
-            found |= {f"host.{name}"} if parameter.annotation in (str, str | None) else set()
-    return found
+            keys |= {f"host.{name}"} if parameter.annotation in (str, str | None) else set()
+    return keys
 
 
 def training_config(options: Mapping[str, Any]) -> TrainingConfig:
     """Return the options under `training`.
 
     Raises:
-        UserError: for an unknown option, a value of another type or out of range.
+        UserError: for an unknown option, and for a value of the wrong type or out of range.
     """
     if not isinstance(options, Mapping):
         raise UserError(f"training must be a mapping of options, not {shown(options)}")
@@ -120,7 +120,7 @@ def training_config(options: Mapping[str, Any]) -> TrainingConfig:
 
 
 def _unknown_keys(unknown: set[str], known: Iterable[object], overrides: Sequence[str]) -> str:
-    """Return what to say of keys that `overrides` made, or a file chosen by them brought along."""
+    """Return the message for unknown keys, from `overrides` or from a file that they choose."""
     typed = unknown & {re.split(r"[.=]", override.lstrip("+"))[0] for override in overrides}
     chosen = next((override for override in overrides if override.startswith("experiment=")), None)
     if typed or chosen is None:
@@ -147,8 +147,8 @@ def _explain(error: Exception) -> str:
 def _group(error: MissingConfigException) -> str:
     """Return "GROUP 'option'; there are …"."""
     group, _, option = str(error.missing_cfg_file).rpartition("/")
-    there = [str(name) for name in error.options or []]
-    return f"{group} {option!r}; there are {_listed(there)}{nearest(option, there)}"
+    options = [str(name) for name in error.options or []]
+    return f"{group} {option!r}; there are {_listed(options)}{nearest(option, options)}"
 
 
 def _listed(names: Any) -> str:

@@ -1,6 +1,6 @@
-"""How long, how fast and where a network is trained.
+"""The options of training: length, optimiser, device.
 
-The same options with the same defaults, for the command line: configs/training/default.yaml.
+configs/training/default.yaml has the same options and defaults for the command line.
 """
 
 from collections.abc import Mapping
@@ -24,26 +24,26 @@ class TrainingConfig:
         batch_size: examples for each process and micro-step.
         accumulate: micro-steps whose gradients make one update.
         lr: peak learning rate of AdamW; with weight_decay and betas.
-        schedule: "one_cycle" falls to nothing after the peak, "constant" stays there.
-        warmup: share of the updates in which the learning rate rises to `lr`, in [0, 1).
+        schedule: "one_cycle" decays to almost zero after the peak, "constant" stays there.
+        warmup: fraction of the updates in which the learning rate rises to `lr`, in [0, 1).
         clip: largest gradient norm; 0 for no limit.
         ema: decay of the moving average that is evaluated and saved, in [0, 1).
-        rounds: into how many the run is divided: at the end of one the student becomes the
-            teacher. None: as the method says.
-        adapter: options of `Adapter`: the networks are the frozen teacher with an adapter each, and
-            their latents; None: whole networks of their own.
+        rounds: how many rounds the run has; after each the student becomes the teacher. None: the
+            method's default.
+        adapter: options of `Adapter`: each network is the frozen teacher with an adapter and its
+            latent. None: all weights of each network are trained.
         seed: of data order, times, masks and latents.
         precision: "32-true", or "bf16-mixed": networks under autocast, losses in fp32.
-        compile: whether the student runs through `torch.compile`.
+        compile: whether the trained networks run under `torch.compile`.
         devices, accelerator: as in `lightning.Trainer`; devices is a number.
-        strategy: "auto", "ddp", or "fsdp", which shards the networks and what belongs to them over
-            the devices (FSDP2); a run may then be resumed on another number of devices, where
-            devices times batch_size stays the same.
+        strategy: "auto", "ddp", or "fsdp", which shards networks and optimiser state over the
+            devices (FSDP2). A sharded run may be resumed on another number of devices if devices
+            times batch_size stays the same.
         checkpoint_every, log_every: in updates.
         logger: "csv", "tensorboard", "wandb" (offline unless WANDB_MODE says otherwise), "none".
 
     Raises:
-        UserError: for a value of another type or out of range.
+        UserError: for a value of the wrong type or out of range.
     """
 
     steps: Count = 1500
@@ -69,7 +69,7 @@ class TrainingConfig:
     logger: Annotated[str, Choices("csv", "tensorboard", "wandb", "none")] = "csv"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Check types, ranges and combinations."""
         fit_fields(self)
         if self.strategy == "fsdp" and self.compile:
             raise UserError("training.compile goes with strategy=auto or ddp, not fsdp")

@@ -1,7 +1,7 @@
 """An endless, shuffled, sharded stream of batches in which batch i is a function of i alone.
 
-A resumed run therefore goes on with exactly the batch that would have come next, in the middle of a
-pass over the data too, and no state needs saving.
+A resumed run therefore continues with exactly the next batch, even in the middle of an epoch, and
+no state needs saving.
 """
 
 import functools
@@ -19,7 +19,7 @@ from di4c_plugin.training.rng import epoch_generator
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one process sees in micro-step `step`, counted from 0 over the whole run."""
+    """One process's batch of micro-step `step`, counted from 0 over the whole run."""
 
     step: int
     batch: Batch
@@ -32,15 +32,15 @@ class MicroBatch:
 
 
 class BatchStream(IterableDataset[MicroBatch]):
-    """All passes over the data, each in an order of its own, cut into batches without remainder.
+    """All epochs, each in its own order, cut into batches without a remainder.
 
-    A batch may reach over the end of a pass, so any batch size goes with any amount of data. In
-    each micro-step the processes take neighbouring batches.
+    A batch may span two epochs, so any batch size works with any amount of data. In each micro-step
+    the processes take consecutive batches.
 
     Args:
         data: M >= 1 examples.
         batch_size: examples for each process and micro-step.
-        seed: of the orders.
+        seed: of the shuffling.
         rank: of this process, among `world_size`.
         start: the first micro-step.
     """
@@ -57,15 +57,15 @@ class BatchStream(IterableDataset[MicroBatch]):
     ) -> None:
         self.data, self.batch_size, self.seed = data, batch_size, seed
         self.rank, self.world_size, self.start = rank, world_size, start
-        # Neighbouring batches share a pass; more than the last two orders are never needed at once
-        # unless the data are smaller than a batch, and then an order costs nothing.
+        # Consecutive batches span at most two epochs, unless the data are smaller than a batch; an
+        # order then costs nothing.
         self._order = functools.lru_cache(maxsize=2)(self._shuffle)
 
     def __iter__(self) -> Iterator[MicroBatch]:
         return (MicroBatch(step, self.batch(step)) for step in itertools.count(self.start))
 
     def batch(self, step: int) -> Batch:
-        """Return this process's batch of micro-step `step`, as long as the longest in it."""
+        """Return this process's batch of micro-step `step`, cut to its longest example."""
         index, data = self.indices(step), self.data
         end = None if data.lengths is None else int(data.lengths[index].max())
         given = None if data.given is None else data.given[index, :end]
@@ -73,12 +73,12 @@ class BatchStream(IterableDataset[MicroBatch]):
         return Batch(data.x_0[index, :end].long(), labels, given)
 
     def indices(self, step: int) -> Tensor:
-        """Return which examples make the batch, shape (batch_size,)."""
+        """Return the indices of the batch's examples, shape (batch_size,)."""
         size = len(self.data.x_0)
         first = (step * self.world_size + self.rank) * self.batch_size
-        place = torch.arange(first, first + self.batch_size)
+        position = torch.arange(first, first + self.batch_size)
         epochs = range(first // size, (first + self.batch_size - 1) // size + 1)
-        return torch.cat([self._order(e)[place[place // size == e] % size] for e in epochs])
+        return torch.cat([self._order(e)[position[position // size == e] % size] for e in epochs])
 
     def _shuffle(self, epoch: int) -> Tensor:
         return torch.randperm(len(self.data.x_0), generator=epoch_generator(self.seed, epoch))

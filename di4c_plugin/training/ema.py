@@ -8,12 +8,12 @@ from di4c_plugin.networks.sharing import copied
 
 
 class EMA(nn.Module):
-    """A frozen copy of a network that follows it: m <- d m + (1 - d) w after every update.
+    """A frozen copy m that tracks a network's weights w: m <- d m + (1 - d) w after every update.
 
-    The decay d of update i is min(decay, (1 + i) / (10 + i)), so that the first weights are soon
-    forgotten; i counts from 0, and anew after `restart`. Buffers are copied. The copy keeps the
-    weights' own precision, which is fp32 also in mixed-precision training. A base that the network
-    shares with others is shared by the copy too.
+    The decay d of update i is min(decay, (1 + i) / (10 + i)), so that the initial weights are soon
+    forgotten; i counts from 0, and again from 0 after `restart`. Buffers are copied. The copy has
+    the weights' precision, which is fp32 in mixed-precision training too. It shares any base that
+    the network shares with others.
     """
 
     def __init__(self, network: NetworkDenoiser, decay: float) -> None:
@@ -23,7 +23,7 @@ class EMA(nn.Module):
         self.updates = 0
 
     def get_extra_state(self) -> dict[str, int]:
-        """Return what a checkpoint holds beside the weights."""
+        """Return the checkpoint entry beside the weights."""
         return {"updates": self.updates}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
@@ -31,13 +31,13 @@ class EMA(nn.Module):
         self.updates = state["updates"]
 
     def restart(self, network: nn.Module) -> None:
-        """Be the network as it is now."""
+        """Start again from the network's current weights."""
         self.network.load_state_dict(network.state_dict())
         self.updates = 0
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Follow `network` after one of its optimiser updates."""
+        """Move towards `network` after one of its optimiser updates."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         parameters = dict(network.named_parameters())

@@ -1,8 +1,8 @@
-"""What happens in an update, whichever program steps the optimiser.
+"""One update of a method, whichever program steps the optimiser.
 
 The program (our own loop, MDLM, SDTT, Duo or tauLDR) keeps its optimiser, schedule, precision and
-checkpoints. It asks the engine for parameter groups, for the losses of each batch, and tells it
-when an update is done. Torch only.
+checkpoints. It asks the engine for parameter groups and for the losses of each batch, and calls
+`finish` after each update. Imports torch only.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -20,7 +20,7 @@ from di4c_plugin.training.finite import check_finite
 from di4c_plugin.training.rng import seeded_dropout, step_generator
 
 
-def as_it_is(denoiser: Any) -> Any:
+def identity(denoiser: Any) -> Any:
     """Return the denoiser itself."""
     return denoiser
 
@@ -28,21 +28,21 @@ def as_it_is(denoiser: Any) -> Any:
 class Engine:
     """A method with the networks of a run.
 
-    It is no `nn.Module`: the program decides where networks and averages are registered, and the
-    teacher is registered nowhere, so that neither checkpoints nor DDP see it.
+    It is not an `nn.Module`: the program decides where networks and averages are registered. The
+    teacher is not registered, so that neither checkpoints nor DDP see it.
 
     Args:
         algorithm: the method.
         networks: the trained denoiser of each of its roles.
-        teacher: frozen; None for methods that need none.
-        averages: of roles, by name. Those that the method reads are among them.
-        next_teacher: called at the end of a round, returns the teacher of the next one, frozen.
+        teacher: frozen; None for methods without one.
+        averages: by role; must include those that the method reads.
+        next_teacher: called after a round, returns the frozen teacher of the next one.
         rounds: None: the method's.
         seed: of every draw of the losses.
-        view: how the method sees a denoiser, such as under autocast.
+        view: wraps each denoiser for the method, for example in autocast.
 
     Raises:
-        UserError: for less than one round.
+        UserError: for fewer than one round.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Engine:
         next_teacher: Callable[[], Denoiser] | None = None,
         rounds: int | None = None,
         seed: int = 0,
-        view: Callable[[Any], Denoiser] = as_it_is,
+        view: Callable[[Any], Denoiser] = identity,
     ) -> None:
         assert networks.keys() == algorithm.roles.keys(), "a network for each role"
         self.algorithm, self.trained_networks, self.teacher = algorithm, networks, teacher
@@ -68,46 +68,46 @@ class Engine:
 
     @property
     def plain(self) -> bool:
-        """Whether the program's own optimiser will do, for the student alone."""
+        """Whether only the student is trained, with the program's own optimiser settings."""
         roles = self.algorithm.roles.values()
         return len(roles) == 1 and all(
             (role.lr, role.betas, role.eps) == (1.0, None, None) for role in roles
         )
 
     def groups(self, lr: float) -> list[dict[str, Any]]:
-        """Return the parameters of each role as a group for an optimiser; "role" names it.
+        """Return an optimiser's parameter groups, one for each role, named by its entry "role".
 
         Args:
-            lr: the program's learning rate, on which each role has a factor.
+            lr: the program's learning rate; each role scales it.
         """
-        found: list[dict[str, Any]] = []
+        groups: list[dict[str, Any]] = []
         for name, role in self.algorithm.roles.items():
             parameters = [p for p in self.trained_networks[name].parameters() if p.requires_grad]
             group: dict[str, Any] = {"params": parameters, "lr": lr * role.lr, "role": name}
             group |= {} if role.betas is None else {"betas": role.betas}
             group |= {} if role.eps is None else {"eps": role.eps}
-            found.append(group)
-        return found
+            groups.append(group)
+        return groups
 
     def trained(self, index: int, total: int) -> Collection[str]:
         """Return the roles that optimiser update `index` of `total` trains."""
         return self.algorithm.trained(self.update(torch.Generator(), index, total))
 
     def begin(self, index: int, total: int, optimizer: torch.optim.Optimizer | None = None) -> bool:
-        """Prepare optimiser update `index`: end a round where one ends, let gradients into roles.
+        """Prepare optimiser update `index`: change rounds if due, enable gradients by role.
 
         Args:
             index: from 0.
             total: updates of the whole run.
-            optimizer: forgets its moments with a round, where the method asks for it.
+            optimizer: loses its moments with a new round if the method asks for it.
 
         Returns:
-            Whether a round has begun; the teacher is then another one.
+            Whether a new round, with a new teacher, has begun.
         """
         current = round_of(index, total, self.rounds)
         new = current > self.round
         if new:
-            assert self.next_teacher is not None, "who runs rounds says where teachers come from"
+            assert self.next_teacher is not None, "rounds need next_teacher"
             self.round, self.teacher = current, self.next_teacher()
             if "optimiser" in self.algorithm.renew and optimizer is not None:
                 optimizer.state.clear()
@@ -135,43 +135,43 @@ class Engine:
             return self.losses_by(batch, self.update(generator, index, total))
 
     def losses_by(self, batch: Batch, update: Update) -> LossTerms:
-        """Return the losses for draws from a given generator.
+        """Return the losses, with draws from the generator of `update`.
 
         Raises:
-            UserError: where a network's weights are not finite, and nothing can be drawn from it.
+            UserError: if a network's weights are not finite, so that sampling from it fails.
         """
         try:
-            found = self.algorithm.losses(batch, self.networks(), update)
-        except (IndexError, RuntimeError):  # of a table looked up with what was drawn
+            losses = self.algorithm.losses(batch, self.networks(), update)
+        except (IndexError, RuntimeError):  # a sampled token that is out of range
             check_finite(self.trained_networks, update.index)
             raise
         trained = set(self.algorithm.trained(update))
-        assert found.totals.keys() == trained, f"losses of {set(found.totals)}, trained {trained}"
-        return found
+        assert losses.totals.keys() == trained, f"losses of {set(losses.totals)}, trained {trained}"
+        return losses
 
     def networks(self) -> dict[str, Denoiser]:
         """Return the networks as the method sees them."""
-        found: dict[str, Any] = dict(self.trained_networks)
-        found |= {
+        networks: dict[str, Any] = dict(self.trained_networks)
+        networks |= {
             f"{name}{AVERAGE}": self.averages[name].network
             for name, role in self.algorithm.roles.items()
             if role.averaged
         }
         if self.teacher is not None:
-            found["teacher"] = self.teacher
-        return {name: self.view(denoiser) for name, denoiser in found.items()}
+            networks["teacher"] = self.teacher
+        return {name: self.view(denoiser) for name, denoiser in networks.items()}
 
     def clip(self, norm: float) -> dict[str, Tensor]:
-        """Limit the norm of each role's gradient; return the norms before, by role."""
+        """Clip the norm of each role's gradient; return the norms before clipping, by role."""
         return {
             name: torch.nn.utils.clip_grad_norm_(network.parameters(), norm)
             for name, network in self.trained_networks.items()
         }
 
     def finish(self, index: int, total: int) -> None:
-        """Let the averages of the roles that update `index` has trained follow.
+        """Update the averages of the roles that update `index` has trained.
 
-        Between updates all weights take gradients: hosts tell by that what they average.
+        Between updates all weights require gradients, by which hosts choose what they average.
         """
         self._let_gradients_in(self.trained_networks)
         for name in self.trained(index, total):
@@ -179,16 +179,16 @@ class Engine:
                 self.averages[name].update(self.trained_networks[name])
 
     def _let_gradients_in(self, names: Collection[str]) -> None:
-        """Have the networks of these roles take gradients, and no others."""
+        """Make the networks of these roles, and no others, require gradients."""
         if len(self.trained_networks) > 1:
             for name, network in self.trained_networks.items():
                 let_gradients_in(network, name in names)
 
     def update(self, generator: torch.Generator, index: int, total: int) -> Update:
-        """Return where optimiser update `index` of `total` stands."""
+        """Return the description of optimiser update `index` of `total`."""
         return Update(generator, index, max(total, 1), self.round, self.rounds)
 
 
 def round_of(index: int, total: int, rounds: int) -> int:
-    """Return the round, from 0, of optimiser update `index` of `total`, of equally long ones."""
+    """Return the round, from 0, of optimiser update `index`; rounds are equally long."""
     return min(index * rounds // max(total, 1), rounds - 1)

@@ -1,9 +1,9 @@
-"""The folder of a run: one run to a folder, resumed only as what it was.
+"""The folder of a run: one run per folder, resumed only with the same config.
 
-It holds run.json, config.yaml, last.ckpt, logs/ and, in the end, the model; until then also
-previous.ckpt; and shards/, what checkpoints of a sharded run are of. run.json is the record of what
-a run writes beside its logs: nothing else is ever replaced or removed. Folders of versions that
-kept no record are known by their config.yaml.
+It holds run.json, config.yaml, last.ckpt, logs/ and, at the end, the model; until then also
+previous.ckpt, and shards/ for the checkpoints of a sharded run. run.json lists the files that the
+run writes beside its logs: no other file is ever replaced or removed. Folders of earlier versions,
+which kept no list, are recognised by their config.yaml.
 """
 
 import json
@@ -20,14 +20,14 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.files import atomic_write, is_plain, named_file, unfinished
 from di4c_plugin.plain_files import read_yaml
 from di4c_plugin.training import shards
-from di4c_plugin.training.checkpoint_file import first_whole, read_checkpoint
+from di4c_plugin.training.checkpoint_file import first_intact, read_checkpoint
 
 RECORD, CONFIG = "run.json", "config.yaml"
 CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
 STUDENT, TEACHER = "student.safetensors", "teacher.safetensors"
-ADAPTER = adapter.WEIGHTS  # a student that is one, and beside it adapter.CONFIG
+ADAPTER = adapter.WEIGHTS  # a student that is an adapter; adapter.CONFIG lies beside it
 REPORTS = ("report.json", "quality.png", "samples.png", "progress.png")  # of the demo
-# All that runs write: a record, which anybody can write, opens no way to other files.
+# All that runs may write: a forged run.json cannot name any other file.
 NAMES = frozenset(
     {RECORD, CONFIG, CHECKPOINT, PREVIOUS, shards.FOLDER}
     | {STUDENT, TEACHER, ADAPTER, adapter.CONFIG, *REPORTS}
@@ -35,19 +35,19 @@ NAMES = frozenset(
 FORMAT = 1
 LARGEST = 65536  # bytes of a record
 
-# What may differ between a run and its continuation: these change no update.
+# Options that may differ when a run is resumed: they change no update.
 FREE = {f"training.{name}" for name in ("checkpoint_every", "log_every", "logger")}
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run leaves its files.
+    """The folder of a run and its files.
 
     Attributes:
         path: the folder.
         description: the plain values that define the run.
         model: the name of the model file.
-        inputs: values that may name files which the run reads; those in `description` may too.
+        inputs: values that may name files which the run reads, like those in `description`.
     """
 
     path: Path
@@ -67,7 +67,7 @@ class RunFolder:
 
     @property
     def previous(self) -> Path:
-        """The state before, from which it resumes if the other is damaged; gone in the end."""
+        """The state before `checkpoint`, used if that is damaged; removed at the end."""
         return self.path / PREVIOUS
 
     @property
@@ -79,62 +79,61 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether there is something to resume from, whole or not."""
+        """Whether there is a checkpoint, intact or not."""
         return is_plain(self.checkpoint) or is_plain(self.previous)
 
     def start(self) -> Path | None:
-        """Return the newest checkpoint that is whole, None where the run left none.
+        """Return the newest intact checkpoint; None if the run left none.
 
         Raises:
             UserError: if all are damaged.
         """
         if not self.begun:
             return None
-        advice = "start again with overwrite"
-        return first_whole(self.checkpoint, [self.previous], advice)[0]
+        return first_intact(self.checkpoint, [self.previous], "start again with overwrite")[0]
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Look whether the run may have the folder, and change nothing.
+        """Check that the run may use the folder; change nothing.
 
         Raises:
-            UserError: if the folder holds another run and neither is asked for, if what is to be
-                resumed is damaged or another run, or if the run would replace or remove a file
-                that it reads or that no run wrote.
+            UserError: if the folder holds another run and the user asks neither to resume nor to
+                overwrite it, if the run to resume is damaged or differs, or if this run would
+                replace a file that it reads or that no run wrote.
         """
         if resume and overwrite:
             raise UserError("resume and overwrite exclude each other")
-        ours = recorded(self.path)
-        self._check_inputs(ours)
+        written = recorded(self.path)
+        self._check_inputs(written)
         check_free(self.path, self.names)
         if resume:
             self._check_same()
-        elif not overwrite and any(is_plain(self.path / name) for name in ours - {RECORD}):
+        elif not overwrite and any(is_plain(self.path / name) for name in written - {RECORD}):
             raise UserError(
                 f"{self.path} holds another run; choose another folder, resume it or overwrite it"
             )
 
     def claim(self, *, resume: bool) -> None:
-        """Remove what an earlier run left here, unless it is resumed; write record and description.
+        """Remove an earlier run's files, unless it is resumed; write run.json and config.yaml.
 
-        Where the newest checkpoint is damaged, the one before takes its place.
+        If the newest checkpoint is damaged, the previous one replaces it.
 
         Raises:
-            UserError: when the system refuses, or no checkpoint is whole.
+            UserError: if the system refuses, or no checkpoint is intact.
         """
-        ours = recorded(self.path)
+        written = recorded(self.path)
         if resume and self.start() == self.previous:
             self.previous.replace(self.checkpoint)
-        for name in ours.union(self.names):
+        for name in written.union(self.names):
             _remove(*unfinished(self.path / name))
         if not resume:
-            _remove(*(self.path / name for name in ours))
-        self._clear_shards(ours)
-        _write_record(self.path, ours.union(self.names) if resume else self.names)
+            _remove(*(self.path / name for name in written))
+        self._clear_shards(written)
+        _write_record(self.path, written.union(self.names) if resume else self.names)
         with atomic_write(self.config) as temporary:
             OmegaConf.save(OmegaConf.create(dict(self.description)), temporary)
 
     def release(self) -> None:
-        """Give the folder up after a failure, unless there is something to resume from."""
+        """Clean the folder after a failure, unless there is a checkpoint to resume from."""
         if self.begun:
             return
         _remove(self.config)
@@ -144,31 +143,31 @@ class RunFolder:
             _remove(self.path / RECORD)
 
     def finish(self) -> None:
-        """Remove what only a run that is not finished needs."""
+        """Remove the files that only an unfinished run needs."""
         _remove(self.previous)
         self._clear_shards()
 
-    def _clear_shards(self, ours: Iterable[str] = ()) -> None:
-        """Remove shards of no checkpoint that there is."""
-        if shards.FOLDER not in {*ours, *self.names}:
+    def _clear_shards(self, written: Iterable[str] = ()) -> None:
+        """Remove the shards that belong to no existing checkpoint."""
+        if shards.FOLDER not in {*written, *self.names}:
             return
-        there = [path for path in (self.checkpoint, self.previous) if is_plain(path)]
-        kept = [read_checkpoint(path, with_shards=False).get(shards.KEY) for path in there]
-        shards.clear(self.path, {each["folder"] for each in kept if each})
+        paths = [path for path in (self.checkpoint, self.previous) if is_plain(path)]
+        entries = [read_checkpoint(path, with_shards=False).get(shards.KEY) for path in paths]
+        shards.clear(self.path, {entry["folder"] for entry in entries if entry})
 
-    def _check_inputs(self, ours: Iterable[str]) -> None:
-        given = (named_file(value) for value in _leaves((self.inputs, self.description)))
-        inputs = {path for path in given if path is not None}
-        for name in sorted({*ours, *self.names}):
+    def _check_inputs(self, written: Iterable[str]) -> None:
+        files = (named_file(value) for value in _leaves((self.inputs, self.description)))
+        inputs = {path for path in files if path is not None}
+        for name in sorted({*written, *self.names}):
             path = self.path / name
-            if is_plain(path) and any(path.samefile(each) for each in inputs):
+            if is_plain(path) and any(path.samefile(file) for file in inputs):
                 raise UserError(
                     f"{path} is what this run reads, and it would be replaced: "
                     "choose another folder for the run"
                 )
 
     def _check_same(self) -> None:
-        """Refuse to go on with another run; a run that left no checkpoint begins anew."""
+        """Refuse to resume another run; a run without a checkpoint starts again."""
         if is_plain(self.config):
             self._compare()
         elif self.begun:
@@ -179,12 +178,12 @@ class RunFolder:
             )
 
     def _compare(self) -> None:
-        kept = read_config(self.config)
-        if kept is None:
+        config = read_config(self.config)
+        if config is None:
             raise UserError(f"{self.config} is damaged; start again with overwrite")
-        then, now = flat(kept), flat(self.description)
-        for name in sorted((then.keys() | now.keys()) - FREE - shards.free(then, now)):
-            old, new = then.get(name), now.get(name)
+        before, now = flat(config), flat(self.description)
+        for name in sorted((before.keys() | now.keys()) - FREE - shards.free(before, now)):
+            old, new = before.get(name), now.get(name)
             if old != new:
                 raise UserError(
                     f"{self.path} is another run: {name} was {old!r}, and is {new!r} now"
@@ -192,31 +191,31 @@ class RunFolder:
 
 
 def recorded(folder: Path) -> frozenset[str]:
-    """Return the names of the files in `folder`, there or not, that are of a run of ours."""
+    """Return the names that runs in `folder` have recorded; the files may not exist."""
     return _listed(folder / RECORD) or _of_earlier_versions(folder / CONFIG)
 
 
 def check_free(folder: Path, names: Iterable[str]) -> None:
-    """Refuse to write files of these names where there are others.
+    """Refuse to replace files that no run wrote.
 
     Raises:
-        UserError: naming the first one that no run wrote.
+        UserError: naming the first one.
     """
-    ours = recorded(folder)
+    written = recorded(folder)
     for name in names:
         path = folder / name
-        own = shards.is_folder(path) if name == shards.FOLDER else is_plain(path)
-        if os.path.lexists(path) and not (name in ours and own):
+        right_kind = shards.is_folder(path) if name == shards.FOLDER else is_plain(path)
+        if os.path.lexists(path) and not (name in written and right_kind):
             raise UserError(
                 f"{path} is in the way, and no run wrote it: move it, or choose another folder"
             )
 
 
 def add_names(folder: Path, names: Iterable[str]) -> None:
-    """Record that a run is about to write further files, and remove those of an earlier run.
+    """Add files that a run is about to write to run.json, and remove their old versions.
 
     Raises:
-        UserError: as `check_free`, and when the system refuses.
+        UserError: as `check_free`, and if the system refuses.
     """
     names = tuple(names)
     check_free(folder, names)
@@ -225,7 +224,7 @@ def add_names(folder: Path, names: Iterable[str]) -> None:
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the leaves of nested mappings by dotted name, as config.yaml gives them back."""
+    """Return the leaves of nested mappings by dotted name, as read back from config.yaml."""
 
     def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping) and value:
@@ -238,7 +237,7 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """Return what a config.yaml says; None if it is not readable, or something else."""
+    """Return the content of a config.yaml; None if it is not a readable mapping."""
     try:
         content = read_yaml(path)
     except UserError:
@@ -247,7 +246,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 
 def _listed(record: Path) -> frozenset[str]:
-    """Return the names in a record, which are then its own name too; none for any other file."""
+    """Return the names in a run.json, its own included; none for any other file."""
     if not is_plain(record):
         return frozenset()
     try:
@@ -263,7 +262,7 @@ def _listed(record: Path) -> frozenset[str]:
 
 
 def _of_earlier_versions(config: Path) -> frozenset[str]:
-    """Return what a run left that kept no record, if that is what wrote config.yaml."""
+    """Return the files of a run without run.json, if config.yaml is that of a run."""
     content = read_config(config) if is_plain(config) else None
     if content is None:
         return frozenset()
@@ -272,8 +271,8 @@ def _of_earlier_versions(config: Path) -> frozenset[str]:
         if not isinstance(content.get(name), Mapping) or not keys <= content[name].keys():
             return frozenset()
     algo = content.get("algo")
-    made = isinstance(algo, Mapping) and algo.get("name") == "denoising"
-    return frozenset({CONFIG, CHECKPOINT, TEACHER if made else STUDENT})
+    trains_teacher = isinstance(algo, Mapping) and algo.get("name") == "denoising"
+    return frozenset({CONFIG, CHECKPOINT, TEACHER if trains_teacher else STUDENT})
 
 
 def _write_record(folder: Path, names: Iterable[str]) -> None:
@@ -283,7 +282,7 @@ def _write_record(folder: Path, names: Iterable[str]) -> None:
 
 
 def _remove(*paths: Path) -> None:
-    """Remove those that are regular files; raises UserError."""
+    """Remove the regular files among `paths`; raises UserError."""
     for path in filter(is_plain, paths):
         try:
             path.unlink()

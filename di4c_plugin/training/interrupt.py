@@ -1,4 +1,4 @@
-"""Stopping on Ctrl-C and SIGTERM where it does no harm: between two updates."""
+"""Stops on Ctrl-C and SIGTERM between two updates, where it does no harm."""
 
 import signal
 import threading
@@ -10,11 +10,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training stopped on a signal; the message says what was kept.
+    """A signal stopped training; the message says what was saved.
 
     Attributes:
         signum: the signal.
-        checkpoint: from which the run resumes, or None if it keeps no files.
+        checkpoint: from which the run resumes; None if it keeps no files.
     """
 
     def __init__(self, signum: int, update: int, checkpoint: Path | None) -> None:
@@ -25,11 +25,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class SignalFlag:
-    """Remembers the first of SIGINT and SIGTERM instead of dying of it; a second one acts as usual.
+    """Records the first SIGINT or SIGTERM instead of dying; a second one acts as usual.
 
-    A context manager: what handled the signals on entry handles them again on leaving, whatever
-    Lightning makes of them in between. Python lets only the main thread handle signals; in any
-    other, nothing is changed.
+    A context manager that restores the handlers on exit, whatever Lightning installs in between.
+    Python lets only the main thread handle signals; in any other thread nothing changes.
     """
 
     def __init__(self) -> None:
@@ -41,7 +40,7 @@ class SignalFlag:
         return self
 
     def listen(self) -> None:
-        """Start to remember."""
+        """Install the handlers."""
         if _in_main_thread():
             for signum in SIGNALS:
                 signal.signal(signum, self._note)
@@ -53,9 +52,9 @@ class SignalFlag:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
-        for each in SIGNALS:
-            default = signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL
-            signal.signal(each, default)
+        for number in SIGNALS:
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, default)
 
 
 def _in_main_thread() -> bool:

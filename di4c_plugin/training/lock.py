@@ -1,4 +1,4 @@
-"""One run at a time in a folder: a lock that ends, at the latest, with its process."""
+"""One run at a time per folder: a lock that is released, at the latest, with its process."""
 
 import contextlib
 import errno
@@ -11,23 +11,23 @@ from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError, reason
 
 LOCK = ".di4c-run.lock"
-# What a file system that knows no locks answers.
+# Errors of file systems without locks.
 CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep other runs out of `folder` while the block runs; within it, a thread may enter again.
+    """Keep other runs out of `folder` while the block runs; the same thread may enter again.
 
-    The folder is made if need be, and is gone again if the block leaves nothing in it. Where the
-    file system cannot lock, a line on stderr says so, and the block runs all the same.
+    The folder is made if needed, and removed again if the block leaves it empty. If the file system
+    cannot lock, a line on stderr says so, and the block runs without a lock.
 
     Raises:
-        UserError: if another run is there, or there can be no such folder.
+        UserError: if another run has the folder, or it cannot be made.
     """
     try:
         blocking = [p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()]
-    except (OSError, ValueError) as error:  # no name of a file
+    except (OSError, ValueError) as error:  # not a valid path
         raise UserError(f"cannot write {str(folder)[:200]}: {reason(error)[:100]}") from error
     if blocking:
         raise UserError(f"{blocking[0]} is not a folder")
@@ -38,7 +38,7 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked and lock.lock_counter == 1:
-            # Not after the release: then it may be another's. A removed file locks nobody in.
+            # After the release the file may be another run's.
             _remove(folder / LOCK)
         lock.release()
         for path in missing:

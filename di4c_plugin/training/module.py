@@ -23,11 +23,10 @@ from di4c_plugin.training.terms import RunningMeans
 
 
 class MixedPrecision(nn.Module):
-    """A denoiser under bf16 autocast; what an algorithm does with its output stays outside.
+    """A denoiser under bf16 autocast; the algorithm's own operations stay in fp32.
 
-    So losses are fp32 whatever operations an algorithm uses. Each call is an autocast region of its
-    own, because autocast caches cast weights for a region and those cached without gradient would
-    then be used where one is needed.
+    Each call is a separate autocast region: autocast caches cast weights for a region, and weights
+    cached without gradient would be reused where a gradient is needed.
     """
 
     def __init__(self, denoiser: NetworkDenoiser, device: torch.device) -> None:
@@ -46,7 +45,7 @@ class MixedPrecision(nn.Module):
 
     @property
     def network(self) -> nn.Module:
-        """The denoiser's."""
+        """The denoiser's network."""
         return self.denoiser.network
 
     @property
@@ -63,18 +62,18 @@ class MixedPrecision(nn.Module):
 
 
 class TrainingModule(LightningModule):
-    """Networks, optimiser and logging of a run; works on copies of the networks it is given.
+    """Networks, optimiser and logging of a run; it trains copies of the networks.
 
-    A base that these share the copies share too, and no checkpoint holds it.
+    The copies share any base that the networks share, and checkpoints leave it out.
 
     Args:
         algorithm: the method.
         networks: the denoiser that each of its roles starts from.
-        teacher: None for methods that need none.
+        teacher: None for methods without one.
         data: at least one example.
         config: see `TrainingConfig`.
-        blocks: by role and of the "teacher", see `block_names`: the networks are sharded. Empty:
-            they are not.
+        blocks: names of the blocks to shard, by role and for "teacher", see `block_names`. Empty:
+            nothing is sharded.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class TrainingModule(LightningModule):
     ) -> None:
         super().__init__()
         self.data, self.config, self.blocks = data, config, dict(blocks or {})
-        # In a dict they are none of the module's own.
+        # A plain dict, so that they are not submodules.
         self.starts: dict[str, Any] = {**networks, "teacher": teacher} if self.blocks else {}
         if self.blocks:  # no weights before they are sharded, see `configure_model`
             networks = {name: outline(network) for name, network in networks.items()}
@@ -98,7 +97,7 @@ class TrainingModule(LightningModule):
         self.averages = nn.ModuleDict(
             {name: EMA(self.networks[name], config.ema) for name in sorted(averaged)}  # type: ignore[arg-type]
         )
-        # Outside the module's own attributes the teacher is in no checkpoint and not under DDP.
+        # The teacher is not a submodule, so that neither checkpoints nor DDP see it.
         frozen = None if teacher is None else _frozen(teacher)
         self.engine = Engine(
             algorithm,
@@ -114,12 +113,12 @@ class TrainingModule(LightningModule):
         self.latest: dict[str, float] = {}
 
     def student(self) -> NetworkDenoiser:
-        """Return the average of the student's weights: what is kept of the run."""
+        """Return the student with averaged weights, which the run saves."""
         average: Any = self.averages["student"].network
         return gathered(average, self.starts["student"]) if self.blocks else average
 
     def configure_model(self) -> None:
-        """Shard the networks, once, where the run takes place."""
+        """Shard the networks, once, on their device."""
         if not self.blocks or not any(p.is_meta for p in self.parameters()):
             return
         for name, network in self.networks.items():
@@ -146,7 +145,7 @@ class TrainingModule(LightningModule):
         factor = functools.partial(
             lr_factor, steps=config.steps, schedule=config.schedule, warmup=config.warmup
         )
-        # A function, unlike a partial, leaves nothing of itself in the checkpoint.
+        # LambdaLR would save the attributes of a partial in the checkpoint, not of a function.
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: factor(update))
         return {
             "optimizer": optimizer,
@@ -154,12 +153,12 @@ class TrainingModule(LightningModule):
         }
 
     def configure_gradient_clipping(self, *arguments: Any, **options: Any) -> None:
-        """Limit the gradient's norm of each role."""
+        """Clip the norm of each role's gradient."""
         if self.config.clip:
             self.engine.clip(self.config.clip)
 
     def train_dataloader(self) -> DataLoader[MicroBatch]:
-        """Return the stream of batches from where the run stands."""
+        """Return the stream of batches from the current micro-step on."""
         stream = BatchStream(
             self.data,
             self.config.batch_size,
@@ -177,7 +176,7 @@ class TrainingModule(LightningModule):
         return batch.to(device)
 
     def on_fit_start(self) -> None:
-        """Set up the networks where the run takes place."""
+        """Compile the networks, and move to the device what Lightning does not move."""
         if self.config.compile:
             for network in self.networks.values():
                 network.network.compile()  # type: ignore[union-attr]
@@ -187,7 +186,7 @@ class TrainingModule(LightningModule):
             self.engine.teacher.to(self.device)
 
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
-        """Choose what the coming update trains, and who its teacher is."""
+        """Prepare the next update: its trained roles and its teacher."""
         optimizer = self.trainer.optimizers[0]
         self.engine.begin(self._index(batch), self.config.steps, optimizer)
 
@@ -212,9 +211,9 @@ class TrainingModule(LightningModule):
             settle([self] if teacher is None else [self, teacher])
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Update, then let the moving averages follow.
+        """Update the weights, then the averages and the log.
 
-        All that belongs to an update happens in here, before callbacks may save a checkpoint.
+        Everything that belongs to an update happens here, before a callback may save a checkpoint.
         """
         index = self.trainer.global_step
         super().optimizer_step(*args, **kwargs)
@@ -227,9 +226,9 @@ class TrainingModule(LightningModule):
             self._log_terms(done)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the running means, so that the log of a resumed run is that of an unbroken one.
+        """Add the running means, so that a resumed run logs the same values as an unbroken one.
 
-        After the first round the teacher is of the run's own making, and is kept too.
+        After the first round the teacher is saved too, because the run itself made it.
         """
         self._check_finite(self.trainer.global_step)
         for name in base_names(self):
@@ -242,8 +241,8 @@ class TrainingModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See `on_save_checkpoint`."""
-        base, own = base_names(self), self.state_dict()
-        checkpoint["state_dict"] |= {name: own[name] for name in base}
+        base, state = base_names(self), self.state_dict()
+        checkpoint["state_dict"] |= {name: state[name] for name in base}
         means = checkpoint["means"]
         self.means.sums, self.means.counts = means["sums"], means["counts"]
         self.engine.round = checkpoint["round"]
@@ -253,7 +252,7 @@ class TrainingModule(LightningModule):
             self.engine.teacher = teacher
 
     def _index(self, batch: MicroBatch) -> int:
-        """Return which optimiser update a batch is for."""
+        """Return the index of the optimiser update that a batch belongs to."""
         return batch.step // self.config.accumulate
 
     def _next_teacher(self) -> Any:
@@ -277,7 +276,7 @@ class TrainingModule(LightningModule):
             logger.log_metrics({**self.latest, "lr": rate}, step=done)
 
     def _check_finite(self, done: int) -> None:
-        """Refuse to go on, or to keep what is not finite; raises UserError."""
+        """Raise UserError if a loss or weight is not finite."""
         self.fault.check(lambda first: self.trainer.strategy.reduce(first, reduce_op="min"))
         check_finite(
             self.engine.trained_networks,
@@ -291,9 +290,9 @@ class TrainingModule(LightningModule):
 
 
 def _trainable(network: NetworkDenoiser) -> NetworkDenoiser:
-    own = copied(network)
-    let_gradients_in(own, True)
-    return own.train()
+    trainable = copied(network)
+    let_gradients_in(trainable, True)
+    return trainable.train()
 
 
 def _frozen(network: NetworkDenoiser) -> NetworkDenoiser:

@@ -1,4 +1,4 @@
-"""Shows how a run gets on: a bar on a terminal, else a line now and then."""
+"""Shows the progress of a run: a bar on a terminal, else an occasional line."""
 
 import time
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ SECONDS = 10.0
 class ShowProgress(Callback):
     """Prints updates done, the latest loss terms (nats per example) and the time left, on stderr.
 
-    Without a terminal, at least `seconds` lie between two lines; the last update always has one.
-    Where `what` is being done is said in words, they stand in the place of the terms.
+    Without a terminal it prints at most one line every `seconds`, and one for the last update.
+    The text `what`, unless empty, replaces the loss terms.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ShowProgress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Show where the run is; Lightning calls this after every micro-step."""
+        """Show the progress; Lightning calls this after every micro-step."""
         done, text = trainer.global_step, self.what or show_terms(pl_module.latest)
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=done, description=text)
@@ -58,7 +58,7 @@ class ShowProgress(Callback):
             self.console.print(line, highlight=False, soft_wrap=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the terminal as it was; Lightning calls this also after errors."""
+        """Restore the terminal; Lightning calls this after errors too."""
         if self.bar is not None:
             self.bar.stop()
 

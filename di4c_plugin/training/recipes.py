@@ -1,12 +1,12 @@
-"""Recipes: what a method needs on the networks and data of a host, configs/recipe/HOST/METHOD.yaml.
+"""Recipes: defaults of a method on a host, configs/recipe/HOST/METHOD.yaml.
 
     # @package _global_
-    algo: {delta: 0.05}             # options of the method, in place of its class's defaults
+    algo: {delta: 0.05}             # options of the method, over its class's defaults
     training: {steps: 2000}         # options of the training, likewise
-    recipe: {latent: {name: token}} # the latent where the user names none; else it is the host's
+    recipe: {latent: {name: token}} # the latent if the user names none; default: the host's
 
-`di4c train` composes them by Hydra, where they rank below experiments and the command line; Python
-reads the same files here. Plugins ship theirs under their own config paths.
+`di4c train` composes them with Hydra, where they rank below experiments and the command line; the
+Python API reads the same files here. Plugins ship theirs under their own config paths.
 """
 
 import importlib
@@ -32,11 +32,11 @@ NAME = re.compile(r"\w[\w.-]*")
 
 @dataclass(frozen=True)
 class Recipe:
-    """The options of a recipe; a caller's go over them.
+    """The options of a recipe; the caller's options take precedence.
 
     Attributes:
         algo: options of the method.
-        latent: name and options of the latent where the caller names none; None: the host's.
+        latent: name and options of the latent if the caller names none; None: the host's.
         training: options of `TrainingConfig`.
     """
 
@@ -44,36 +44,36 @@ class Recipe:
     latent: Mapping[str, Any] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
-    def algo_with(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the method's options with the caller's over them."""
-        return merged(self.algo, said)
+    def algo_with(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the method's options, overridden by the caller's."""
+        return merged(self.algo, options)
 
-    def latent_with(self, said: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        """Return the latent with the caller's options over it; who names a latent gets just it."""
-        if said is not None and (self.latent is None or "name" in said):
-            return dict(said)
-        return None if self.latent is None else dict(self.latent) | dict(said or {})
+    def latent_with(self, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """Return the latent, overridden by the caller's options, or replaced if they name one."""
+        if options is not None and (self.latent is None or "name" in options):
+            return dict(options)
+        return None if self.latent is None else dict(self.latent) | dict(options or {})
 
 
 def recipe(host: str, algo: str) -> Recipe:
-    """Return the recipe of a method on a host, an empty one where there is none.
+    """Return the recipe of a method on a host; an empty one if there is no file.
 
     Args:
         host: a registered name.
         algo: a registered name.
 
     Raises:
-        UserError: for a file that cannot be read, or holds something else than a recipe.
+        UserError: for a file that cannot be read, or is not a recipe.
     """
     if not (NAME.fullmatch(host) and NAME.fullmatch(algo)):
         return Recipe()
-    found = _read(f"{host}/{algo}") or {}
-    own: Mapping[str, Any] = found.get("recipe") or {}
-    return Recipe(found.get("algo") or {}, own.get("latent"), found.get("training") or {})
+    content = _read(f"{host}/{algo}") or {}
+    section: Mapping[str, Any] = content.get("recipe") or {}
+    return Recipe(content.get("algo") or {}, section.get("latent"), content.get("training") or {})
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `above` over `below`; mappings in both are merged likewise."""
+    """Return `below` updated by `above`, recursively where both have mappings."""
     values = dict(below)
     for key, value in above.items():
         old = values.get(key)
@@ -83,22 +83,22 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _read(name: str) -> dict[str, Any] | None:
-    """Return the content of a recipe with that of the recipes in its defaults; None without."""
-    place = next((f for folder in _folders() if (f := folder / f"{name}.yaml").is_file()), None)
-    if place is None:
+    """Return the content of a recipe, merged with its defaults; None if there is no file."""
+    path = next((f for folder in _folders() if (f := folder / f"{name}.yaml").is_file()), None)
+    if path is None:
         return None
     try:
-        loaded = OmegaConf.create(place.read_text())
-        content: Any = OmegaConf.to_container(loaded, resolve=True)
+        config = OmegaConf.create(path.read_text())
+        content: Any = OmegaConf.to_container(config, resolve=True)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{place} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{place} is no recipe: it holds no options")
+        raise UserError(f"{path} is no recipe: it holds no options")
     defaults = content.pop("defaults", [])
     unknown = [str(key) for key in content if key not in SECTIONS]
     unknown += [f"recipe.{key}" for key in content.get("recipe") or {} if key != "latent"]
     if unknown:
-        raise UserError(f"{place}: a recipe has algo, training and recipe.latent, not {unknown[0]}")
+        raise UserError(f"{path}: a recipe has algo, training and recipe.latent, not {unknown[0]}")
     values: dict[str, Any] = {}
     for entry in defaults if "_self_" in defaults else [*defaults, "_self_"]:
         if entry == "_self_":
@@ -106,15 +106,15 @@ def _read(name: str) -> dict[str, Any] | None:
         elif isinstance(entry, str) and entry.startswith(ROOT):
             part = _read(entry.removeprefix(ROOT))
         else:
-            raise UserError(f"{place}: its defaults may name recipes, {ROOT}HOST/METHOD: {entry}")
+            raise UserError(f"{path}: its defaults may name recipes, {ROOT}HOST/METHOD: {entry}")
         if part is None:
-            raise UserError(f"{place}: there is no recipe {entry}")
+            raise UserError(f"{path}: there is no recipe {entry}")
         values = merged(values, part)
     return values
 
 
 def _folders() -> Iterator[Any]:
-    """Yield the folders of recipes in the order of Hydra's search path: ours, then plugins'."""
+    """Yield the recipe folders in the order of Hydra's search path: ours, then the plugins'."""
     yield configs_dir() / "recipe"
     for path in get_manager().config_paths():
         scheme, colon, rest = path.partition("://")

@@ -1,4 +1,4 @@
-"""`train`: a run, from the networks that it starts from to the finished model."""
+"""`train`: a run, from the initial networks to the finished model."""
 
 import contextlib
 import platform
@@ -50,33 +50,31 @@ def train(
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
 ) -> Model:
-    """Train `student`; return it with the moving average of its weights, in eval mode, on the CPU.
+    """Train `student`; return it with averaged weights, in eval mode, on the CPU.
 
-    The models given stay as they are.
+    The arguments are not changed.
 
     Args:
         algorithm: the method.
         student: where training starts.
-        teacher: None for methods that need none.
+        teacher: None for methods without one.
         data: at least one example.
         config: by default `TrainingConfig()`.
-        out: the folder for run.json, config.yaml, last.ckpt (meanwhile previous.ckpt too), logs/
-            and the finished model (`model_file`), which no other run may have meanwhile. Without
-            it nothing is written and nothing can be resumed.
+        out: the folder of the run, see `training.folder`, locked against other runs. None: nothing
+            is written, and nothing can be resumed.
         others: where the method's further networks start, by role.
         info: plain values that define the run beside `config`; saved, and compared on resuming.
-        inputs: paths of files that the run reads, beside those named in `info`: none of them is
-            ever replaced or removed.
-        resume: go on from last.ckpt, or begin where there is none yet.
-        overwrite: replace the run that `out` holds; of its files only.
+        inputs: paths of files that the run reads, beside those named in `info`; they are never
+            replaced or removed.
+        resume: continue from last.ckpt, or start if there is none yet.
+        overwrite: replace the run in `out`, but no other files there.
         progress: show a bar on a terminal, else lines, on stderr.
         callbacks: further ones for Lightning's loop.
 
     Raises:
-        UserError: for what is missing, a folder that holds another run, is in use by one or has
-            other files in the way, a machine without the devices asked for, and a loss that is not
-            finite.
-        Interrupted: on SIGINT and SIGTERM, once the update is finished and saved.
+        UserError: for missing arguments, a folder that holds another run, is in use by one or has
+            other files in the way, a machine without these devices, and a loss that is not finite.
+        Interrupted: on SIGINT and SIGTERM, after the current update is finished and saved.
     """
     config = config or TrainingConfig()
     if algorithm.needs_teacher and teacher is None:
@@ -89,8 +87,8 @@ def train(
         models = {**networks, "teacher": teacher}
         blocks = {name: block_names(model) for name, model in models.items() if model is not None}
     description = {**(info or {}), "student": anatomy(student), "training": asdict(config)}
-    goal = None if out is None else model_file(Path(out), algorithm, config).name
-    with _opened(out, description, goal, inputs, resume=resume, overwrite=overwrite) as folder:
+    name = None if out is None else model_file(Path(out), algorithm, config).name
+    with _opened(out, description, name, inputs, resume=resume, overwrite=overwrite) as folder:
         module = TrainingModule(
             algorithm,
             {name: model.denoiser for name, model in networks.items()},
@@ -140,7 +138,7 @@ def _fit(
             folder.claim(resume=resume)
         start = folder.checkpoint if folder and resume and folder.begun else None
         try:
-            # Plain tensors and values only: loading runs no code.
+            # weights_only: loading executes no code.
             trainer.fit(module, ckpt_path=start, weights_only=True)
         except BaseException as error:
             if folder and is_first_process():
@@ -153,7 +151,7 @@ def _fit(
 
 
 def anatomy(model: Model) -> dict[str, Any]:
-    """Return what the model is made of, as plain values."""
+    """Return network, process, latent and adapter of a model, as plain values."""
     return {
         "network": asdict(model.network),
         "process": model.process.config,
@@ -162,7 +160,7 @@ def anatomy(model: Model) -> dict[str, Any]:
 
 
 def published(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a model file says of its run: of the host's options no place on this machine."""
+    """Return the description of a run for its model file, without paths of this machine."""
     host = description.get("host")
     if not isinstance(host, Mapping):
         return dict(description)
@@ -181,22 +179,22 @@ def model_file(out: Path, algorithm: Algorithm, config: TrainingConfig) -> Path:
 
 
 def command() -> str:
-    """Return the command line of this process, the program without its folder."""
+    """Return the command line of this process, without the program's folder."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what a run's numbers depend on."""
+    """Return the versions of Python and of the packages that determine a run's results."""
     packages = {name: version(name) for name in ("di4c_plugin", "lightning", "numpy", "torch")}
     return {"python": platform.python_version(), **packages}
 
 
 def check_data(data: Data, model: Model) -> None:
-    """Refuse data that the model is not for.
+    """Refuse data that do not fit the model.
 
     Raises:
-        UserError: for no data, examples of another length, tokens that it has not, its mask among
-            them, and labels that it has not.
+        UserError: for no data, examples of the wrong length, tokens or labels that the model does
+            not have, and masks in the data.
     """
     x_0, process, labels = data.x_0, model.process, data.labels
     if len(x_0) == 0:
@@ -240,7 +238,7 @@ def _opened(
     resume: bool,
     overwrite: bool,
 ) -> Iterator[RunFolder | None]:
-    """Give the folder of the run, held and checked; None without one."""
+    """Yield the folder of the run, locked and checked; None without one."""
     if out is None or model is None:
         if resume:
             raise UserError("to resume, name the folder of the run")
@@ -248,7 +246,7 @@ def _opened(
         return
     out = Path(out)
     folder = RunFolder(out, description, model, tuple(inputs))
-    # Lightning starts the other processes by the same command, when the folder is already taken.
+    # Lightning starts the other processes with the same command, after the first has the lock.
     if not is_first_process():
         yield folder
         return

@@ -6,10 +6,10 @@ START, END = 1 / 25, 1 / 250_000
 
 
 def lr_factor(update: int, *, steps: int, schedule: str, warmup: float) -> float:
-    r"""Return the learning rate of update `update`, from 0, as a share of the peak.
+    """Return the learning rate of update `update`, from 0, as a fraction of the peak.
 
-    A half cosine rises from 1/25 to 1 in the first `warmup` of the updates; then "constant" stays,
-    and "one_cycle" falls by a half cosine to 1/250 000 at the last update: the curve of
+    A half cosine rises from 1/25 to 1 in the fraction `warmup` of the updates. Then "constant"
+    stays at 1, and "one_cycle" falls by a half cosine to 1/250 000 at the last update: the curve of
     `torch.optim.lr_scheduler.OneCycleLR` at its defaults (Smith & Topin 2018), without its cycling
     of the momentum.
     """

@@ -1,7 +1,7 @@
-"""Lightning's strategy for sharded networks, with checkpoints of ours.
+"""Lightning's strategy for sharded networks, with our own checkpoints.
 
-`ModelParallelStrategy` starts the processes and makes the mesh; its own checkpoints hold pickles,
-and are not replaced as a whole.
+`ModelParallelStrategy` starts the processes and makes the mesh; its own checkpoints hold pickles
+and are not replaced atomically.
 """
 
 from pathlib import Path
@@ -32,22 +32,22 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @property
     def mesh(self) -> DeviceMesh:
-        """All processes, in one dimension."""
+        """The one-dimensional mesh of all processes."""
         return self.device_mesh["data_parallel"]
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return the weights, sharded as they are."""
+        """Return the sharded weights."""
         assert self.lightning_module is not None
         return self.lightning_module.state_dict()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Return the state of an optimiser, sharded as it is."""
+        """Return the sharded state of an optimiser."""
         return dict(getattr(optimizer, "_optimizer", optimizer).state_dict())
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
     ) -> None:
-        """Write the shards, then what names them."""
+        """Write the shards, then the file that names them."""
         path = Path(filepath)
         plain, sharded = shards.split(checkpoint)
         plain[shards.KEY] = shards.write(sharded, path.parent, checkpoint["global_step"])
@@ -62,18 +62,18 @@ class ShardedStrategy(ModelParallelStrategy):
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Return a checkpoint, with weights and optimiser in place already."""
+        """Load weights and optimiser, and return the checkpoint."""
         path = Path(checkpoint_path)
         plain = read_checkpoint(path, with_shards=self.is_global_zero)
-        place = shards.folder_of(plain.pop(shards.KEY), path.parent)
-        found: dict[str, Any] = shards.joined(plain, place, self._empty)
+        folder = shards.folder_of(plain.pop(shards.KEY), path.parent)
+        checkpoint: dict[str, Any] = shards.joined(plain, folder, self._empty)
         assert self.lightning_module is not None
-        self.lightning_module.load_state_dict(found["state_dict"])
-        for optimizer, state in zip(self.optimizers, found["optimizer_states"], strict=True):
+        self.lightning_module.load_state_dict(checkpoint["state_dict"])
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             optimizer.load_state_dict(state)
-        return found
+        return checkpoint
 
     def _empty(self, shape: list[int], dtype: torch.dtype) -> Tensor:
-        """Return a tensor that is sharded as parameters are, by rows."""
-        made: Tensor = empty(*shape, dtype=dtype, device_mesh=self.mesh, placements=[Shard(0)])
-        return made
+        """Return a tensor sharded by rows, as parameters are."""
+        tensor: Tensor = empty(*shape, dtype=dtype, device_mesh=self.mesh, placements=[Shard(0)])
+        return tensor

@@ -1,8 +1,8 @@
-"""Shards networks over the processes of a run by FSDP2, so that none of them holds a whole one.
+"""Shards networks over the processes of a run with FSDP2, so that no process holds a whole network.
 
-Each block of a network is a group of its own: gathered for its forward pass, and once more for its
-backward pass. The rest (embedding, head, latent) is another, gathered from the first pass of a
-micro-step to the end of its backward pass, because losses take the head outside of passes.
+Each block of a network is one group: gathered for its forward pass, and again for its backward
+pass. The rest (embedding, head, latent) is another group, gathered from the first forward pass of a
+micro-step to the end of its backward pass, because losses use the head outside of forward passes.
 """
 
 import copy
@@ -23,10 +23,10 @@ if TYPE_CHECKING:  # not every torch is built with it
 
 
 def block_names(model: Model) -> tuple[str, ...]:
-    """Return the names, in the model's denoiser, of the blocks that are sharded one by one.
+    """Return the names, in the model's denoiser, of the blocks that are sharded separately.
 
     Raises:
-        UserError: where its family knows none.
+        UserError: if its family declares none.
     """
     network = model.denoiser.network
     family = model.family or family_named(model.network.kind, "the model")
@@ -40,7 +40,7 @@ def block_names(model: Model) -> tuple[str, ...]:
 
 
 def outline(denoiser: NetworkDenoiser) -> NetworkDenoiser:
-    """Return a copy whose parameters take no memory; buffers, hooks and ties are copied."""
+    """Return a copy with parameters on "meta"; buffers, hooks and ties are copied."""
     return copy.deepcopy(denoiser, {id(p): _empty(p) for p in denoiser.parameters()})
 
 
@@ -54,15 +54,15 @@ def shard(
 ) -> None:
     """Shard an `outline` in place, with the weights that `like` has on the first process.
 
-    A device never holds more than its shards and one block, or the rest, as a whole.
+    A device holds at most its shards and one unsharded group.
 
     Args:
-        denoiser: whose parameters are on "meta".
-        like: what it is an outline of.
+        denoiser: with parameters on "meta".
+        like: the denoiser that it is an outline of.
         blocks: from `block_names`.
         mesh: of one dimension.
-        bf16: whether blocks are gathered in bf16, for passes under autocast; gradients are added up
-            in fp32, and embedding, head and latent stay as they are.
+        bf16: whether blocks are gathered in bf16, for passes under autocast. Gradients are reduced
+            in fp32; embedding, head and latent stay in fp32.
     """
     from torch.distributed.fsdp import (
         MixedPrecisionPolicy,
@@ -83,10 +83,10 @@ def shard(
 
 
 def settle(modules: Iterable[nn.Module]) -> None:
-    """Let go of what the passes of a micro-step have gathered.
+    """Free the parameters that a micro-step has gathered.
 
-    Networks without a backward pass would keep it, and their parameters would not be those that
-    optimiser and averages know. Exact copies of heads are of what was gathered.
+    Networks without a backward pass would keep them, in place of the shards that optimiser and
+    averages hold. Exact copies of heads refer to gathered parameters, and are dropped too.
     """
     from torch.distributed.fsdp import FSDPModule
 
@@ -99,30 +99,30 @@ def settle(modules: Iterable[nn.Module]) -> None:
 
 
 def gathered(denoiser: NetworkDenoiser, like: NetworkDenoiser) -> NetworkDenoiser:
-    """Return a sharded denoiser as a whole one on the CPU, in eval mode; all processes call it.
+    """Return the unsharded copy of a denoiser, on the CPU, in eval mode; a collective call.
 
     Args:
         denoiser: from `shard`.
-        like: what it was an outline of.
+        like: the denoiser that it was an outline of.
     """
-    known = dict(denoiser.named_parameters())
+    parameters = dict(denoiser.named_parameters())
     memo = {
-        id(p): nn.Parameter(_whole(known[name].detach()).cpu(), p.requires_grad)
+        id(p): nn.Parameter(_unsharded(parameters[name].detach()).cpu(), p.requires_grad)
         for name, p in like.named_parameters()
     }
-    found = copy.deepcopy(like, memo).eval()
+    network = copy.deepcopy(like, memo).eval()
     buffers = dict(denoiser.named_buffers())
-    for name, buffer in found.named_buffers():
+    for name, buffer in network.named_buffers():
         buffer.copy_(buffers[name])
-    return found
+    return network
 
 
 class _Filler:
-    """Puts the first process's weights in the place of empty parameters, each once."""
+    """Replaces empty parameters by the first process's weights; tied ones stay tied."""
 
     def __init__(self, empty: nn.Module, like: nn.Module, mesh: "DeviceMesh") -> None:
         source = dict(like.named_parameters())
-        # The empty ones are kept, so that no other takes the id of one.
+        # The empty parameters are kept alive, so that their ids stay unique.
         self.empty = {id(p): (p, source[name]) for name, p in empty.named_parameters()}
         self.made: dict[int, nn.Parameter] = {}
         self.device = torch.device(mesh.device_type)
@@ -136,9 +136,9 @@ class _Filler:
 
     def _full(self, empty: nn.Parameter) -> nn.Parameter:
         if id(empty) not in self.made:
-            whole = self.empty[id(empty)][1].detach().to(self.device, copy=True).contiguous()
-            torch.distributed.broadcast(whole, group_src=0, group=self.group)
-            self.made[id(empty)] = nn.Parameter(whole, empty.requires_grad)
+            weight = self.empty[id(empty)][1].detach().to(self.device, copy=True).contiguous()
+            torch.distributed.broadcast(weight, group_src=0, group=self.group)
+            self.made[id(empty)] = nn.Parameter(weight, empty.requires_grad)
         return self.made[id(empty)]
 
 
@@ -146,6 +146,6 @@ def _empty(parameter: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
 
 
-def _whole(tensor: Any) -> Tensor:
+def _unsharded(tensor: Any) -> Tensor:
     full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return full

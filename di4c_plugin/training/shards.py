@@ -1,8 +1,8 @@
-"""The sharded part of checkpoints: what each process has of each tensor, in files of safetensors.
+"""The sharded part of checkpoints: each process's shards, as safetensors files.
 
-They lie in shards/UPDATE beside last.ckpt, which holds all that is not sharded, and names them with
-their sha256. So a checkpoint is whole once last.ckpt is there, like one of a single file. They are
-written and read by `torch.distributed.checkpoint`, in its only format without pickles, and by any
+They lie in shards/UPDATE beside last.ckpt, which holds everything else and lists them with their
+sha256: a checkpoint is complete once last.ckpt exists, like one of a single file.
+`torch.distributed.checkpoint` writes and reads them, in its only format without pickles, with any
 number of processes.
 """
 
@@ -26,26 +26,26 @@ UPDATE = re.compile(r"\d{1,18}")
 FILE = re.compile(r"shard-\d{5}-model-00001-of-00001\.safetensors")
 MARK = "di4c_shard"
 
-# Options that may change where their product stays: the examples of an update are the same.
+# Options that may change if their product, the number of examples per update, stays.
 DIVIDED = ("training.devices", "training.batch_size")
 
 
 def are_in(description: Mapping[str, Any]) -> bool:
-    """Tell whether a run is sharded, by its description's dotted names."""
+    """Return whether the run with this description, by dotted names, is sharded."""
     return description.get("training.strategy") == "fsdp"
 
 
-def free(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
-    """Return which options may differ between a run and what goes on with it, by dotted names."""
-    counts = [[description.get(name) for name in DIVIDED] for description in (then, now)]
-    whole = all(isinstance(count, int) for each in counts for count in each)
-    if not (whole and are_in(then) and math.prod(counts[0]) == math.prod(counts[1])):  # type: ignore[arg-type]
+def free(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
+    """Return the dotted names of the options that may differ when a run is resumed."""
+    sizes = [[description.get(name) for name in DIVIDED] for description in (before, now)]
+    known = all(isinstance(count, int) for row in sizes for count in row)
+    if not (known and are_in(before) and math.prod(sizes[0]) == math.prod(sizes[1])):  # type: ignore[arg-type]
         return set()
     return set(DIVIDED)
 
 
 def split(content: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Return nested values with marks in the place of sharded tensors, and these by name."""
+    """Return nested values with marks in place of sharded tensors, and these tensors by name."""
     shards: dict[str, Tensor] = {}
 
     def marked(tensor: Tensor, name: str) -> dict[str, Any]:
@@ -65,12 +65,12 @@ def split(content: Any) -> tuple[Any, dict[str, Tensor]]:
     return walk(content, ""), shards
 
 
-def joined(content: Any, place: Path, empty: Callable[[list[int], torch.dtype], Tensor]) -> Any:
-    """Return what `split` took apart, with the tensors in the folder `place`; a collective call.
+def joined(content: Any, folder: Path, empty: Callable[[list[int], torch.dtype], Tensor]) -> Any:
+    """Return the values that `split` took apart, with tensors from `folder`; a collective call.
 
     Args:
         content: with marks.
-        place: of the files.
+        folder: of the shards.
         empty: makes a sharded tensor of a shape and type.
     """
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
@@ -88,66 +88,66 @@ def joined(content: Any, place: Path, empty: Callable[[list[int], torch.dtype], 
             return type(value)(walk(v) for v in value)
         return value
 
-    whole = walk(content)
+    restored = walk(content)
     if shards:
-        load(shards, storage_reader=HuggingFaceStorageReader(str(place)))
-    return whole
+        load(shards, storage_reader=HuggingFaceStorageReader(str(folder)))
+    return restored
 
 
 def write(shards: Mapping[str, Tensor], folder: Path, update: int) -> dict[str, Any]:
-    """Write shards of a checkpoint, and read them again; a collective call.
+    """Write the shards of a checkpoint, and verify them; a collective call.
 
     Args:
         shards: sharded tensors by name.
         folder: of the run.
-        update: after which.
+        update: the number of updates done.
 
     Returns:
-        What last.ckpt says of them under `KEY`.
+        The entry `KEY` of last.ckpt.
 
     Raises:
-        UserError: on all processes, when the system refuses on one, or gives back something else
-            than it was given.
+        UserError: on all processes, if on one the system refuses, or a file reads back differently.
     """
     import torch.distributed as dist
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    place, rank = folder / FOLDER / str(update), dist.get_rank()
+    target, rank = folder / FOLDER / str(update), dist.get_rank()
     if rank == 0:
-        _empty_out(place)  # of a checkpoint that was not finished
+        _empty_out(target)  # of a checkpoint that was not finished
     dist.barrier()
     try:
-        writer = HuggingFaceStorageWriter(str(place), save_distributed=True)
+        writer = HuggingFaceStorageWriter(str(target), save_distributed=True)
         save(dict(shards), storage_writer=writer)
-        found: tuple[str | None, Any] = (None, _proved(shards, place, rank))
+        outcome: tuple[str | None, Any] = (None, _verified(shards, target, rank))
     except (CheckpointException, Exception) as error:
-        found = (reason(error), None)
-    every: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, found)
-    for fault, _ in every:
+        outcome = (reason(error), None)
+    outcomes: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(outcomes, outcome)
+    for fault, _ in outcomes:
         if fault is not None:
-            raise UserError(f"cannot write {place}: {fault}")
-    return {"folder": str(update), "files": dict(one for _, own in every for one in own)}
+            raise UserError(f"cannot write {target}: {fault}")
+    return {"folder": str(update), "files": dict(one for _, files in outcomes for one in files)}
 
 
-def _proved(shards: Mapping[str, Tensor], place: Path, rank: int) -> list[tuple[str, str]]:
-    """Return name and sha256 of this process's file, once it holds what it should."""
+def _verified(shards: Mapping[str, Tensor], folder: Path, rank: int) -> list[tuple[str, str]]:
+    """Verify this process's file, and return its name and sha256."""
     from safetensors import safe_open
 
     from di4c_plugin.checkpoints.digest import digest_of
     from di4c_plugin.networks.attach import local
 
-    file = place / f"shard-{rank + 1:05d}-model-00001-of-00001.safetensors"
-    own = {name: local(tensor) for name, tensor in shards.items()}
-    own = {name: tensor for name, tensor in own.items() if tensor.numel()}
-    if not own and not file.exists():
+    file = folder / f"shard-{rank + 1:05d}-model-00001-of-00001.safetensors"
+    pieces = {name: local(tensor) for name, tensor in shards.items()}
+    pieces = {name: tensor for name, tensor in pieces.items() if tensor.numel()}
+    if not pieces and not file.exists():
         return []
-    with safe_open(file, framework="pt") as kept:
-        there = set(kept.keys())
-        same = own.keys() <= there and all(
-            digest_of(kept.get_tensor(name)) == digest_of(tensor) for name, tensor in own.items()
+    with safe_open(file, framework="pt") as stored:
+        names = set(stored.keys())
+        same = pieces.keys() <= names and all(
+            digest_of(stored.get_tensor(name)) == digest_of(tensor)
+            for name, tensor in pieces.items()
         )
     if not same:
         raise UserError("it was damaged in writing")
@@ -155,55 +155,57 @@ def _proved(shards: Mapping[str, Tensor], place: Path, rank: int) -> list[tuple[
 
 
 def check(entry: Any, folder: Path) -> bool:
-    """Tell whether the files that last.ckpt names are there, and what they were."""
+    """Return whether the files that last.ckpt names exist unchanged."""
     if entry is None:
         return True
-    place, files = folder_of(entry, folder), entry["files"]
-    return all(FILE.fullmatch(name) and _is(place / name, digest) for name, digest in files.items())
+    shards, files = folder_of(entry, folder), entry["files"]
+    return all(
+        FILE.fullmatch(name) and _is(shards / name, digest) for name, digest in files.items()
+    )
 
 
 def folder_of(entry: Mapping[str, Any], folder: Path) -> Path:
     """Return the folder of the shards that last.ckpt in `folder` names."""
     update = entry["folder"]
     if not UPDATE.fullmatch(update):
-        raise UserError(f"{update!r} is no number of an update")
+        raise UserError(f"{update!r} is not the number of an update")
     return folder / FOLDER / str(update)
 
 
 def clear(folder: Path, kept: Collection[str]) -> None:
-    """Remove the shards in a run's folder, but those of some updates.
+    """Remove the shards in a run's folder, except those of the updates in `kept`.
 
-    Only files that are named as ours are, in folders that are; never what a link leads to.
+    Only files and folders with our names are removed, and links are never followed.
     """
-    places = folder / FOLDER
-    if not is_folder(places):
+    root = folder / FOLDER
+    if not is_folder(root):
         return
-    for place in places.iterdir():
-        if UPDATE.fullmatch(place.name) and place.name not in kept:
-            _empty_out(place)
-    _remove_folder(places)
+    for path in root.iterdir():
+        if UPDATE.fullmatch(path.name) and path.name not in kept:
+            _empty_out(path)
+    _remove_folder(root)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder at `path` itself, not at the end of a link."""
+    """Return whether `path` is a folder, not a link to one."""
     return path.is_dir() and not path.is_symlink()
 
 
-def _empty_out(place: Path) -> None:
-    if not is_folder(place):
+def _empty_out(folder: Path) -> None:
+    if not is_folder(folder):
         return
-    for file in place.iterdir():
+    for file in folder.iterdir():
         if FILE.fullmatch(file.name) and is_plain(file):
             try:
                 file.unlink()
             except OSError as error:
                 raise UserError(f"cannot remove {file}: {error.strerror or error}") from error
-    _remove_folder(place)
+    _remove_folder(folder)
 
 
-def _remove_folder(place: Path) -> None:
-    if not any(place.iterdir()):
-        place.rmdir()
+def _remove_folder(folder: Path) -> None:
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _is(file: Path, digest: str) -> bool:
@@ -211,7 +213,7 @@ def _is(file: Path, digest: str) -> bool:
 
 
 def sha256(file: Path) -> str:
-    """Return the sha256 of a file; of one that has not changed since, without reading it again."""
+    """Return the sha256 of a file, cached until the file changes."""
     state = file.stat()
     return _sha256(file, state.st_size, state.st_mtime_ns)
 

@@ -1,4 +1,4 @@
-"""What a student must be that training goes on from."""
+"""Checks the student that training continues from."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,20 +9,20 @@ from di4c_plugin.networks.latent import same_options
 
 
 def check_latent(
-    role: Role, asked: Mapping[str, Any] | None, start: Mapping[str, Any] | None
+    role: Role, latent: Mapping[str, Any] | None, start: Mapping[str, Any] | None
 ) -> None:
-    """Refuse a start whose latent is not what the method's student has.
+    """Refuse a start whose latent does not suit the method or the user's options.
 
     Args:
         role: of the student.
-        asked: the latent that the user named; None: none.
+        latent: the latent that the user named, or None.
         start: the latent of the start.
 
     Raises:
-        UserError: saying which of the two is missing, or differs.
+        UserError: if a latent is missing, not wanted, or another one.
     """
-    if asked is not None and not same_options(start, dict(asked)):
-        raise UserError(f"the student to start from has the latent {start}, not {dict(asked)}")
+    if latent is not None and not same_options(start, dict(latent)):
+        raise UserError(f"the student to start from has the latent {start}, not {dict(latent)}")
     if role.latent == "required" and start is None:
         raise UserError("the student to start from has no latent, and this method needs one")
     if role.latent == "none" and start is not None:

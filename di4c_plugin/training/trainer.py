@@ -37,7 +37,7 @@ def make_trainer(
         out: the run's folder; None for a run that leaves no files.
         callbacks: all of them; Lightning's own are off.
         files: how checkpoints are written and read.
-        alternates: whether an update leaves one of the trained networks out.
+        alternates: whether an update may skip one of the trained networks.
 
     Raises:
         UserError: if Lightning knows no such accelerator or strategy, or finds no such devices.
@@ -73,10 +73,7 @@ def make_trainer(
 
 
 def with_float64(accelerator: str) -> str:
-    """Return the accelerator, or "cpu" where it is Apple's mps: draws are made in float64.
-
-    A line says so.
-    """
+    """Return the accelerator, or "cpu" with a warning for Apple's mps, which has no float64."""
     mps = accelerator == "mps" or (
         accelerator in ("auto", "gpu") and not CUDAAccelerator.is_available()
     )
@@ -105,18 +102,18 @@ def make_logger(name: str, out: Path | None) -> Logger | None:
             return WandbLogger(save_dir=out, name=out.name, offline=offline)
     except ModuleNotFoundError as error:
         raise UserError(f"logger {name!r} needs the package {name}: pip install {name}") from error
-    # Each start of a run gets a file of its own, version_0 and so on, complete to the last line.
+    # Each start of a run logs to a new file, version_0 and so on, flushed at every line.
     return CSVLogger(out, name=LOGS, flush_logs_every_n_steps=1)
 
 
 def is_first_process() -> bool:
-    """Return whether this process is the one that writes and speaks; true outside a run too."""
+    """Return whether this process writes files and messages; true outside a run too."""
     return getattr(rank_zero_only, "rank", None) in (None, 0)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Lightning from advertising and from explaining to the user what we chose."""
+    """Silence Lightning's hints about options that we chose."""
     logs = {name: logging.getLogger(f"lightning.{name}") for name in ("fabric", "pytorch")}
     levels = {name: log.level for name, log in logs.items()}
     for log in logs.values():
@@ -124,7 +121,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
-            # Nothing is added in place to what our own modules return.
+            # Our modules' outputs are not modified in place.
             warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(FSDP(Block|\w*Denoiser)\)")
             yield
     finally:

@@ -11,7 +11,7 @@ from PIL import Image
 from di4c_plugin.families.halton import HaltonSizes
 from di4c_plugin.families.maskgit import MaskGITSizes
 from di4c_plugin.hosts import OpenHost, halton, maskgit
-from di4c_plugin.hosts.grid import grey, told
+from di4c_plugin.hosts.grid import grey, reporter
 from tests.stand_ins.images import vq_files
 from tests.stand_ins.images.checkouts import Root
 
@@ -67,10 +67,10 @@ def test_grey_levels_of_any_integer_type() -> None:
 
 
 def test_long_work_is_told_in_tenths(capsys: pytest.CaptureFixture[str]) -> None:
-    tell = told("things done in this test")
+    tell = reporter("things done in this test")
     for done in range(100, 2001, 100):
         tell(done, 2000)
-    told("few things")(1, 10)
+    reporter("few things")(1, 10)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 11
     assert lines[-1] == "di4c: 2000 of 2000 things done in this test"

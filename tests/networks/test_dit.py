@@ -132,7 +132,7 @@ from di4c_plugin import checkouts as detect
 from di4c_plugin.programs import shims
 name, root, weights, out, latent = sys.argv[1:]
 host = detect.host_named(name)
-shims.install(detect.Found(host, Path(root), host.commit))
+shims.install(detect.Checkout(host, Path(root), host.commit))
 sys.path[:0] = [root, root + "/src"]
 if name == "sdtt":
     from sdtt.models.dit_orig import DIT

@@ -85,7 +85,7 @@ def test_another_program_is_one_line(
         Install().on_job_start(config, task_function=lambda _: None)
     assert stop.value.code == 2
     assert capsys.readouterr().err == (
-        "di4c: error: this is not the program of a host that we know (mdlm, sdtt, duo)\n"
+        "di4c: error: this is not the program of a known host (mdlm, sdtt, duo)\n"
     )
     assert not installed
 
@@ -135,13 +135,13 @@ def test_relative_paths_are_those_of_the_folder_where_the_command_was_typed(tmp_
         "training": "none",
     }
     want = copy.deepcopy(config) | {"teacher": str(tmp_path / "teacher.ckpt")}
-    assert callback.as_typed(config, tmp_path) == want
+    assert callback.absolute_paths(config, tmp_path) == want
     for typed, meant in (
         ("file:teacher.ckpt", f"file:{tmp_path / 'teacher.ckpt'}"),
         ("file:elsewhere.ckpt", "file:elsewhere.ckpt"),
         ("builtin:digits", "builtin:digits"),
     ):
-        assert callback.as_typed({"teacher": typed}, tmp_path) == {"teacher": meant}
+        assert callback.absolute_paths({"teacher": typed}, tmp_path) == {"teacher": meant}
 
 
 def test_a_logger_that_is_not_installed_is_told(

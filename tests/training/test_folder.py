@@ -385,7 +385,7 @@ def test_the_checkpoint_before_serves_where_the_last_is_damaged_or_gone(
         assert not run.previous.exists()
     run.previous.write_bytes(b"junk")
     run.checkpoint.write_bytes(b"junk")
-    with pytest.raises(UserError, match="last.ckpt is damaged, and no other in .* is whole; start"):
+    with pytest.raises(UserError, match="last.ckpt is damaged, and no other .* is intact; start"):
         run.check(resume=True, overwrite=False)
 
 

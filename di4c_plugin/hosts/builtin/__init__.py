@@ -1,8 +1,8 @@
-"""The built-in host: scikit-learn's 8x8 handwritten digits, real scans that every install has.
+"""The built-in host: scikit-learn's 8x8 handwritten digits, which every install has.
 
 1797 images, 64 positions, grey levels 0 ... 16, labels 0 ... 9 (Alpaydin & Kaynak 1998, UCI
-"Optical Recognition of Handwritten Digits"). `teacher.safetensors` beside this file was made by the
-command in its own metadata, which configs/README.md gives too.
+"Optical Recognition of Handwritten Digits"). The command that made `teacher.safetensors` is in its
+metadata and in configs/README.md.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ from di4c_plugin.values import shown
 
 SIDE = 8
 LEVELS = 17
-# Of a new network: how many weights, and the ranges of its sizes that are not [1, 2^20].
+# Limits of a new network: its weights, and the ranges of sizes other than [1, 2^20].
 WEIGHTS = 10**9
 LEAST, MOST = {"mask": 0, "num_classes": 0}, {"num_blocks": 1000}
 TEACHER = Path(__file__).parent / "teacher.safetensors"
@@ -56,37 +56,37 @@ class Digits(HostData):
 
 
 def check_size(x: Tensor) -> None:
-    """Refuse samples (n, D) of another size than a digit's; raises UserError."""
+    """Raise UserError for samples (n, D) that are not the size of a digit."""
     if x.shape[1] != SIDE * SIDE:
         raise UserError(f"host 'builtin' draws {SIDE}x{SIDE} images, not {x.shape[1]} tokens")
 
 
 def new_teacher(process: dict[str, Any], **sizes: Any) -> Model:
     """See `Host.new_teacher`; `sizes` are fields of `TransformerConfig`."""
-    built = build_process({"num_tokens": LEVELS} | process)
-    mask = built.mask if isinstance(built, Absorbing) else None
+    built_process = build_process({"num_tokens": LEVELS} | process)
+    mask = built_process.mask if isinstance(built_process, Absorbing) else None
     defaults: dict[str, Any] = {
         "num_tokens": LEVELS,
-        "num_states": built.num_states,
+        "num_states": built_process.num_states,
         "grid": (SIDE, SIDE),
         "patch": (2, 2),
         "mask": mask,
         "time_conditioned": mask is None,
     }
     what = "host 'builtin' cannot make this teacher"
-    chosen = fitted(TransformerConfig, defaults | sizes, what)
-    for name, value in chosen.items():
+    options = fitted(TransformerConfig, defaults | sizes, what)
+    for name, value in options.items():
         least, most = LEAST.get(name, 1), MOST.get(name, 2**20)
         numbers = value if isinstance(value, tuple) else [value]
         if any(type(number) is int and not least <= number <= most for number in numbers):
             raise UserError(f"{what}: {name} must be in [{least}, {most}], not {shown(value)}")
     with refusing(what):
-        config, family = TransformerConfig(**chosen), TransformerNetworks()
-        outline = family.outline(config, process=built)
+        config, family = TransformerConfig(**options), TransformerNetworks()
+        outline = family.outline(config, process=built_process)
         count = sum(weight.numel() for weight in outline.parameters())
         if exceeds(count, WEIGHTS):
             raise UserError(over(f"a network of {count} weights, which is more than {WEIGHTS}"))
-        return family.new(config, built)
+        return family.new(config, built_process)
 
 
 FAMILY = TransformerNetworks()

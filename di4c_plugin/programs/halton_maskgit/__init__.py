@@ -1,6 +1,6 @@
-"""Halton-MaskGIT's own program: our sampler in the place of the two that it looks up.
+"""Halton-MaskGIT's own program, with our sampler in place of its two.
 
-Nothing but the standard library is imported before the host itself is.
+Only the standard library is imported before the host.
 """
 
 from functools import partial

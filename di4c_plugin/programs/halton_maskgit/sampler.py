@@ -3,10 +3,10 @@
     sampler = HaltonSampler(w=2, step=8)         # or ConfidenceSampler, or sampler="di4c"
     x, codes, masks = sampler(trainer, nb_sample=8, labels=labels)
 
-The network is the trainer's, its average where it keeps one, or a student. Two things differ from
-the host's: its HaltonSampler rounds down what is open after a step, ours to the nearest; and its
-ConfidenceSampler draws anew, in every step, what it has opened before, ours keeps it. Neither do we
-draw the mask, which the host's may, nor from the top k only.
+The network is the trainer's, averaged if it keeps an average, or a student. Ours differ from the
+host's: its HaltonSampler rounds the number of open codes down, ours to the nearest; its
+ConfidenceSampler redraws open codes in every step, ours keeps them; and ours never draw the mask,
+nor from the top k only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,12 +29,12 @@ from di4c_plugin.programs.images.trace import Trace
 
 
 class TrainerSampler(CodeSampler):
-    """What both samplers do; they set these attributes.
+    """The base of both samplers, which set these attributes.
 
     Attributes:
-        step: network calls a sample.
-        flags: options of our samplers, by the host's flags.
-        schedule: the host's word.
+        step: network calls per sample.
+        flags: options of our samplers, from the host's flags.
+        schedule: the host's name of a schedule.
         softmax: factor of the logits in each step.
     """
 
@@ -71,12 +71,12 @@ class TrainerSampler(CodeSampler):
         )
 
     def network_of(self, trainer: Any) -> GridDenoiser:
-        """See `CodeSampler.network_of`: the average where it is asked for."""
+        """See `CodeSampler.network_of`: the average if the host uses it."""
         averaged = getattr(trainer.args, "use_ema", False)
         network = trainer.ema if averaged else trainer.vit
         heads = trainer.transformer_size(trainer.args.vit_size)[2]
-        found: Any = self.shared.of(network, tensors_of(network), heads=heads)
-        return found
+        denoiser: Any = self.shared.of(network, tensors_of(network), heads=heads)
+        return denoiser
 
     def result(self, drawn: Trace, trainer: Any, *args: Any, **kwargs: Any) -> Result:
         """See `CodeSampler.result`: pictures in [-1, 1]."""
@@ -87,7 +87,7 @@ class TrainerSampler(CodeSampler):
 class HaltonSampler(TrainerSampler):
     """The host's `HaltonSampler`: arguments as there, then those of `HostSampler`.
 
-    `sched_pow` is without effect there, too.
+    `sched_pow` has no effect, as in the host.
     """
 
     def __init__(
@@ -112,12 +112,12 @@ class HaltonSampler(TrainerSampler):
         super().__init__(sampler, student, options, root)
         self.step, self.schedule = self.steps_of(step), "arccos"  # whatever the training's is
         self.flags = {"guidance": w, "guidance_ramp": "constant", "randomize": randomize}
-        # From min to max, halved in the first steps.
-        even = torch.linspace(sm_temp_min, sm_temp_max, self.step, dtype=torch.float64) ** temp_pow
-        self.softmax = [v / 2 if i < temp_warmup else v for i, v in enumerate(even.tolist())]
+        # From min to max, halved during the warm-up.
+        ramp = torch.linspace(sm_temp_min, sm_temp_max, self.step, dtype=torch.float64) ** temp_pow
+        self.softmax = [v / 2 if i < temp_warmup else v for i, v in enumerate(ramp.tolist())]
 
     def masks(self, masked: list[Tensor]) -> list[Tensor]:
-        """See `CodeSampler.masks`: 1 where the step has opened a code."""
+        """See `CodeSampler.masks`: 1 where the step opened a code."""
         before = [torch.ones_like(masked[0]), *masked]
         return [(a & ~b).float() for a, b in zip(before, masked, strict=False)]
 
@@ -146,17 +146,17 @@ class ConfidenceSampler(TrainerSampler):
 
 
 def install(module: ModuleType, name: str, flags: SamplerFlags, root: Path) -> None:
-    """Put our class in the place of the host's class `name`.
+    """Replace the host's class `name` by ours.
 
     Raises:
         UserError: as `HostSampler`, for flags that do not fit.
     """
     kind: Any = {"HaltonSampler": HaltonSampler, "ConfidenceSampler": ConfidenceSampler}[name]
-    asked = {"sampler": flags.sampler, "student": flags.student, "options": flags.options}
-    kind(**asked, root=root)
+    options = {"sampler": flags.sampler, "student": flags.student, "options": flags.options}
+    kind(**options, root=root)
 
     def make(*args: Any, **kwargs: Any) -> TrainerSampler:
-        made: TrainerSampler = kind(*args, **kwargs, **asked, root=root)
-        return made
+        sampler: TrainerSampler = kind(*args, **kwargs, **options, root=root)
+        return sampler
 
     setattr(module, name, make)

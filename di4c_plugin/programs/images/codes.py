@@ -1,4 +1,4 @@
-"""Our samplers over the codes of a VQ network, as MaskGIT's programs call theirs."""
+"""Our samplers of VQ codes, with the interface of MaskGIT's programs."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from di4c_plugin.programs.images.sampler import HostSampler, Request, device_of
 from di4c_plugin.programs.images.shared import SharedNetworks
 from di4c_plugin.programs.images.trace import Autocast, Trace
 
-# The hosts' words for schedules, by the revealed share at r = 1 - t; see `di4c_plugin.diffusion`.
+# The hosts' names of schedules of the revealed fraction at r = 1 - t; see `di4c_plugin.diffusion`.
 SCHEDULES = {
     "root": "root",
     "linear": "loglinear",
@@ -25,7 +25,7 @@ SCHEDULES = {
     "cosine": "duo_cosine",
     "arccos": "arccos",
 }
-# What a process keeps when it gets another schedule.
+# The options that a process keeps with another schedule.
 KEPT = ("name", "num_tokens", "mask", "grid", "randomize", "temperature")
 Result = tuple[Tensor, list[Tensor], list[Tensor]]  # pictures, codes and masks after each step
 
@@ -68,26 +68,26 @@ class CodeSampler(HostSampler):
         Args:
             trainer: the host's.
             count: how many samples.
-            steps: as the host asks.
-            options: of our samplers, by the host's flags.
-            schedule: a word of the host's, see `SCHEDULES`.
-            autocast: see `Request`, as for the rest.
+            steps: the host's number of steps.
+            options: of our samplers, from the host's flags.
+            schedule: the host's name, see `SCHEDULES`.
+            autocast: see `Request`.
             softmax: factor of the logits in each step.
             codes: (count, h, w) or (count, D), the mask where unknown; None: all unknown.
             labels: (count,); None: random ones.
             verbose: show a bar.
 
         Raises:
-            UserError: for labels, codes or a mask that the network has not, and another schedule.
+            UserError: for labels, codes, a mask or a schedule that the network does not have.
         """
-        own = self.network_of(trainer)
+        network = self.network_of(trainer)
         x, cond = (
-            start_of(own, count, trainer.args.mask_value, codes),
-            labels_of(own, count, labels),
+            start_of(network, count, trainer.args.mask_value, codes),
+            labels_of(network, count, labels),
         )
-        process = self.denoiser(own).process
+        process = self.denoiser(network).process
         return Request(
-            own,
+            network,
             x,
             self.steps_of(steps),
             scheduled(process, schedule, options.get("temperature")),
@@ -99,13 +99,13 @@ class CodeSampler(HostSampler):
         )
 
     def result(self, drawn: Trace, trainer: Any, *args: Any, **kwargs: Any) -> Result:
-        """Return pictures (n, 3, H, W), and after each step codes and masks (n, h, w).
+        """Return pictures (n, 3, H, W), and the codes and masks (n, h, w) after each step.
 
-        The codes are what is known, and the likeliest where nothing is.
+        Masked positions have the likeliest codes.
         """
-        own = self.network_of(trainer)
-        shape = (-1, own.side, own.side)
-        masked = [state == own.codes for state in drawn.after]
+        network = self.network_of(trainer)
+        shape = (-1, network.side, network.side)
+        masked = [state == network.codes for state in drawn.after]
         shown = zip(masked, drawn.predicted, drawn.after, strict=True)
         codes = [guess.where(unknown, state).view(shape) for unknown, guess, state in shown]
         with torch.no_grad():
@@ -113,41 +113,42 @@ class CodeSampler(HostSampler):
         return pictures, codes, self.masks([mask.view(shape) for mask in masked])
 
     def masks(self, masked: list[Tensor]) -> list[Tensor]:
-        """Return what the host shows of where nothing is known after each step, (n, h, w)."""
+        """Return the host's picture of the masked positions after each step, (n, h, w)."""
         return [mask.float() for mask in masked]
 
 
-def start_of(own: GridDenoiser, count: int, mask: int, codes: Tensor | None) -> Tensor:
-    """Return what is known at first, (count, D), on the device of the network."""
-    if mask != own.codes:
+def start_of(network: GridDenoiser, count: int, mask: int, codes: Tensor | None) -> Tensor:
+    """Return the initial states, (count, D), on the device of the network."""
+    if mask != network.codes:
         raise UserError(
-            f"the mask is {mask} here: our samplers need {own.codes}, behind the {own.codes} codes"
+            f"the mask is {mask} here: our samplers need {network.codes}, "
+            f"behind the {network.codes} codes"
         )
-    device, shape = device_of(own), (count, own.side**2)
+    device, shape = device_of(network), (count, network.side**2)
     if codes is None:
-        return torch.full(shape, own.codes, device=device)
+        return torch.full(shape, network.codes, device=device)
     x = codes.flatten(1).long().to(device, copy=True)
     if x.shape != shape:
         size = " x ".join(map(str, codes.shape))
         raise UserError(f"the codes to start from are {size}, for {shape[0]} x {shape[1]}")
-    own.check(x.cpu(), None)
+    network.check(x.cpu(), None)
     return x
 
 
-def labels_of(own: GridDenoiser, count: int, labels: Tensor | None) -> Tensor:
-    """Return labels (count,) on the device of the network; without any, random ones."""
-    device = device_of(own)
+def labels_of(network: GridDenoiser, count: int, labels: Tensor | None) -> Tensor:
+    """Return labels (count,) on the device of the network; random ones for None."""
+    device = device_of(network)
     if labels is None:
-        return torch.randint(own.classes, (count,)).to(device)
+        return torch.randint(network.classes, (count,)).to(device)
     labels = labels.cpu().long()
     if labels.shape != (count,):
         raise UserError(f"{count} samples take {count} labels, not {len(labels)}")
-    own.check(torch.zeros(1, own.side**2, dtype=torch.int64), labels)
+    network.check(torch.zeros(1, network.side**2, dtype=torch.int64), labels)
     return labels.to(device)
 
 
 def scheduled(process: Process, schedule: str, temperature: float | None) -> Process:
-    """Return the process with a host's schedule and, where it ranks by one, its temperature.
+    """Return the process with a host's schedule and, if it has one, the temperature.
 
     Raises:
         UserError: for an unknown schedule.
@@ -164,10 +165,10 @@ def scheduled(process: Process, schedule: str, temperature: float | None) -> Pro
 def confidence_options(
     guidance: float, randomize: object, temperature: float, counts: str
 ) -> dict[str, Any]:
-    """Return the options of our samplers by the flags of a sampler by confidence.
+    """Return the options of our samplers for the flags of a host's confidence sampler.
 
     Raises:
-        UserError: for a `randomize` that our samplers do not do.
+        UserError: for a `randomize` that our samplers do not have.
     """
     if randomize in ("random", "warm_up"):
         raise UserError(f"our samplers know randomize linear and no, not {randomize!r}")

@@ -1,6 +1,6 @@
-"""A program that `di4c run` enters, and the flags that put our sampler in. Standard library only.
+"""A program that `di4c run` enters, and the flags that select our sampler. Standard library only.
 
-The flags are taken out of the arguments before the program sees them: --sampler NAME, --student
+The flags are removed from the arguments before the program sees them: --sampler NAME, --student
 PATH and --sampler-option NAME=VALUE.
 """
 
@@ -19,7 +19,7 @@ SAMPLER, STUDENT, OPTION = "--sampler", "--student", "--sampler-option"
 
 @dataclass(frozen=True)
 class SamplerFlags:
-    """What a user asks for: one of our samplers, a student (a path), options of the sampler."""
+    """The user's choice of one of our samplers, a student (a path) and options of the sampler."""
 
     sampler: str = "ancestral"
     student: str | None = None
@@ -32,10 +32,10 @@ class ScriptProgram:
 
     Attributes:
         known: how its checkout is recognised.
-        patches: `(root, flags) -> {module: patch}`: each patch gets the host's module once that is
-            imported. `flags` is None where the user asks for no sampler of ours.
-        own_samplers: values of a --sampler of its own, and which of our samplers does the same:
-            they stay the program's, unless a student or options are given too.
+        patches: `(root, flags) -> {module: patch}`: each patch is called with the host's module
+            after its import. `flags` is None if the user selects no sampler of ours.
+        own_samplers: the values of the program's own --sampler, and our equivalents. The program's
+            are used, unless the user also gives a student or options.
     """
 
     known: Program
@@ -46,55 +46,55 @@ class ScriptProgram:
 def take_flags(
     arguments: Sequence[str], own_samplers: Mapping[str, str]
 ) -> tuple[list[str], SamplerFlags | None]:
-    """Return the arguments that are the program's own, and our flags; None without any.
+    """Return the program's own arguments, and our flags, or None without any.
 
     Raises:
         UserError: for a flag without a value.
     """
-    rest, found = _split(arguments)
+    others, values = _split(arguments)
     sampler, student = (
-        values[-1] if values else None for values in (found[SAMPLER], found[STUDENT])
+        given[-1] if given else None for given in (values[SAMPLER], values[STUDENT])
     )
-    asked = student is not None or bool(found[OPTION])
-    if not asked and (sampler is None or sampler in own_samplers):
+    is_ours = student is not None or bool(values[OPTION])
+    if not is_ours and (sampler is None or sampler in own_samplers):
         return list(arguments), None
     if sampler is not None and sampler in own_samplers:
-        rest += [SAMPLER, sampler]
+        others += [SAMPLER, sampler]
         sampler = own_samplers[sampler]
-    options = dict(pair_of(text, OPTION) for text in found[OPTION])
-    return rest, SamplerFlags(sampler or "ancestral", student, options)
+    options = dict(pair_of(text, OPTION) for text in values[OPTION])
+    return others, SamplerFlags(sampler or "ancestral", student, options)
 
 
 def refuse_flags(host: str, arguments: Sequence[str]) -> None:
-    """Refuse our flags for a program where Hydra says the sampler; raises UserError."""
-    found = _split(arguments)[1]
-    if any(found.values()):
-        name = (found[SAMPLER] or ["ancestral"])[-1]
+    """Raise UserError for our flags in a program with Hydra, which sets the sampler itself."""
+    values = _split(arguments)[1]
+    if any(values.values()):
+        name = (values[SAMPLER] or ["ancestral"])[-1]
         raise UserError(f"{host} is configured by Hydra: write sampler={name}")
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Return the others, and the values of each of our flags."""
-    found: dict[str, list[str]] = {SAMPLER: [], STUDENT: [], OPTION: []}
-    rest, left = [], list(arguments)
-    while left:
-        name, equals, value = left.pop(0).partition("=")
-        if name not in found:
-            rest.append(name + equals + value)
+    """Return the program's arguments, and the values of each of our flags."""
+    values: dict[str, list[str]] = {SAMPLER: [], STUDENT: [], OPTION: []}
+    others, remaining = [], list(arguments)
+    while remaining:
+        name, equals, value = remaining.pop(0).partition("=")
+        if name not in values:
+            others.append(name + equals + value)
             continue
         if not equals:
-            if not left or left[0].startswith("--"):
+            if not remaining or remaining[0].startswith("--"):
                 raise UserError(f"{name} takes a value")
-            value = left.pop(0)
-        found[name].append(value)
-    return rest, found
+            value = remaining.pop(0)
+        values[name].append(value)
+    return others, values
 
 
 def pair_of(text: str, flag: str) -> tuple[str, Any]:
-    """Read NAME=VALUE behind a flag; the value is JSON where it can be, else text.
+    """Parse a flag's NAME=VALUE; the value is JSON if it parses, else text.
 
     Raises:
-        UserError: naming the flag.
+        UserError: with the flag's name.
     """
     name, equals, value = text.partition("=")
     if not (name and equals):

@@ -1,8 +1,7 @@
 """One of our samplers with a host's interface, inside the host's unmodified program.
 
-The sampler's options are what the host asks of its own by its flags (steps, guidance, temperatures,
-schedule) as far as ours has them, and what the user says on top. The network is the one that the
-host has loaded, or a student of ours.
+The sampler's options come from the host's flags (steps, guidance, temperatures, schedule), if ours
+has them, and from the user, who takes precedence. The network is the host's, or a student.
 """
 
 from abc import ABC, abstractmethod
@@ -29,10 +28,10 @@ from di4c_plugin.programs.images.trace import Autocast, Trace, Traced
 from di4c_plugin.samplers import Step, sampler_named, sampler_options
 from di4c_plugin.samplers.checks import check_drawn
 
-# Options that are models: "host" is the host's own, anything else is loaded.
+# Options that are models: "host" is the host's network, anything else is loaded.
 MODELS = ("teacher", "guidance_teacher")
 HOSTS_OWN = "host"
-ANNOUNCED = ("schedule", "temperature")  # of a process, when we say what we do
+ANNOUNCED = ("schedule", "temperature")  # options of a process in the announcement
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,11 @@ class Request:
     """One call of a host's sampler, in our terms.
 
     Attributes:
-        network: the host's network, with the process that it is trained for as `process`.
-        x: states at t = 1, (B, D): its tokens, the mask where nothing is known.
-        steps: network calls a sample, see `HostSampler.steps_of`.
-        process: whose steps are made.
-        options: of our samplers by the host's flags, left out where a sampler has no such option.
+        network: the host's network; `process` is the process of its training.
+        x: states at t = 1, (B, D): its tokens, the mask where unknown.
+        steps: network calls per sample, see `HostSampler.steps_of`.
+        process: the process to sample.
+        options: of our samplers, from the host's flags; those that a sampler lacks are ignored.
         cond: class labels (B,).
         softmax: factor of the logits in each step.
         autocast: of the network's calls.
@@ -67,26 +66,26 @@ class Request:
 class HostSampler(ABC):
     """A sampler of ours that a host's evaluation calls as its own.
 
-    A host says its name and fills `request` and `result`, with the arguments that its program
-    calls a sampler with: `sampler(*arguments)` is `result(drawn, *arguments)`.
+    A subclass sets the host's name and implements `request` and `result` with the arguments of the
+    host's call: `sampler(*arguments)` is `result(drawn, *arguments)`.
 
     Args:
-        sampler: a registered one.
+        sampler: a registered name.
         student: a model, or a path; None: the host's network.
-        options: of the sampler, over those by the host's flags; `steps` too.
-        root: the host's checkout; None: as `importing.checkout` finds it.
+        options: of the sampler, over those from the host's flags; may include `steps`.
+        root: the host's checkout; None: see `importing.checkout`.
 
     Raises:
-        UserError: for an unknown sampler or options that it does not take; steps below 1; "hybrid"
-            without a student; and where the student is none, or not of this host.
+        UserError: for an unknown sampler or option, steps below 1, "hybrid" without a student, and
+            a model that is not a student, or not of this host.
     """
 
     host: ClassVar[str]
-    kind: ClassVar[str | None] = None  # of a student's network; None: as the host is called
+    kind: ClassVar[str | None] = None  # of a student's network; None: the host's name
 
     @abstractmethod
     def request(self, *args: Any, **kwargs: Any) -> Request:
-        """Return what the host asks for; raises UserError for what our samplers do not do."""
+        """Return the host's request; raises UserError for what our samplers cannot do."""
 
     @abstractmethod
     def result(self, drawn: Trace, *args: Any, **kwargs: Any) -> Any:
@@ -109,9 +108,9 @@ class HostSampler(ABC):
             if student is None:
                 raise UserError(f"sampler {sampler!r} is for a student: add --student PATH")
             self.options = {"teacher": HOSTS_OWN} | self.options
-        partners = self.options.keys() & set(MODELS)  # still by name
-        said = {key: value for key, value in self.options.items() if key not in partners}
-        self.options |= sampler_options(sampler, said, later=partners)
+        models = self.options.keys() & set(MODELS)  # still by name
+        checked = {key: value for key, value in self.options.items() if key not in models}
+        self.options |= sampler_options(sampler, checked, later=models)
         self.origin = "the host's network" if student is None else "a student"
         self.student: Model | None = None
         if student is not None:
@@ -121,12 +120,12 @@ class HostSampler(ABC):
             self._check_student(student)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Draw, as the host's program asks; raises UserError as `request` and the sampler."""
+        """Draw samples for the host's program; raises UserError as `request` and the sampler."""
         return self.result(self.run(self.request(*args, **kwargs)), *args, **kwargs)
 
-    def steps_of(self, asked: int) -> int:
-        """Return the number of steps: the user's, or what the host asks for."""
-        return int(self.steps or asked)
+    def steps_of(self, requested: int) -> int:
+        """Return the number of steps: the user's, else the host's."""
+        return int(self.steps or requested)
 
     def denoiser(self, network: Any) -> Any:
         """Return the student, or the host's network.
@@ -136,20 +135,20 @@ class HostSampler(ABC):
         """
         if self.student is None:
             return network
-        found: Any = self.student.denoiser
+        student: Any = self.student.denoiser
         for name in ("side", "codes", "classes", "shape"):
-            theirs, mine = getattr(network, name, None), getattr(found, name, None)
+            theirs, mine = getattr(network, name, None), getattr(student, name, None)
             if theirs != mine:
                 raise UserError(f"the student has {name} {mine}, and this program {theirs}")
-        if found.process.num_states != network.process.num_states:
+        if student.process.num_states != network.process.num_states:
             raise UserError(
-                f"the student has {found.process.num_states} states, and this program "
+                f"the student has {student.process.num_states} states, and this program "
                 f"{network.process.num_states}"
             )
-        return found
+        return student
 
     def run(self, request: Request) -> Trace:
-        """Carry states from the prior to data and return the trace; its x is the sample.
+        """Draw samples and return their trace, whose x are the samples.
 
         Raises:
             UserError: as the sampler.
@@ -204,7 +203,7 @@ class HostSampler(ABC):
             )
 
     def _other(self, model: Any, request: Request) -> Denoiser:
-        """Return a further model of the sampler, on the device of the states."""
+        """Return another model that the sampler uses, on the device of the states."""
         if model == HOSTS_OWN:
             return request.network
         if not isinstance(model, Model):
@@ -214,19 +213,19 @@ class HostSampler(ABC):
     def _announce(self, request: Request, options: Mapping[str, Any]) -> None:
         config = request.process.config
         kind = [config["name"], *(f"{k}={config[k]}" for k in ANNOUNCED if k in config)]
-        named = {k: "a model" if isinstance(v, Model) else v for k, v in options.items()}
+        values = {k: "a model" if isinstance(v, Model) else v for k, v in options.items()}
         start = f"sampler {self.name}: {self.origin}, {request.steps} steps"
-        listed = [f"{name}={value}" for name, value in sorted(named.items())]
+        listed = [f"{name}={value}" for name, value in sorted(values.items())]
         announce_once(", ".join([start, f"process {' '.join(kind)}", *listed]))
 
 
-@lru_cache(maxsize=3)  # programs make their sampler anew for each call
+@lru_cache(maxsize=3)  # programs make a new sampler for each call
 def load(host: str, source: str, root: Path | None) -> Model:
-    """Return the model of a file of a host, or of ours; raises UserError."""
+    """Return the model in a file of the host or of ours; raises UserError."""
     kind = lookup("host", host)
-    rooted = root is not None and "root" in kind.options
-    found: Model = kind(**{"root": str(root)} if rooted else {}).load_teacher(source)
-    return found
+    takes_root = root is not None and "root" in kind.options
+    model: Model = kind(**{"root": str(root)} if takes_root else {}).load_teacher(source)
+    return model
 
 
 def device_of(denoiser: nn.Module) -> torch.device:
@@ -235,10 +234,7 @@ def device_of(denoiser: nn.Module) -> torch.device:
 
 
 def host_generator(device: torch.device) -> torch.Generator:
-    """Return a generator that the host's own seed decides, another one on every process.
-
-    One number is drawn from torch's global generator, as the host's own sampler draws from it.
-    """
+    """Return a generator seeded from torch's global one, which the host seeds, and the rank."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank = torch.distributed.get_rank() if distributed else 0
     drawn = int(torch.randint(2**62, ()))

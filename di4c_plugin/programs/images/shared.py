@@ -1,8 +1,8 @@
-"""Networks of ours that share the weights of a host's: nothing is hooked into the host's own.
+"""Our networks with the weights of a host's network, which stays unmodified.
 
 The parameters are the host's tensors under the same names, whatever wraps the network there
-(DistributedDataParallel, torch.compile, an average). They cost no memory, follow the host's
-updates, and the network of ours has training flags of its own.
+(DistributedDataParallel, torch.compile, an average). They cost no memory and follow the host's
+updates; our network has its own training flags.
 """
 
 from collections.abc import Mapping
@@ -23,15 +23,15 @@ Tensors = Mapping[str, Tensor]
 
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a host's network by the names that it has without wrappers."""
+    """Return the tensors of a host's network by their names without wrappers."""
     return {bare(name): value for name, value in nn.Module.state_dict(network).items()}
 
 
 class SharedNetworks:
-    """Denoisers by networks that share the weights of a host's, one for each network.
+    """One denoiser for each network of a host, with shared weights.
 
     Args:
-        networks: whose they are.
+        networks: their family.
         root: the host's checkout; None: see `importing.checkout`.
     """
 
@@ -47,13 +47,13 @@ class SharedNetworks:
         latent: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> NetworkDenoiser:
-        """Return the denoiser in eval mode, sharing these tensors from now on.
+        """Return the denoiser in eval mode, with these tensors as its weights.
 
         Args:
-            owner: the host's network, in whatever wraps it there.
+            owner: the host's network, possibly wrapped.
             tensors: by the names of the host's network.
             latent: name and options of its latent, if it has one.
-            options: of the sizes, see `Family.sizes`; they count at the first call.
+            options: of the sizes, see `Family.sizes`; used at the first call only.
 
         Raises:
             UserError: for tensors of another network, or options that are missing.
@@ -70,20 +70,20 @@ class SharedNetworks:
         origin = f"the network of {family.name}"
         family.check(tensors, origin)
         sizes = family.sizes(Weights(dict(tensors), None, {}, None, origin, ""), **options)
-        # No memory, and the host's generator stays where it is.
+        # An outline takes no memory, and leaves the host's generator alone.
         return family.outline(sizes, latent).eval().requires_grad_(False)
 
 
 def share(network: nn.Module, tensors: Tensors) -> None:
-    """Have `network` use these tensors themselves, on their device.
+    """Make these tensors the weights of `network`, without a copy.
 
     Raises:
-        UserError: if they are not those of this network.
+        UserError: if they do not fit the network.
     """
     try:
         network.load_state_dict(dict(tensors), assign=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"the host's network has changed: {reason}") from error
-    left = [v for v in chain(network.parameters(), network.buffers()) if v.is_meta]
-    assert not left, "a network of these hosts keeps all it needs in its state dict"
+    unset = [v for v in chain(network.parameters(), network.buffers()) if v.is_meta]
+    assert not unset, "a network of these hosts keeps all it needs in its state dict"

@@ -1,4 +1,4 @@
-"""What a host's program wants to see of a draw: states and predictions of steps."""
+"""Records the states and predictions of sampling steps, which a host's program shows."""
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
@@ -15,15 +15,15 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 @dataclass
 class Trace:
-    """What a draw leaves behind.
+    """The record of one sampling run.
 
     Attributes:
-        x: the states under way, at last the sample, (B, D).
+        x: the current states, in the end the samples, (B, D).
         shown: the steps whose states and predictions are kept; None: all.
-        step: the one under way.
+        step: the current step.
         before: states at the start of each shown step, (B, D).
-        after: states at its end.
-        predicted: the likeliest tokens by its first network call.
+        after: states at the end of each shown step, (B, D).
+        predicted: the likeliest tokens by the first network call of each shown step, (B, D).
     """
 
     x: Tensor
@@ -34,12 +34,12 @@ class Trace:
     predicted: list[Tensor] = field(default_factory=list)
 
     def on_prediction(self, log_p_0: Tensor) -> None:
-        """Keep the prediction of a step's first call; guidance asks with the label first."""
+        """Keep the prediction of a step's first call, in guidance the one with the label."""
         if self._shows(self.step) and len(self.predicted) == len(self.after):
             self.predicted.append(log_p_0.argmax(-1))
 
     def on_step(self, done: Step) -> None:
-        """Take note of a step that has been made; a callback of samplers."""
+        """Record a finished step; a callback of samplers."""
         if self._shows(done.index):
             self.before.append(self.x)
             self.after.append(done.x)
@@ -50,12 +50,12 @@ class Trace:
 
 
 class Traced(nn.Module):
-    """A denoiser under a host's autocast, at its softmax temperature, whose calls a trace sees.
+    """A denoiser with a host's autocast and softmax temperature, whose calls a trace records.
 
     Args:
         denoiser: teacher or student.
-        trace: knows which step is under way.
-        softmax: factor of the logits in each step; the last one for all that follow.
+        trace: knows the current step.
+        softmax: factor of the logits in each step; the last one for all later steps.
         autocast: of each call.
     """
 
@@ -70,7 +70,7 @@ class Traced(nn.Module):
     def forward(
         self, x_t: Tensor, t: Tensor, *, cond: Tensor | None = None, latent: Tensor | None = None
     ) -> Tensor:
-        """See `Denoiser.__call__`; guidance of tempered logits is tempering of guided ones."""
+        """See `Denoiser.__call__`; tempering and guidance commute."""
         with self.autocast():
             log_p_0 = self.denoiser(x_t, t, cond=cond, latent=latent)
         factor = self.softmax[min(self.trace.step, len(self.softmax) - 1)]

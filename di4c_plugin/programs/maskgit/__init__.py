@@ -1,6 +1,6 @@
-"""MaskGIT-pytorch v1's own program: our sampler in the place of its `MaskGIT.sample`.
+"""MaskGIT-pytorch v1's own program, with our sampler in place of its `MaskGIT.sample`.
 
-Nothing but the standard library is imported before the host itself is.
+Only the standard library is imported before the host.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Our sampler as `MaskGIT.sample` of Maskgit-pytorch v1: the host's signature and results."""
+"""Our sampler with the signature and results of `MaskGIT.sample` of Maskgit-pytorch v1."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -21,7 +21,7 @@ from di4c_plugin.programs.images.shared import tensors_of
 
 
 class MaskGITSampler(CodeSampler):
-    """Samples of a trainer of v1; called with the trainer first, then as `MaskGIT.sample` is."""
+    """The sampler of a v1 trainer; called with it and the arguments of `MaskGIT.sample`."""
 
     host, networks = "maskgit", MaskGITNetworks()
 
@@ -67,8 +67,8 @@ class MaskGITSampler(CodeSampler):
         network, tensors = trainer.vit, tensors_of(trainer.vit)
         attention = (m for m in network.modules() if isinstance(m, nn.MultiheadAttention))
         heads, codes = next(attention).num_heads, int(trainer.codebook_size)
-        found: Any = self.shared.of(network, tensors, heads=heads, codes=codes)
-        return found
+        denoiser: Any = self.shared.of(network, tensors, heads=heads, codes=codes)
+        return denoiser
 
 
 def half_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -79,7 +79,7 @@ def half_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def install(vit: ModuleType, flags: SamplerFlags, root: Path) -> None:
-    """Put our sampler into the module `Trainer.vit`; raises UserError as `MaskGITSampler`."""
+    """Install our sampler in the module `Trainer.vit`; raises UserError as `MaskGITSampler`."""
     sampler = MaskGITSampler(flags.sampler, flags.student, flags.options, root)
 
     def sample(self: Any, *args: Any, **kwargs: Any) -> Result:

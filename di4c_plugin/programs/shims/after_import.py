@@ -1,7 +1,7 @@
-"""Runs a function on a module as soon as somebody imports it. Standard library only.
+"""Calls a function on a module after its import. Standard library only.
 
 Remedies patch modules that are not loaded yet; importing them early would load torch before the
-host decides how.
+host configures it.
 """
 
 import sys
@@ -21,7 +21,7 @@ class _Patching(Loader):
         self.loader, self.patch = loader, patch
 
     def __getattr__(self, name: str) -> object:
-        return getattr(self.loader, name)  # inspect and linecache ask loaders for sources
+        return getattr(self.loader, name)  # inspect and linecache get sources from loaders
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """See `importlib.abc.Loader`."""
@@ -34,7 +34,7 @@ class _Patching(Loader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds one module, once, by asking everybody else."""
+    """Finds one module, once, through the other finders."""
 
     def __init__(self, name: str, patch: Patch) -> None:
         self.name, self.patch = name, patch
@@ -53,7 +53,7 @@ class _Finder(MetaPathFinder):
 
 
 def after_import(name: str, patch: Patch) -> None:
-    """Call `patch` with the module `name`: now if it is loaded, else when it has been imported."""
+    """Call `patch` with the module `name`: now if it is loaded, else after its import."""
     if name in sys.modules:
         patch(sys.modules[name])
     else:

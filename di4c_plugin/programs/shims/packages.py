@@ -1,9 +1,9 @@
-"""The packages that the hosts import, and what to do where one is missing. Standard library only.
+"""The packages that the hosts import, and stand-ins for missing ones. Standard library only.
 
-Some have a stand-in: they are hard to install (flash-attn is compiled for one GPU and one torch) or
-the host imports them for a part that few runs use. A stand-in is a real folder behind everything
-else on sys.path: it never shadows a real package that works, and the processes that multiprocessing
-starts find it too. The rest is one line that says what to install.
+A package has a stand-in if it is hard to install (flash-attn is compiled for one GPU and one torch)
+or the host imports it for a part that few runs use. A stand-in is a folder at the end of sys.path:
+it never shadows a working package, and processes of multiprocessing find it too. For other packages
+one line says what to install.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from di4c_plugin.errors import UserError
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 
-DISTRIBUTIONS = {  # where pip knows a module by another name
+DISTRIBUTIONS = {  # pip's names of modules, if they differ
     "PIL": "pillow",
     "cleanfid": "clean-fid",
     "mauve": "mauve-text",
@@ -25,16 +25,16 @@ DISTRIBUTIONS = {  # where pip knows a module by another name
     "sklearn": "scikit-learn",
     "torch_fidelity": "torch-fidelity",
 }
-PARTS = {"tkinter": "_tkinter"}  # what a package that is there may lack: Python built without Tk
+PARTS = {"tkinter": "_tkinter"}  # submodules that may be missing: Python built without Tk
 SEEN_BY_OTHERS = {"torch_fidelity", "torchvision"}  # torchmetrics and transformers look for them
 
 
 def is_missing(package: str) -> bool:
-    """Tell whether the real `package` cannot be imported; a stand-in does not count."""
-    return not _is_there(package) or _is_broken(package)
+    """Return whether the real `package` cannot be imported; a stand-in does not count."""
+    return not _is_present(package) or _is_broken(package)
 
 
-def _is_there(package: str) -> bool:
+def _is_present(package: str) -> bool:
     spec = find_spec(package)
     if spec is None:
         return False
@@ -46,14 +46,14 @@ def _is_broken(package: str) -> bool:
 
 
 def has_stand_in(package: str) -> bool:
-    """Tell whether we have a stand-in for `package`."""
+    """Return whether we have a stand-in for `package`."""
     return (STAND_INS / package).is_dir()
 
 
 def missing(host: str, needs: str | None = None) -> list[str]:
     """Return the packages that the named host needs and that are not installed.
 
-    `needs` are those of a host that is none of `HOSTS`.
+    `needs` lists those of a host that is not in `HOSTS`.
     """
     needs = host_named(host).needs if needs is None else needs
     return [package for package in needs.split() if is_missing(package)]
@@ -65,34 +65,31 @@ def pip_line(packages: list[str]) -> str:
 
 
 def provide(host: str, needs: str | None = None) -> list[str]:
-    """Make everything importable that the named host imports; return what got a stand-in.
+    """Make all packages of the named host importable; return those that got a stand-in.
 
     Raises:
-        UserError: packages are missing for which there is no stand-in.
+        UserError: if packages without a stand-in are missing.
     """
     absent = missing(host, needs)
-    without = [package for package in absent if not has_stand_in(package)]
-    if without:
-        raise UserError(f"{host} needs {', '.join(without)}: {pip_line(without)}")
+    unavailable = [package for package in absent if not has_stand_in(package)]
+    if unavailable:
+        raise UserError(f"{host} needs {', '.join(unavailable)}: {pip_line(unavailable)}")
     for package in absent:
         add(package)
     return absent
 
 
 def add(package: str) -> None:
-    """Put the stand-in for `package` behind everything else on sys.path.
-
-    Only one that is there but cannot be imported gets it before itself.
-    """
+    """Put the stand-in for `package` at the end of sys.path, or first if the package is broken."""
     if package in SEEN_BY_OTHERS:
         _let_others_look_first()
     folder = str(STAND_INS / package)
     if folder not in sys.path:
-        sys.path.insert(0 if _is_there(package) else len(sys.path), folder)
+        sys.path.insert(0 if _is_present(package) else len(sys.path), folder)
 
 
 def _let_others_look_first() -> None:
-    # Both would take the stand-ins and import more from them; they remember what they saw.
+    # Both cache whether the packages exist, and would import more from the stand-ins.
     with contextlib.suppress(ImportError):
         importlib.import_module("torchmetrics")
     with contextlib.suppress(ImportError):

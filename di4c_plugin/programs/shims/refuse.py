@@ -1,4 +1,4 @@
-"""What the stand-ins that only let a host be imported say when they are used."""
+"""Errors of stand-ins that only let a host be imported, raised when they are used."""
 
 from collections.abc import Callable
 from typing import NoReturn
@@ -7,12 +7,12 @@ from di4c_plugin.errors import UserError
 
 
 def refusal(package: str, name: str, pip: str) -> UserError:
-    """Return the error of whoever uses `name` of the missing `package`."""
+    """Return the error for using `name` of the missing `package`."""
     return UserError(f"{name} needs {package}, which is not installed: pip install {pip}")
 
 
 def refuses(package: str, name: str, pip: str) -> Callable[..., NoReturn]:
-    """Return a function that stands for `name` and raises UserError when it is called."""
+    """Return a function in place of `name` that raises UserError when it is called."""
 
     def refuse(*args: object, **kwargs: object) -> NoReturn:
         raise refusal(package, name, pip)
@@ -21,7 +21,7 @@ def refuses(package: str, name: str, pip: str) -> Callable[..., NoReturn]:
 
 
 def refused_class(package: str, name: str, pip: str) -> type:
-    """Return a class that stands for `name`: one may derive from it, making one is a UserError."""
+    """Return a class in place of `name`: it can be subclassed, but instances raise UserError."""
 
     class Refused:
         def __init__(self, *args: object, **kwargs: object) -> None:

@@ -1,6 +1,6 @@
-"""Small repairs of the hosts' programs and of what they call, each used only where it is needed.
+"""Small repairs of the hosts' programs and their libraries, each active only where needed.
 
-A remedy wraps one function when its module has been imported, and speaks up when it does something.
+A remedy wraps one function after its module is imported, and announces itself when it takes effect.
 Standard library only at module level: this runs before torch.
 """
 
@@ -21,7 +21,7 @@ from di4c_plugin.programs.shims.after_import import Patch, after_import
 
 @dataclass(frozen=True)
 class Remedy:
-    """One repair: `patch` gets `module` once it is imported; `when` and `what` in plain words."""
+    """One repair: `patch` is called with `module` after its import; `when` and `what` are texts."""
 
     hosts: tuple[str, ...]
     module: str
@@ -38,7 +38,7 @@ def remedies_of(host: str) -> list[Remedy]:
 
 @functools.cache
 def install(host: str) -> None:
-    """Install the remedies for the named host, once; they announce themselves when they are used.
+    """Install the remedies for the named host, once.
 
     Its modules may be loaded already: the hosts look these functions up at every call.
     """
@@ -47,13 +47,12 @@ def install(host: str) -> None:
 
 
 def old_checkpoints(torch: ModuleType) -> None:
-    """Let `torch.load` read checkpoints of MDLM and Duo where it would refuse.
+    """Make `torch.load` read checkpoints of MDLM and Duo that it refuses.
 
-    They hold a config and a tokenizer as objects, which torch refuses since 2.6: resuming and
-    `load_from_checkpoint` end there. Nor would it help to trust the file, where the tokenizer's
-    class is gone from a newer transformers. Everything else of them is loaded, and nothing in the
-    file is executed. Callers that ask for weights_only=True or False themselves get what they ask
-    for.
+    They pickle a config and a tokenizer, which torch refuses since 2.6, so that resuming and
+    `load_from_checkpoint` fail. Trusting the file would not help either if a newer transformers
+    lacks the tokenizer's class. Everything else is loaded, and nothing in the file is executed.
+    Callers that pass weights_only themselves get torch's own behaviour.
     """
     load: Callable[..., Any] = torch.load
 
@@ -62,8 +61,8 @@ def old_checkpoints(torch: ModuleType) -> None:
         f: Any, map_location: Any = None, *args: Any, weights_only: bool | None = None, **kw: Any
     ) -> Any:
         try:
-            asked = True if weights_only is None else weights_only  # before torch 2.6 None is False
-            return load(f, map_location, *args, weights_only=asked, **kw)
+            safe = True if weights_only is None else weights_only  # before torch 2.6 None is False
+            return load(f, map_location, *args, weights_only=safe, **kw)
         except pickle.UnpicklingError:
             path = f if isinstance(f, str | os.PathLike) else getattr(f, "name", None)
             if weights_only is not None or path is None:
@@ -78,10 +77,10 @@ def old_checkpoints(torch: ModuleType) -> None:
 
 
 def loaders_without_gpu(dataloader: ModuleType) -> None:
-    """Let MDLM's and Duo's `get_dataloaders` count processes where there is no GPU.
+    """Make MDLM's and Duo's `get_dataloaders` count processes without a GPU.
 
-    It divides the batch by `torch.cuda.device_count()`, there by zero. That answers trainer.devices
-    while the loaders are built and only then: autocast would take a lasting answer for a driver.
+    It divides the batch by `torch.cuda.device_count()`, which is zero. While the loaders are built,
+    the count is trainer.devices; a lasting patch would make autocast look for a driver.
     """
     build: Callable[..., Any] = dataloader.get_dataloaders
 
@@ -99,9 +98,9 @@ def loaders_without_gpu(dataloader: ModuleType) -> None:
 
 
 def perplexity_on_its_device(metrics: ModuleType) -> None:
-    """Let Duo's generative perplexity run where the samples are.
+    """Make Duo's generative perplexity run on the device of the samples.
 
-    Duo hands the device over in the place of `retokenize`, and the default device is a GPU.
+    Duo passes the device as `retokenize`, and the default device is a GPU.
     """
     record: Callable[..., None] = metrics.Metrics.record_generative_perplexity
 
@@ -119,7 +118,7 @@ def perplexity_on_its_device(metrics: ModuleType) -> None:
 
 
 def metrics_without_gpu(metrics: ModuleType) -> None:
-    """Let MaskGIT's metrics run without a GPU: they send a network and features to "cuda"."""
+    """Make MaskGIT's metrics run without a GPU: they move a network and features to "cuda"."""
     kind = metrics.MultiInceptionMetrics
     for name in ("__init__", "compute"):
         setattr(kind, name, _without_gpu(getattr(kind, name)))
@@ -146,7 +145,7 @@ def _not_to_cuda(to: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def numpy_float(numpy: ModuleType) -> None:
-    """Let MaskGIT's metrics find `numpy.float_`, which numpy 2 has no more."""
+    """Restore `numpy.float_`, which numpy 2 has removed, for MaskGIT's metrics."""
     if not hasattr(numpy, "float_"):
         numpy.float_ = numpy.float64  # type: ignore[attr-defined]
 

@@ -1,8 +1,8 @@
-"""One start time, so one output folder, for all processes that torchrun starts.
+"""One start time, and so one output folder, for all processes of torchrun.
 
-The hosts' output folder has the time in its name (`${now:%H%M%S}`). Lightning hands its folder to
-the processes that it starts; those of torchrun each look at the clock. Standard library only at
-module level.
+The name of the hosts' output folder contains the time (`${now:%H%M%S}`). Lightning passes its
+folder to the processes that it starts, but each process of torchrun reads the clock. Standard
+library only at module level.
 """
 
 import os
@@ -18,15 +18,15 @@ class Store(Protocol):
     """The part of `torch.distributed.Store` that is used here."""
 
     def set(self, key: str, value: str) -> None:
-        """Tell all processes."""
+        """Publish a value."""
 
     def get(self, key: str) -> bytes:
-        """Wait until somebody told."""
+        """Wait for a value."""
         ...
 
 
 def install() -> None:
-    """Let Hydra ask the first process for the time if torchrun's store is there to do so."""
+    """Make Hydra use the first process's time if torchrun has a store."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         after_import("hydra.core.utils", _patch)
 

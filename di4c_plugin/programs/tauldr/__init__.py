@@ -1,6 +1,6 @@
 """tauLDR's own programs: our samplers, losses and training step under the name "Di4C".
 
-Nothing but the standard library is imported before the host itself is.
+Only the standard library is imported before the host.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from di4c_plugin.programs.shims.after_import import Patch
 
 
 def patches(root: Path, flags: SamplerFlags | None) -> dict[str, Patch]:
-    """See `ScriptProgram.patches`: without flags ours are registered all the same."""
+    """See `ScriptProgram.patches`: ours are registered without flags too."""
 
     def samplers(module: ModuleType) -> None:
         from di4c_plugin.programs.tauldr import sampler

@@ -1,8 +1,8 @@
-"""Checkpoints of tauLDR's train.py where it runs a method of ours: whole, and exact to go on from.
+"""Atomic checkpoints of our methods in tauLDR's train.py, which resume exactly.
 
-The host saves `n_iter` before it counts the update that it has made, so that this update would be
-made twice; it keeps nothing of a round; it reads whichever checkpoint is the last, however damaged.
-Its names of files, and what `scripts/sample.py` reads in them, stay.
+The host saves `n_iter` before it counts the finished update, so that a resumed run would repeat it;
+it does not save rounds; and it reads the last checkpoint even if that is damaged. File names, and
+the entries that `scripts/sample.py` reads, stay.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from torch import Tensor
 from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import unfinished
-from di4c_plugin.training.checkpoint_file import first_whole, write_checkpoint
+from di4c_plugin.training.checkpoint_file import first_intact, write_checkpoint
 from di4c_plugin.training.lock import held
 
 SIGNALS = (signal.SIGCONT, signal.SIGINT, signal.SIGTERM)
@@ -28,16 +28,16 @@ SIGNALS = (signal.SIGCONT, signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class Run:
-    """Where a run stands; `make_student` makes it, an attribute `di4c_run` of the host's model.
+    """The state of a run, the attribute `di4c_run` of the host's model, from `make_student`.
 
     Attributes:
         total: updates of the whole run.
-        updates: that are done.
-        teacher: fingerprint of the weights of the first teacher; "" until it is known.
+        updates: the number of updates done.
+        teacher: fingerprint of the first teacher's weights; "" until known.
         round: from 0.
-        weights: of this round's teacher; None in the first.
-        stepping: whether an update is being made, which a signal may not cut in two.
-        waiting: what to do when it is done.
+        weights: of this round's teacher; None in the first round.
+        stepping: whether an update is in progress, which a signal must not interrupt.
+        waiting: the signal handler to call after the update.
         lock: on the folder, until the process ends.
     """
 
@@ -52,7 +52,7 @@ class Run:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Let signals wait while the block makes an update."""
+        """Defer signals until the update in the block is finished."""
         self.stepping, self.waiting = True, None
         try:
             yield
@@ -63,24 +63,24 @@ class Run:
 
 
 def run_of(model: Any) -> Run | None:
-    """Return where the run of a host's model stands; None if it is no student of ours."""
+    """Return the run of a host's model; None if it is not a student of ours."""
     return getattr(model, "di4c_run", None)
 
 
 def save(folder: Path, state: dict[str, Any], run: Run, keep: int) -> None:
-    """Write the checkpoint of the host's name, then remove all but `keep`; this one stays.
+    """Write a checkpoint under the host's name, then remove the oldest beyond `keep`.
 
     Raises:
-        UserError: when the system refuses.
+        UserError: if the system refuses.
     """
     model = state["model"]
-    if not model.training:  # a signal came while the averages are in the place of the weights
+    if not model.training:  # a signal arrived while the averages replaced the weights
         model.train()
     path = folder / f"ckpt_{state['n_iter']:010d}.pt"
-    kept = {"teacher": run.teacher, "round": run.round, "weights": run.weights}
+    entry = {"teacher": run.teacher, "round": run.round, "weights": run.weights}
     content = {"model": model.state_dict(), "optimizer": state["optimizer"].state_dict()}
     numbers = {"n_iter": state["n_iter"], "global_step": run.updates}
-    write_checkpoint(content | numbers | {"di4c": kept}, path)
+    write_checkpoint(content | numbers | {"di4c": entry}, path)
     others = [file for file in checkpoints(folder) if file != path]
     for file in others[max(keep - 1, 0) :]:
         file.unlink(missing_ok=True)
@@ -92,25 +92,25 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def resume(folder: Path, state: dict[str, Any], run: Run, device: Any) -> None:
-    """Go on from the newest checkpoint that is whole; from the start where there is none.
+    """Resume from the newest intact checkpoint; start if there is none.
 
     Raises:
         UserError: if all are damaged, or of another model.
-        SystemExit: if the run has ended.
+        SystemExit: if the run is finished.
     """
-    found, model = checkpoints(folder), state["model"]
-    if not found:
+    paths, model = checkpoints(folder), state["model"]
+    if not paths:
         announce(f"no checkpoint in {folder}: starting at 0")
         return
-    path, content = first_whole(found[0], found[1:], "remove this run's folder to start again")
+    path, content = first_intact(paths[0], paths[1:], "remove this run's folder to start again")
     try:
         weights = content["model"]
         means = weights["ema_shadow_params"]
         model.load_state_dict(weights | {"ema_shadow_params": [p.to(device) for p in means]})
         state["optimizer"].load_state_dict(content["optimizer"])
         state["n_iter"] = run.updates = content.get("global_step", content["n_iter"] + 1)
-        kept = content.get("di4c", {"teacher": "", "round": 0, "weights": None})
-        run.teacher, run.round, run.weights = kept["teacher"], kept["round"], kept["weights"]
+        entry = content.get("di4c", {"teacher": "", "round": 0, "weights": None})
+        run.teacher, run.round, run.weights = entry["teacher"], entry["round"], entry["weights"]
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not of a run with this config") from error
     if run.updates >= run.total:
@@ -119,22 +119,22 @@ def resume(folder: Path, state: dict[str, Any], run: Run, device: Any) -> None:
 
 
 def hold(folder: Path, checkpoint_folder: Path, run: Run) -> None:
-    """Keep other runs out of a run's folder, and clear what killed ones left half-written.
+    """Lock a run's folder, and remove the temporary files of killed runs.
 
     Raises:
-        UserError: if another run is there.
+        UserError: if another run has the folder.
     """
     run.lock.enter_context(held(folder))
     for file in checkpoint_folder.glob(".ckpt_*.pt"):
-        whole = file.with_name(f"{file.name[1:].partition('.')[0]}.pt")
-        if file in unfinished(whole):
+        path = file.with_name(f"{file.name[1:].partition('.')[0]}.pt")
+        if file in unfinished(path):
             file.unlink(missing_ok=True)
 
 
 def let_signals_wait(run: Run) -> None:
-    """Have the host's handlers, which save and exit, be called between updates."""
+    """Defer the host's signal handlers, which save and exit, to the end of an update."""
 
-    def called(handler: Any, number: int, frame: FrameType | None) -> None:
+    def postponed(handler: Any, number: int, frame: FrameType | None) -> None:
         if run.stepping:
             run.waiting = partial(handler, number, frame)
         else:
@@ -143,29 +143,26 @@ def let_signals_wait(run: Run) -> None:
     for number in SIGNALS:
         handler = signal.getsignal(number)
         if callable(handler):
-            signal.signal(number, partial(called, handler))
+            signal.signal(number, partial(postponed, handler))
 
 
 def keep_whole(module: ModuleType) -> None:
-    """Put the functions above into `lib.utils.bookkeeping`, for runs of a method of ours."""
+    """Install the functions above in `lib.utils.bookkeeping`, for runs of our methods."""
     host: Any = module
-    own_save, own_resume, own_setup = (
-        host.save_checkpoint,
-        host.resume_training,
-        host.setup_preemption,
-    )
+    host_save, host_resume = host.save_checkpoint, host.resume_training
+    host_setup = host.setup_preemption
 
     def save_checkpoint(checkpoint_dir: Path, state: Any, num_checkpoints_to_keep: int) -> None:
         run = run_of(state["model"])
         if run is None:
-            own_save(checkpoint_dir, state, num_checkpoints_to_keep)
+            host_save(checkpoint_dir, state, num_checkpoints_to_keep)
         else:
             save(Path(checkpoint_dir), state, run, num_checkpoints_to_keep)
 
     def resume_training(resume_path: Path, state: Any, mapping: Any) -> Any:
         run = run_of(state["model"])
         if run is None:
-            return own_resume(resume_path, state, mapping)
+            return host_resume(resume_path, state, mapping)
         resume(Path(resume_path) / "checkpoints", state, run, mapping)
         return state
 
@@ -173,7 +170,7 @@ def keep_whole(module: ModuleType) -> None:
         run = run_of(state["model"])
         if run is not None:
             hold(Path(save_dir), Path(checkpoint_dir), run)
-        own_setup(save_dir, checkpoint_dir, state, *rest)
+        host_setup(save_dir, checkpoint_dir, state, *rest)
         if run is not None:
             let_signals_wait(run)
 

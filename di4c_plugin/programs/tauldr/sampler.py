@@ -1,8 +1,8 @@
-"""Our samplers with the interface of tauLDR's: made of a config, `sample(model, N, num)`.
+"""Our samplers with the interface of tauLDR's: made from a config, `sample(model, N, num)`.
 
-Registered as "Di4C": `cfg.sampler.name = "Di4C"`, with the host's own `num_steps`, `min_t` and
-`initial_dist`, and ours `method` (one of our samplers, by default "ancestral"), `student` (a path)
-and `options` (of the sampler).
+Registered as "Di4C": `cfg.sampler.name = "Di4C"`, with the host's `num_steps`, `min_t` and
+`initial_dist`, and our `method` (a sampler, by default "ancestral"), `student` (a path) and
+`options` (of the sampler).
 """
 
 from collections.abc import Mapping
@@ -26,18 +26,18 @@ from di4c_plugin.programs.images.shared import SharedNetworks, tensors_of
 from di4c_plugin.programs.images.trace import Trace
 
 HOST, NAME = "tauldr", "Di4C"
-# Where a model of the host keeps what its weights do not tell.
+# Attributes of a host's model and its network that do not follow from the weights.
 OF_MODEL = ("fix_logistic", "rate_sigma", "Q_sigma", "time_exponential", "time_base")
 OF_NETWORK = ("data_min_max", "dropout", "skip_rescale", "time_scale_factor")
 
 
 class TauLDRSampler(HostSampler):
-    """A sampler of the host's kind.
+    """A sampler with the host's interface.
 
     Args:
-        cfg: with `sampler`; see above.
-        flags: in the place of what the config says of us.
-        student: a model in the place of a path.
+        cfg: with `sampler`; see the module.
+        flags: override our entries in the config.
+        student: a model, instead of the path in the config.
         root: the host's checkout; None: see `importing.checkout`.
 
     Raises:
@@ -53,29 +53,29 @@ class TauLDRSampler(HostSampler):
         student: Model | None = None,
         root: Path | None = None,
     ) -> None:
-        asked = flags or flags_of(cfg.sampler)
-        super().__init__(asked.sampler, student or asked.student, asked.options, root)
+        chosen = flags or flags_of(cfg.sampler)
+        super().__init__(chosen.sampler, student or chosen.student, chosen.options, root)
         self.settings = cfg.sampler
         self.shared = SharedNetworks(TauLDRNetworks(), root)
 
     def sample(self, model: Any, N: int, num_intermediates: int) -> tuple[Any, Any, Any]:
-        """Return x_0 (N, D), and at some steps states and likeliest x_0 (num, N, D), as int arrays.
+        """Return x_0 (N, D), and states and likeliest x_0 of `num` steps (num, N, D), int arrays.
 
         Raises:
-            UserError: for another model than the U-Net, and as the sampler.
+            UserError: for a model other than the U-Net, and as the sampler.
         """
         drawn: tuple[Any, Any, Any] = self(model, N, num_intermediates)
         return drawn
 
     def request(self, model: Any, count: int, shown: int) -> Request:
         """See `HostSampler.request`."""
-        own = network_of(self.shared, model)
+        network = network_of(self.shared, model)
         steps = self.steps_of(self.settings.num_steps)
         return Request(
-            own,
-            self.start(own, count),
+            network,
+            self.start(network, count),
             steps,
-            self.denoiser(own).process,
+            self.denoiser(network).process,
             self.flags(),
             shown=np.linspace(0, steps - 1, shown, dtype=int).tolist(),
         )
@@ -84,20 +84,20 @@ class TauLDRSampler(HostSampler):
         """See `HostSampler.result`."""
         return as_array(drawn.x), stacked(drawn.before), stacked(drawn.predicted)
 
-    def start(self, own: Any, count: int) -> Tensor:
+    def start(self, network: Any, count: int) -> Tensor:
         """Return states at t = 1, (count, D), by the config's `initial_dist`."""
-        device, shape = device_of(own), (count, int(np.prod(own.shape)))
+        device, shape = device_of(network), (count, int(np.prod(network.shape)))
         kind = getattr(self.settings, "initial_dist", "gaussian")
         if kind == "uniform":
-            return torch.randint(own.process.num_tokens, shape).to(device)
+            return torch.randint(network.process.num_tokens, shape).to(device)
         if kind != "gaussian":
             raise UserError(f"initial_dist is gaussian or uniform, not {kind!r}")
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        x: Tensor = own.process.prior(shape, generator=generator, device=torch.device("cpu"))
+        x: Tensor = network.process.prior(shape, generator=generator, device=torch.device("cpu"))
         return x.to(device)
 
     def flags(self) -> dict[str, Any]:
-        """Return the options of our samplers by the config; correctors are PCTauLeaping's only."""
+        """Return the options of our samplers from the config; only PCTauLeaping has correctors."""
         settings = self.settings
         options = {"min_time": settings.min_t, "last": "argmax"}
         if settings.name == "PCTauLeaping":
@@ -108,7 +108,7 @@ class TauLDRSampler(HostSampler):
 
 
 def flags_of(settings: Any) -> SamplerFlags:
-    """Return what `cfg.sampler` says of us."""
+    """Return our entries in `cfg.sampler`."""
     options = plain(getattr(settings, "options", None) or {})
     return SamplerFlags(
         getattr(settings, "method", "ancestral"), getattr(settings, "student", None), options
@@ -117,12 +117,12 @@ def flags_of(settings: Any) -> SamplerFlags:
 
 def plain(mapping: Any) -> dict[str, Any]:
     """Return a part of a config as a dict of plain values."""
-    found: dict[str, Any] = mapping.to_dict() if hasattr(mapping, "to_dict") else dict(mapping)
-    return found
+    values: dict[str, Any] = mapping.to_dict() if hasattr(mapping, "to_dict") else dict(mapping)
+    return values
 
 
 def network_of(shared: SharedNetworks, model: Any) -> NetworkDenoiser:
-    """Return the U-Net of a model as a denoiser: the average of its weights, whatever its mode.
+    """Return the U-Net of a model as a denoiser, with averaged weights in any mode.
 
     Raises:
         UserError: for another model.
@@ -133,28 +133,32 @@ def network_of(shared: SharedNetworks, model: Any) -> NetworkDenoiser:
 
 
 def bare_net(model: Any) -> Any:
-    """Return the network of a model without DistributedDataParallel."""
+    """Return a model's network, unwrapped from DistributedDataParallel."""
     return getattr(model.net, "module", model.net)
 
 
 def averaged(model: Any) -> dict[str, Tensor]:
-    """Return the averages of a model's weights; in eval mode the host itself has put them in."""
+    """Return the averages of a model's weights; in eval mode the host has loaded them."""
     tensors = tensors_of(model.net)
     averages = getattr(model, "shadow_params", ())
     if not (model.training and averages):
         return tensors
     names = [bare(name) for name, p in model.net.named_parameters() if p.requires_grad]
-    # Behind those of the U-Net there may be others', of a method that trains several networks.
+    # A method with several networks has further averages after the U-Net's.
     return tensors | dict(zip(names, averages[: len(names)], strict=True))
 
 
 def config_of(model: Any) -> Mapping[str, Any]:
-    """Return what weights do not tell of a model, as the host's config has it; raises UserError."""
+    """Return the settings that do not follow from the weights, as in the host's config.
+
+    Raises:
+        UserError: for a model other than the U-Net.
+    """
     net = bare_net(model)
     try:
         sizes = {"shape": tuple(model.data_shape), "S": model.S}
-        described = {name: getattr(model, name) for name in OF_MODEL}
-        return {"data": sizes, "model": described | {n: getattr(net, n) for n in OF_NETWORK}}
+        settings = {name: getattr(model, name) for name in OF_MODEL}
+        return {"data": sizes, "model": settings | {n: getattr(net, n) for n in OF_NETWORK}}
     except AttributeError as error:
         kind = type(model).__name__
         raise UserError(
@@ -163,17 +167,17 @@ def config_of(model: Any) -> Mapping[str, Any]:
 
 
 def as_array(x: Tensor) -> Any:
-    """Return x as the host's samplers do."""
+    """Return x in the host's format."""
     return x.detach().cpu().numpy().astype(int)
 
 
 def stacked(states: list[Tensor]) -> Any:
-    """Return states (n, N, D) as the host's samplers do."""
+    """Return states (n, N, D) in the host's format."""
     return np.array([as_array(x) for x in states]).astype(int)
 
 
 def register(module: ModuleType, flags: SamplerFlags | None, root: Path) -> None:
-    """Put "Di4C" into `lib.sampling.sampling_utils`; with flags, whatever sampler is asked for.
+    """Register "Di4C" in `lib.sampling.sampling_utils`; with flags, it replaces all samplers.
 
     Raises:
         UserError: as `HostSampler`, for flags that do not fit.

@@ -1,4 +1,4 @@
-"""A training step for tauLDR's train.py, see `training`: one update of the networks of a method."""
+"""A training step for tauLDR's train.py, see `training`: one update of a method's networks."""
 
 import math
 from contextlib import nullcontext
@@ -15,10 +15,10 @@ STUDENT = "student"
 
 
 class Di4CStep:
-    """The training step, made of the host's config: one update, with warm-up and clipping.
+    """The training step, made from the host's config: one update, with warm-up and clipping.
 
-    For a method that trains the student alone the host's own "Standard" works as well; and this
-    step works with any loss of the host.
+    It works with any loss of the host. For a method that trains only the student, the host's own
+    step "Standard" works too.
     """
 
     def __init__(self, cfg: Any) -> None:
@@ -29,7 +29,7 @@ class Di4CStep:
         """Update the networks and their averages, and return the loss.
 
         Raises:
-            UserError: if the loss or its gradient is not finite; the model then is as it was.
+            UserError: if the loss or its gradient is not finite; the model is then unchanged.
         """
         run = run_of(state["model"])
         with nullcontext() if run is None else run.step():
@@ -64,7 +64,7 @@ class Di4CStep:
     def _by_role(
         self, engine: Engine, optimizer: Any, rate: float, writer: Any, update: int
     ) -> None:
-        """Step role by role: the host's optimiser has one group, and roles have their own rates."""
+        """Step once per role: the host has one parameter group, but roles have their own rates."""
         for name, norm in engine.clip(1.0 if self.clip else math.inf).items():
             check_norm(norm, update)
             writer.add_scalar(f"di4c/gradient_norm/{name}", norm, update)
@@ -77,23 +77,23 @@ class Di4CStep:
             for p, gradient in gradients[name]:
                 p.grad = gradient
             role = engine.algorithm.roles[name]
-            own = {k: v for k, v in (("betas", role.betas), ("eps", role.eps)) if v is not None}
-            stepped(optimizer, rate * role.lr, **own)
+            options = {k: v for k, v in (("betas", role.betas), ("eps", role.eps)) if v is not None}
+            stepped(optimizer, rate * role.lr, **options)
             for p, _ in gradients[name]:
                 p.grad = None
 
 
 def check_norm(norm: Tensor, update: int) -> None:
-    """Refuse a gradient that is not finite; raises UserError."""
+    """Raise UserError for a gradient that is not finite."""
     if not norm.isfinite():
         raise UserError(f"the gradient is not finite at update {update + 1}; a smaller lr may help")
 
 
 def stepped(optimizer: Any, lr: float, **options: Any) -> None:
-    """Let an optimiser step at a learning rate, and with options that are its own again after."""
-    kept = [{name: group[name] for name in options} for group in optimizer.param_groups]
+    """Step an optimiser with this learning rate and these options, and restore the options."""
+    saved = [{name: group[name] for name in options} for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group.update(options, lr=lr)
     optimizer.step()
-    for group, old in zip(optimizer.param_groups, kept, strict=True):
+    for group, old in zip(optimizer.param_groups, saved, strict=True):
         group.update(old)

@@ -2,17 +2,17 @@
 
     cfg.loss.name = cfg.training.train_step_name = "Di4C"
     cfg.loss.teacher = "teacher/checkpoints/ckpt_0001999999.pt"
-    cfg.loss.latent = {"std": 0.1}                     # optional: of the latent, here its default
-    cfg.loss.options = {"latents": 16, "delta": 0.02}  # optional: of the method; its "name": di4c.
-                                                       # What is not said: configs/recipe/tauldr
-    cfg.loss.rounds = 2                                # optional: in place of the method's
-    cfg.loss.student = "student/checkpoints/ckpt.pt"   # optional: start from it, not the teacher
+    cfg.loss.latent = {"std": 0.1}                     # optional: of the latent
+    cfg.loss.options = {"latents": 16, "delta": 0.02}  # optional: of the method, "name": "di4c";
+                                                       # defaults: configs/recipe/tauldr
+    cfg.loss.rounds = 2                                # optional: default is the method's
+    cfg.loss.student = "student/checkpoints/ckpt.pt"   # optional: start here, not at the teacher
     cfg.loss.seed = 0                                  # optional
 
 The host's model is the student: its U-Net gets the latent when it is made, before the optimiser and
-the averages are, and the teacher's weights (averages) before the first update. Further networks of
-the method, and averages that it reads, are parts of the model too. The teacher lies outside the
-host's modules. Checkpoints are the host's own (see `bookkeeping`); `load_student` reads them.
+the averages, and the teacher's averaged weights before the first update. The method's further
+networks and averages are submodules of the model; the teacher is not. Checkpoints have the host's
+format (see `bookkeeping`); `load_student` reads them.
 """
 
 import copy
@@ -50,15 +50,15 @@ NETWORKS = TauLDRNetworks()
 
 
 def let_latents_in(module: ModuleType) -> None:
-    """Have `lib.models.model_utils.create_model` make students where the config asks for "Di4C"."""
+    """Make `lib.models.model_utils.create_model` return students if the config selects "Di4C"."""
     create = module.create_model
 
     def create_model(cfg: Any, device: Any, rank: Any = None) -> Any:
-        ours = getattr(getattr(cfg, "loss", None), "name", None) == NAME
-        if ours and getattr(cfg, "distributed", False):
+        is_ours = getattr(getattr(cfg, "loss", None), "name", None) == NAME
+        if is_ours and getattr(cfg, "distributed", False):
             raise UserError("loss Di4C runs on one process: di4c train host=tauldr runs on several")
         model = create(cfg, device, rank)
-        if ours:
+        if is_ours:
             make_student(model, cfg)
         return model
 
@@ -66,17 +66,17 @@ def let_latents_in(module: ModuleType) -> None:
 
 
 def make_student(model: Any, cfg: Any) -> None:
-    """Make a host's model the student of the config's method, in place.
+    """Turn a host's model into the student of the config's method, in place.
 
-    Its U-Net gets a latent if the method's student has one; the method's further networks, and the
-    averages that it reads, become parts of the model; and the host's averages start anew.
+    Its U-Net gets a latent if the method's student has one; the method's further networks and
+    averages become submodules; and the host's averages are reset.
 
     Raises:
-        UserError: for another model, and options that latent or method have not.
+        UserError: for a model other than the U-Net, and for unknown options of latent or method.
     """
     method = method_of(cfg, sizes_of(model))
     device = next(model.net.parameters()).device
-    asked = latent_of(cfg)
+    latent = latent_of(cfg)
     others = {
         name: copy.deepcopy(model.net)
         for name, role in method.roles.items()
@@ -84,26 +84,25 @@ def make_student(model: Any, cfg: Any) -> None:
     }
     for name, network in {STUDENT: model.net, **others}.items():
         kind = method.roles[name].latent
-        if kind == "required" or (kind == "optional" and asked):
-            let_latent_in(network, {"name": "unet"} | (asked or {}))
+        if kind == "required" or (kind == "optional" and latent):
+            let_latent_in(network, {"name": "unet"} | (latent or {}))
             network.to(device)
     sizes = sizes_of(model)
     for name, role in method.roles.items():
         if role.make is not None:
-            made = role.make(wrapped(model, STUDENT), sizes.positions)
-            others[name] = made.to(device)
+            network = role.make(wrapped(model, STUDENT), sizes.positions)
+            others[name] = network.to(device)
     if others:
         model.di4c_networks = nn.ModuleDict(others)
-    read = [name for name, role in method.roles.items() if role.averaged]
-    if read:
-        found = {name: wrapped(model, name) for name in read}
-        model.di4c_averages = nn.ModuleDict({k: EMA(v, model.decay) for k, v in found.items()})
+    networks = {name: wrapped(model, name) for name, r in method.roles.items() if r.averaged}
+    if networks:
+        model.di4c_averages = nn.ModuleDict({k: EMA(v, model.decay) for k, v in networks.items()})
     model.init_ema()
     model.di4c_run = Run(cfg.training.n_iters)
 
 
 def wrapped(model: Any, role: str) -> Any:
-    """Return the network of a role, which the host's model holds, as a denoiser."""
+    """Return a role's network in the host's model as a denoiser."""
     network = model.net if role == STUDENT else model.di4c_networks[role]
     if isinstance(network, NetworkDenoiser):
         return network
@@ -112,32 +111,32 @@ def wrapped(model: Any, role: str) -> Any:
 
 
 def sizes_of(model: Any) -> TauLDRSizes:
-    """Return the sizes of a host's model; raises UserError for another one than the U-Net."""
+    """Return the sizes of a host's model; raises UserError for a model other than the U-Net."""
     weights = weights_of(tensors_of(model.net), "the model")
     return NETWORKS.sizes(weights, config=config_of(model))
 
 
 def method_of(cfg: Any, sizes: TauLDRSizes) -> Algorithm:
-    """Return the method that `cfg.loss` asks for; raises UserError for options it has not.
+    """Return the method of `cfg.loss`, with options over the recipe; raises UserError.
 
-    Its options go over the recipe; the host's own `cfg.loss.min_time` is not read.
+    The host's own `cfg.loss.min_time` is not read.
     """
-    # The package of training loads Lightning, which no other run of the host needs.
+    # Imported here because it loads Lightning, which other runs of the host do not need.
     from di4c_plugin.training.build import make_algorithm
 
-    options, found = asked_of(cfg)
+    options, defaults = method_options(cfg)
     process = build_process(NETWORKS.process(sizes))
-    return make_algorithm(found.algo_with(options), process)
+    return make_algorithm(defaults.algo_with(options), process)
 
 
 def latent_of(cfg: Any) -> dict[str, Any] | None:
-    """Return the options of the latent that `cfg.loss` asks for, else its method's recipe."""
-    said = getattr(cfg.loss, "latent", None)
-    return asked_of(cfg)[1].latent_with(plain(said) if said else None)
+    """Return the options of the latent in `cfg.loss`, else in the method's recipe."""
+    latent = getattr(cfg.loss, "latent", None)
+    return method_options(cfg)[1].latent_with(plain(latent) if latent else None)
 
 
-def asked_of(cfg: Any) -> tuple[dict[str, Any], "Recipe"]:
-    """Return name and options of the method that `cfg.loss` says, and its recipe."""
+def method_options(cfg: Any) -> tuple[dict[str, Any], "Recipe"]:
+    """Return name and options of the method in `cfg.loss`, and its recipe."""
     from di4c_plugin.training.recipes import recipe
 
     options = {"name": "di4c"} | plain(getattr(cfg.loss, "options", None) or {})
@@ -145,13 +144,13 @@ def asked_of(cfg: Any) -> tuple[dict[str, Any], "Recipe"]:
 
 
 class Di4CLoss:
-    """The loss: made of the host's config, called for each batch.
+    """The loss, made from the host's config and called for each batch.
 
     Args:
-        cfg: with `loss` and `training`, see above.
+        cfg: with `loss` and `training`, see the module.
 
     Raises:
-        UserError: where no teacher is named, there is none, or options are not the method's.
+        UserError: for a missing teacher, and for unknown options.
     """
 
     root: ClassVar[Path | None] = None  # the host's checkout; None: see `importing.checkout`
@@ -171,11 +170,11 @@ class Di4CLoss:
         """Return the loss of a batch of levels (B, C, H, W) or (B, D), and log its terms.
 
         Raises:
-            UserError: for levels that there are not, another teacher than the model, a loss that is
-                not finite, and a run that goes on with another method.
+            UserError: for levels out of range, a teacher that does not fit the model, a loss that
+                is not finite, and a run resumed with another teacher.
         """
         model, update = state["model"], state["n_iter"]
-        engine = self.engine_for(model)
+        engine = self.engine = self.engine or self._engine(model)
         if len(self.method.roles) > 1 and not getattr(state["optimizer"], "di4c_step", False):
             raise UserError("this method trains several networks: train_step_name = 'Di4C'")
         device = next(model.net.parameters()).device
@@ -198,18 +197,12 @@ class Di4CLoss:
         model.di4c_run.updates = update + 1
         return losses.total
 
-    def engine_for(self, model: Any) -> Engine:
-        """Return the engine of the run; fresh networks start from the teacher's weights."""
-        if self.engine is None:
-            self.engine = self._engine(model)
-        return self.engine
-
     def _engine(self, model: Any) -> Engine:
+        """Return the engine of the run; in a new run networks get the teacher's weights."""
         if self.method.roles[STUDENT].latent == "required" and latent_shape(model.net) is None:
             raise UserError("this model has no latent: start train.py by di4c run")
         check_same(sizes_of(model), self.teacher.network)
         teacher = self.teacher.denoiser.to(next(model.net.parameters()).device)
-        averages = dict(getattr(model, "di4c_averages", {}).items())
         run, mark = model.di4c_run, fingerprint(teacher.network.state_dict())
         if run.teacher not in ("", mark):
             raise UserError("the run to resume distils another teacher than is in that file now")
@@ -222,7 +215,7 @@ class Di4CLoss:
             self.method,
             {role: wrapped(model, role) for role in self.method.roles},
             teacher.eval().requires_grad_(False),
-            averages=averages,
+            averages=getattr(model, "di4c_averages", {}),
             next_teacher=lambda: self._next_teacher(model, averaged(model)),
             rounds=getattr(self.cfg.loss, "rounds", None),
             seed=getattr(self.cfg.loss, "seed", 0),
@@ -241,10 +234,10 @@ class Di4CLoss:
 
 
 def start_of(cfg: Any, method: Algorithm, teacher: Model, root: Path | None) -> Model | None:
-    """Return the student that `cfg.loss.student` names to start from; None where it names none.
+    """Return the student `cfg.loss.student` to start from, or None.
 
     Raises:
-        UserError: if there is none, or it is no student of the method by this teacher.
+        UserError: if it does not exist, or does not fit the method and the teacher.
     """
     source = getattr(cfg.loss, "student", None)
     if not source:
@@ -252,15 +245,15 @@ def start_of(cfg: Any, method: Algorithm, teacher: Model, root: Path | None) -> 
     from di4c_plugin.training.start import check_latent
 
     model = teacher_of(source, cfg, root)
-    said = getattr(cfg.loss, "latent", None)
-    asked = {"name": "unet"} | plain(said) if said else None
-    check_latent(method.roles[STUDENT], asked, model.latent)
+    latent = getattr(cfg.loss, "latent", None)
+    options = {"name": "unet"} | plain(latent) if latent else None
+    check_latent(method.roles[STUDENT], options, model.latent)
     check_same(model.network, teacher.network)
     return model
 
 
 def teacher_of(source: str, cfg: Any, root: Path | None) -> Model:
-    """Return the teacher at a path; what its weights do not tell is as in its config, or in `cfg`.
+    """Return the teacher at a path; settings come from its own config, else from `cfg`.
 
     Raises:
         UserError: if there is none.
@@ -272,35 +265,35 @@ def teacher_of(source: str, cfg: Any, root: Path | None) -> Model:
 
 
 def check_same(student: Any, teacher: Any) -> None:
-    """Refuse a teacher that is another network or for another process; raises UserError."""
-    ours, theirs = asdict(student), asdict(teacher)
-    for name in ours.keys() - {"dropout"}:
-        if ours[name] != theirs.get(name):
+    """Raise UserError for a teacher with another network or process."""
+    expected, actual = asdict(student), asdict(teacher)
+    for name in expected.keys() - {"dropout"}:
+        if expected[name] != actual.get(name):
             raise UserError(
-                f"the teacher has {name} {theirs.get(name)}, and this config {ours[name]}"
+                f"the teacher has {name} {actual.get(name)}, and this config {expected[name]}"
             )
 
 
 def start_from(model: Any, network: nn.Module, *, student: bool = False) -> None:
-    """Give the networks of a host's model the weights of a network where they have them.
+    """Load a network's weights into those of a host's model, by name; reset the averages.
 
-    The averages start anew. With `student` it is the student alone.
+    With `student` only the student gets them.
     """
-    given = network.state_dict()
+    weights = network.state_dict()
     others = () if student else getattr(model, "di4c_networks", {}).values()
-    for own in (model.net, *others):
-        kept = own.state_dict()
-        own.load_state_dict(kept | {k: v for k, v in given.items() if k in kept})
+    for target in (model.net, *others):
+        state = target.state_dict()
+        target.load_state_dict(state | {k: v for k, v in weights.items() if k in state})
     for role, average in getattr(model, "di4c_averages", {}).items():
         average.restart(wrapped(model, role))
     model.init_ema()
 
 
 def register_loss(module: ModuleType, root: Path) -> None:
-    """Put "Di4C" into `lib.losses.losses_utils`."""
+    """Register "Di4C" in `lib.losses.losses_utils`."""
     module.register_loss(type(NAME, (Di4CLoss,), {"root": root}))
 
 
 def register_train_step(module: ModuleType) -> None:
-    """Put "Di4C" into `lib.training.training_utils`."""
+    """Register "Di4C" in `lib.training.training_utils`."""
     module.register_train_step(type(NAME, (Di4CStep,), {}))

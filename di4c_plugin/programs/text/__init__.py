@@ -1,1 +1,1 @@
-"""What MDLM, SDTT and Duo share: their backbone as a denoiser, the student's training, sampling."""
+"""Shared by MDLM, SDTT and Duo: the backbone as a denoiser, a student's training, sampling."""

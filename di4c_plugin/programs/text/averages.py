@@ -1,7 +1,7 @@
 """The host's EMA over a student's parameters.
 
-The hosts' class keeps a list that it zips with `parameters()`: a list made for another network fits
-silently short. So it is made anew from the student, and its names go into the checkpoint.
+The hosts' class zips a list with `parameters()`: a list for another network would be cut silently.
+So we make a new one from the student, and save its names in the checkpoint.
 """
 
 import itertools
@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class Still:
-    """A host's average that stays as it is, whoever updates it."""
+class FrozenAverage:
+    """A host's average that ignores updates."""
 
     def __init__(self, ema: Any) -> None:
         self.ema = ema
@@ -34,7 +34,7 @@ def averaged(module: Any) -> list[tuple[str, nn.Parameter]]:
 
 
 def new_average(ema: Any, module: Any) -> Any:
-    """Return an average of the host's own class and decay, started from the module's weights."""
+    """Return an average of the host's class and decay that starts from the module's weights."""
     if not ema:
         return None
     return type(ema)([p for _, p in averaged(module)], decay=ema.decay)
@@ -46,7 +46,7 @@ def names(module: Any) -> list[str]:
 
 
 def averages(module: Any) -> dict[str, Tensor]:
-    """Return the backbone's averaged weights by name; the weights themselves without an EMA."""
+    """Return copies of the backbone's averaged weights by name; of the weights without an EMA."""
     if not module.ema:
         return {n: p.detach().clone() for n, p in module.backbone.named_parameters()}
     pairs = zip(names(module), module.ema.shadow_params, strict=True)

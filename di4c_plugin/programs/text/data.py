@@ -1,8 +1,8 @@
-"""The host's own order of training examples, which a resumed run finds again.
+"""The host's own order of training examples, continued by a resumed run.
 
-The hosts' samplers start anew, or from another seed, when a run of one process is resumed. Here the
-sampler that the host's loader has is asked once an epoch, with torch's generator as seed and epoch
-say, and what the run has seen of the epoch is left out.
+The hosts' samplers restart, or change their seed, when a run of one process is resumed. Here the
+host's sampler runs once per epoch, with torch's generator seeded by seed and epoch, and the
+examples that the run has seen are skipped.
 """
 
 import warnings
@@ -17,74 +17,75 @@ from di4c_plugin.announce import announce
 from di4c_plugin.training.rng import epoch_generator
 
 
-class Place(Protocol):
-    """Where a run stands: the pass over the data, and examples of it that all processes saw."""
+class Position(Protocol):
+    """The position of a run: the epoch, and the examples of it that all processes have seen."""
 
     epoch: int
     examples: int
 
 
 class ResumedSampler(Sampler[int]):
-    """The order of another sampler, as a function of seed and epoch, from where a run stands.
+    """The order of another sampler, as a function of seed and epoch, from a run's position on.
 
     Args:
-        own: the host's sampler, of this process.
-        batch: examples of a batch of this process.
-        drop_last: whether a batch that is not full is left out.
+        sampler: the host's sampler, of this process.
+        batch: examples per batch of this process.
+        drop_last: whether an incomplete batch is dropped.
         seed: of the order.
-        world_size: how many processes there are.
-        place: read when an iterator is made; moved on where nothing is left of an epoch.
+        world_size: the number of processes.
+        position: read when an iterator is made; moved to the next epoch if none are left.
     """
 
     def __init__(
         self,
-        own: Any,
+        sampler: Any,
         batch: int,
         *,
         drop_last: bool,
         seed: int,
         world_size: int,
-        place: Place,
+        position: Position,
     ) -> None:
-        self.own, self.place, self.seed, self.world_size = own, place, seed, world_size
+        self.sampler, self.position = sampler, position
+        self.seed, self.world_size = seed, world_size
         self.least = batch if drop_last else 1
 
     def __len__(self) -> int:
-        """The examples of a whole epoch, as the host's sampler counts them."""
-        return len(self.own)
+        """Return the examples of an epoch, as the host's sampler counts them."""
+        return len(self.sampler)
 
     def __iter__(self) -> Iterator[int]:
-        """The rest of the epoch."""
-        place = self.place
-        if len(self.own) - place.examples // self.world_size < self.least:
-            place.epoch, place.examples = place.epoch + 1, 0
-        return iter(self._order(place.epoch)[place.examples // self.world_size :])
+        """Iterate over the rest of the epoch."""
+        position = self.position
+        if len(self.sampler) - position.examples // self.world_size < self.least:
+            position.epoch, position.examples = position.epoch + 1, 0
+        return iter(self._order(position.epoch)[position.examples // self.world_size :])
 
     def _order(self, epoch: int) -> list[int]:
         seed = epoch_generator(self.seed, epoch).initial_seed()
-        if hasattr(self.own, "set_epoch"):
-            self.own.set_epoch(epoch)
-        if getattr(self.own, "generator", None) is not None:
-            self.own.generator.manual_seed(seed)
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+        if getattr(self.sampler, "generator", None) is not None:
+            self.sampler.generator.manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return list(self.own)
+            return list(self.sampler)
 
 
-def resume_order(trainer: Trainer, place: Place, seed: int) -> None:
-    """Let a run that has begun go through its data from `place`; call it in `on_train_start`.
+def resume_order(trainer: Trainer, position: Position, seed: int) -> None:
+    """Let a run that has begun go through its data from `position`; call it in `on_train_start`.
 
     The loader keeps its workers, collation, pinning and number of batches.
     """
     loop: Any = trainer.fit_loop
     loader = training_loader(trainer)
     sampler = ResumedSampler(
-        own_sampler(loader),
+        sampler_of(loader),
         batch_size(loader),
         drop_last=drops_last(loader),
         seed=seed,
         world_size=trainer.world_size,
-        place=place,
+        position=position,
     )
     loop._combined_loader.flattened = [reordered(loader, sampler)]
     iter(loop._data_fetcher)  # Lightning has made its iterator by then
@@ -116,28 +117,28 @@ def training_loader(trainer: Trainer) -> DataLoader[object]:
 
 
 def batch_size(loader: DataLoader[object]) -> int:
-    """Return how many examples a batch of this process has.
+    """Return the examples per batch of this process.
 
-    Where Lightning has put its own sampler into the loader only the batch sampler knows.
+    After Lightning replaces the sampler, only the batch sampler has the size.
     """
     return int(loader.batch_size or loader.batch_sampler.batch_size)  # type: ignore[union-attr]
 
 
 def drops_last(loader: DataLoader[object]) -> bool:
-    """Return whether a batch that is not full is left out."""
+    """Return whether an incomplete batch is dropped."""
     return bool(getattr(loader.batch_sampler, "drop_last", loader.drop_last))
 
 
-def own_sampler(loader: DataLoader[object]) -> Any:
-    """Return the sampler of a loader, whichever of its parts knows it."""
+def sampler_of(loader: DataLoader[object]) -> Any:
+    """Return the sampler of a loader, or of its batch sampler."""
     return getattr(loader.batch_sampler, "sampler", loader.sampler)
 
 
 def count_anew(trainer: Trainer, state: Any) -> None:
-    """Count the batches of this epoch in the size that they have now; all else goes by examples.
+    """Recount the batches of this epoch if the batch size has changed.
 
     Args:
-        trainer: of a run that has begun; its counters, which a checkpoint set, are set anew.
+        trainer: of a run that has begun; its counters, restored from a checkpoint, are updated.
         state: a `RunState`.
     """
     size = batch_size(training_loader(trainer)) * trainer.world_size

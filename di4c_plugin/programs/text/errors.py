@@ -1,4 +1,4 @@
-"""A user's mistake inside a host's program ends it with one line, not with Hydra's traceback."""
+"""User mistakes end a host's program with one line instead of Hydra's traceback."""
 
 import functools
 from collections.abc import Callable

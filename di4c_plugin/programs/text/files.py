@@ -1,4 +1,4 @@
-"""Which checkpoint of a host's run folder a run goes on from, and where its next ones go."""
+"""The checkpoint in a host's run folder from which a run resumes, and the paths of new ones."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from di4c_plugin.files import is_plain
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.training.checkpoint_file import (
     CheckpointFiles,
-    first_whole,
+    first_intact,
     read_checkpoint,
     write_checkpoint,
 )
@@ -26,10 +26,9 @@ ADVICE = "name another one, or a new folder for the run"
 
 
 class HostFiles(CheckpointFiles):
-    """Writes a host's checkpoints with a digest, and reads the newest that is whole.
+    """Writes a host's checkpoints with a digest, and reads the newest intact one.
 
-    A folder may hold a last.ckpt that is older than its last-v1.ckpt: Lightning wrote there when
-    the folder had been moved.
+    last-v1.ckpt may be newer than last.ckpt: Lightning writes it after the folder was moved.
     """
 
     loaded: Path | None = None
@@ -49,12 +48,12 @@ class HostFiles(CheckpointFiles):
         path = newest_version(Path(path))
         others = (file for file in path.parent.glob("*.ckpt") if file != path)
         by_age = sorted(others, key=lambda file: file.stat().st_mtime, reverse=True)
-        self.loaded, content = first_whole(path, by_age, ADVICE)
+        self.loaded, content = first_intact(path, by_age, ADVICE)
         return content
 
 
 def newest_version(path: Path) -> Path:
-    """Return the newest of the files that Lightning may have written in place of a last.ckpt."""
+    """Return the newest of the versions that Lightning may have written of a last.ckpt."""
     if not VERSIONS.fullmatch(path.name):
         return path
     files = [file for file in path.parent.glob("last*.ckpt") if VERSIONS.fullmatch(file.name)]
@@ -70,7 +69,7 @@ def newest_version(path: Path) -> Path:
 
 
 def updates_of(file: Path) -> int:
-    """Return how many updates a checkpoint is of, -1 for one that is damaged."""
+    """Return the number of updates of a checkpoint, -1 if it is damaged."""
     try:
         return int(read_checkpoint(file, mmap=True)["global_step"])
     except (UserError, KeyError):
@@ -78,15 +77,15 @@ def updates_of(file: Path) -> int:
 
 
 def use_files(trainer: Trainer) -> HostFiles | None:
-    """Have a trainer write and read by `HostFiles`, where its folders are local; clean them.
+    """Make a trainer use `HostFiles`, and remove temporary files in its folders.
 
     Returns:
-        None where files are not ours to write: in a store on the net, or by a plugin of the user.
+        None if the folders are not local, or the user has a checkpoint plugin.
     """
-    folders = [str(each.dirpath) for each in savers(trainer) if each.dirpath]
+    folders = [str(callback.dirpath) for callback in savers(trainer) if callback.dirpath]
     plugin = type(trainer.strategy.checkpoint_io)
-    own = plugin.__name__ != "TorchCheckpointIO" and not issubclass(plugin, HostFiles)
-    if own or any("://" in folder for folder in folders):
+    is_users = plugin.__name__ != "TorchCheckpointIO" and not issubclass(plugin, HostFiles)
+    if is_users or any("://" in folder for folder in folders):
         return None
     if trainer.is_global_zero:
         for folder in map(Path, folders):
@@ -105,19 +104,19 @@ def remove_unfinished(folder: Path) -> None:
 
 def savers(trainer: Trainer) -> list[ModelCheckpoint]:
     """Return the callbacks that write checkpoints."""
-    return [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+    return [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
 
 
 def settle(checkpoint: Mapping[str, Any], callbacks: Iterable[ModelCheckpoint], file: Path) -> None:
-    """Have callbacks go on in the folder of the checkpoint that is resumed, wherever it was before.
+    """Make callbacks continue in the folder of the resumed checkpoint, even if it was moved.
 
-    By itself Lightning forgets its files when the folder has another name, and then writes
-    last-v1.ckpt beside a last.ckpt that stays as it is.
+    Lightning forgets its files if the folder has another name, and writes last-v1.ckpt beside an
+    old last.ckpt.
 
     Args:
         checkpoint: its entry "callbacks" is changed.
         callbacks: of the trainer.
-        file: that was read.
+        file: the checkpoint's path.
     """
     for callback in callbacks:
         state, folder = checkpoint["callbacks"].get(callback.state_key), callback.dirpath
@@ -135,8 +134,8 @@ def settle(checkpoint: Mapping[str, Any], callbacks: Iterable[ModelCheckpoint], 
 
 
 def moved(path: str | None, before: str, now: str) -> str:
-    """Return where a file is now that was in the folder `before`, "" if it is not there."""
+    """Return the path of a file after its folder moved from `before` to `now`, "" if missing."""
     if not path:
         return ""
-    found = Path(now) / Path(path).relative_to(before) if path.startswith(before) else Path(path)
-    return str(found) if found.exists() else ""
+    file = Path(now) / Path(path).relative_to(before) if path.startswith(before) else Path(path)
+    return str(file) if file.exists() else ""

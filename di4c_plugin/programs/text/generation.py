@@ -26,9 +26,9 @@ class TextSampler(TextStudent):
     def draw(self, count: int, steps: int, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Return `count` samples, shape (count, D), on the module's device, and report them.
 
-        The draws are a function of the host's seed and of the call's number among those of all
-        processes, so that two processes draw what one draws in twice as many calls.
-        `known` are given tokens and their places; by default those of the `sampler` group.
+        The draws are a function of the host's seed and of the call's number, counted over all
+        processes, so that two processes draw what one process draws in twice as many calls.
+        `known` are given tokens and their mask; by default those of the `sampler` group.
         """
         settings, measurement = self.plan.sampler, self.plan.measurement
         shape, steps = (count, self.positions), settings.steps or steps
@@ -71,14 +71,14 @@ class TextSampler(TextStudent):
     def draw_strides(
         self, count: int, stride: int, strides: int, steps: int
     ) -> tuple[int, list[list[str]], Any]:
-        """Draw texts longer than D, semi-autoregressively: each window shifts by `stride` tokens.
+        """Draw texts longer than D, semi-autoregressively, in windows shifted by `stride` tokens.
 
         Returns:
-            As the hosts do: network calls, the texts after each stride, and for each text the
+            As in the hosts: network calls, the texts after each stride, and for each text the
             number of tokens before the first end of sequence, as an array.
 
         Raises:
-            UserError: for strides of which the windows have no tokens in common, or that go back.
+            UserError: for strides below 1 or without overlap of the windows.
         """
         if not 1 <= stride < self.positions:
             raise UserError(
@@ -109,12 +109,12 @@ class TextSampler(TextStudent):
 
 
 def rank() -> int:
-    """Return this process's number; the hosts' evaluation may have no trainer that knows it."""
+    """Return this process's rank; the hosts may evaluate without a trainer that knows it."""
     return distributed.get_rank() if _several() else 0
 
 
 def world_size() -> int:
-    """Return how many processes there are."""
+    """Return the number of processes."""
     return distributed.get_world_size() if _several() else 1
 
 

@@ -1,4 +1,4 @@
-"""How long a host's run is, whatever ends it."""
+"""The length of a host's run."""
 
 import math
 from typing import Any
@@ -11,17 +11,17 @@ EARLIER = (EarlyStopping, Timer)
 
 
 def updates_of(trainer: Any, rounds: int) -> int:
-    """Return the updates of a run that has begun, 1 where nobody knows.
+    """Return the updates of a run that has begun, 1 if unknown.
 
     Args:
         trainer: a `Trainer`.
         rounds: of the method.
 
     Raises:
-        UserError: where rounds need to know, and where something may end the run earlier.
+        UserError: for several rounds if the length is unknown, or the run may end earlier.
     """
     total = trainer.estimated_stepping_batches
-    known = math.isfinite(total) and total >= 0  # of a stream in epochs Lightning says -1
+    known = math.isfinite(total) and total >= 0  # -1 for a stream counted in epochs
     if rounds > 1:
         if not known:
             raise UserError("rounds above 1 need the length of the run: trainer.max_steps=NUMBER")

@@ -1,4 +1,4 @@
-"""What MDLM and SDTT have in common: masked diffusion with a log-linear schedule."""
+"""Shared by MDLM and SDTT: masked diffusion with a log-linear schedule."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +18,6 @@ class MaskedStudent(TextSampler):
 
 
 def check_time(config: Mapping[str, Any]) -> None:
-    """Refuse a network that is told something else than sigma; raises UserError."""
+    """Raise UserError for a network whose time input is not sigma."""
     if config["time_conditioning"] and (config["T"] or config["training"]["change_of_variables"]):
         raise UserError("time_conditioning needs T=0 and training.change_of_variables=false")

@@ -1,7 +1,7 @@
 """The `metrics` group of a host's config: what `di4c evaluate` measures, inside the host.
 
-The samples of an evaluation are gathered while the host draws them, kept in shards where the user
-asks for it, and measured when its program has ended, beside the host's own numbers.
+The samples of an evaluation are collected while the host draws them, saved in shards if the user
+wants that, and measured after its program has ended, beside the host's own numbers.
 """
 
 import re
@@ -34,13 +34,13 @@ from di4c_plugin.plugins import lookup
 
 @dataclass(frozen=True)
 class MetricSettings:
-    """What `configs/metrics/text.yaml` says.
+    """The options of `configs/metrics/text.yaml`.
 
     Attributes:
         names: registered metrics of texts.
-        tokenizer: "host": samples are decoded by the host's; None: the scorer gets tokens.
-        reference: file of real text.
-        shards: folder that keeps the samples.
+        tokenizer: "host": the host's tokenizer decodes samples; None: the scorer gets tokens.
+        reference: file with real text.
+        shards: folder that caches the samples.
         json: file of the report.
         options: of `text_options`.
     """
@@ -54,15 +54,15 @@ class MetricSettings:
 
 
 def metric_settings(config: Mapping[str, Any] | None, scorer: str | None) -> MetricSettings | None:
-    """Read the group; None without one. `scorer` is that of the host's own config.
+    """Parse the group; None without one. `scorer` is the default, from the host's own config.
 
     Raises:
-        UserError: for unknown names and options, and values of another type.
+        UserError: for unknown names and options, and values of the wrong type.
     """
     if config is None:
         return None
 
-    def own(
+    def settings_from(
         *,
         names: tuple[str, ...],
         tokenizer: str | None = "host",
@@ -73,35 +73,35 @@ def metric_settings(config: Mapping[str, Any] | None, scorer: str | None) -> Met
     ) -> MetricSettings:
         return MetricSettings(names, tokenizer, reference, shards, json, options)
 
-    found = own(**fitted(own, config, "metrics"))
-    options = fitted(text_options, found.options, "metrics", given=("device",))
+    settings = settings_from(**fitted(settings_from, config, "metrics"))
+    options = fitted(text_options, settings.options, "metrics", given=("device",))
     if options.get("scorer") is None:
         options["scorer"] = scorer
-    if found.tokenizer not in (None, "host"):
-        raise UserError(f"metrics.tokenizer is host or null, not {found.tokenizer!r}")
-    for name in found.names:
+    if settings.tokenizer not in (None, "host"):
+        raise UserError(f"metrics.tokenizer is host or null, not {settings.tokenizer!r}")
+    for name in settings.names:
         kind = lookup("metric", name)
         if not (isinstance(kind, type) and issubclass(kind, TextMetric)):
             raise UserError(f"metrics.names: {name} is no metric of texts")
-    if not found.names:
+    if not settings.names:
         raise UserError("metrics.names is empty: there is nothing to measure")
-    return replace(found, options=options)
+    return replace(settings, options=options)
 
 
 @dataclass
 class Measurement:
-    """The samples of one evaluation inside a host, and what is measured of them."""
+    """The samples of one evaluation inside a host, and their metrics."""
 
     settings: MetricSettings
     described: dict[str, Any]
-    """Of the model and the sampler: what the samples depend on, plain values."""
+    """Model and sampler, on which the samples depend, as plain values."""
     shards: list[Shard] = field(default_factory=list)
     steps: int | None = None
     metrics: list[TextMetric] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
 
     def open(self, tokenizer: Any, positions: int, process: Process, device: str) -> None:
-        """Make the metrics, in the first process, before anything is drawn; raises UserError."""
+        """Make the metrics, in the first process, before sampling; raises UserError."""
         settings, self.process, self.device = self.settings, process, device
         self.length = positions
         name = str(getattr(tokenizer, "name_or_path", "")) or type(tokenizer).__name__
@@ -114,9 +114,9 @@ class Measurement:
                 reference = read_reference(settings.reference, self.tokenizer, positions)
                 self.notes["reference"] = f"{settings.reference}, {len(reference)} sequences"
             options = text_options(**settings.options, device=device)
-            self.metrics = [lookup("metric", each)(reference, options) for each in settings.names]
-        drawn = self.tokenizer is None
-        self.notes["scored"] = "tokens as they were drawn" if drawn else "texts tokenised anew"
+            self.metrics = [lookup("metric", name)(reference, options) for name in settings.names]
+        scored = "tokens as they were drawn" if self.tokenizer is None else "texts tokenised anew"
+        self.notes["scored"] = scored
         for metric in self.metrics:
             self.notes |= metric.notes()
 
@@ -129,15 +129,15 @@ class Measurement:
         draw: Callable[[], Tensor],
         networks: Iterable[nn.Module],
     ) -> Tensor:
-        """Return the samples of call number `index` of all processes: kept ones, or drawn now."""
+        """Return the samples of call `index`, counted over all processes: cached or drawn now."""
         given = None if known is None else [part.tolist() for part in known]
-        found = record.versions()
+        versions = record.versions()
         key = self.described | {
             "steps": steps,
             "samples": count,
             "given": given,
             "device": torch.device(self.device).type,
-            "versions": [found["torch"], found["di4c_plugin"]],
+            "versions": [versions["torch"], versions["di4c_plugin"]],
         }
         folder = self.settings.shards and point_folder(self.settings.shards, key)
         take = partial(measured, lambda: draw().cpu(), networks, self.device)
@@ -153,7 +153,7 @@ class Measurement:
         return shard.tokens
 
     def join(self, windows: int, tokens: Tensor) -> None:
-        """Take the last samples, of so many windows, as one, whose tokens these are (n, L)."""
+        """Replace the samples of the last windows by the joined samples, `tokens` (n, L)."""
         parts, self.shards[-windows:] = self.shards[-windows:], []
         seconds, calls = sum(part.seconds for part in parts), sum(part.calls for part in parts)
         peak = max(part.peak_mb for part in parts)
@@ -173,38 +173,38 @@ class Measurement:
         with _named_here():
             for metric in self.metrics:
                 figures |= metric(texts)
-        took = cost(shards, self.device)
+        costs = cost(shards, self.device)
         for name, note in self.notes.items():
             announce(f"{name}: {note}")
         values = ", ".join(f"{name} {shown(figure)}" for name, figure in figures.items())
         announce(
-            f"{len(x)} samples, {self.steps} steps: {values}; {took['network_calls']:.4g} network "
-            f"calls and {took['ms_per_sample']:.4g} ms a sample"
+            f"{len(x)} samples, {self.steps} steps: {values}; {costs['network_calls']:.4g} network "
+            f"calls and {costs['ms_per_sample']:.4g} ms a sample"
         )
         if self.settings.json is not None:
-            write_json(self.settings.json, self._report(len(x), figures, took))
+            write_json(self.settings.json, self._report(len(x), figures, costs))
 
     def _gathered(self) -> list[Shard]:
         """Return the shards of all processes, in the order of the calls' numbers."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return self.shards
-        found: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(found, self.shards)
-        return [*chain.from_iterable(zip(*found, strict=True))]
+        gathered: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(gathered, self.shards)
+        return [*chain.from_iterable(zip(*gathered, strict=True))]
 
-    def _report(self, n: int, figures: dict[str, Figure], took: dict[str, Any]) -> dict[str, Any]:
+    def _report(self, n: int, figures: dict[str, Figure], costs: dict[str, Any]) -> dict[str, Any]:
         settings = self.settings
-        own = {"names": settings.names, "tokenizer": settings.tokenizer} | settings.options
+        metrics = {"names": settings.names, "tokenizer": settings.tokenizer} | settings.options
         file = settings.reference
-        kept = {"name": file and str(file), "fingerprint": file and record.file_sha256(file)}
+        reference = {"name": file and str(file), "fingerprint": file and record.file_sha256(file)}
         model = self.described["model"]
-        point = Point(model, self.steps, None, self.described["seed"], n, figures, took)
+        point = Point(model, self.steps, None, self.described["seed"], n, figures, costs)
         return {
             "format": record.FORMAT,
-            "arguments": {"metrics": own, "sampler": self.described["sampler"]},
+            "arguments": {"metrics": metrics, "sampler": self.described["sampler"]},
             "sources": [{"name": model, "kind": "model"} | self.described],
             "draws": "float64",
-            "reference": kept,
+            "reference": reference,
             "notes": self.notes,
             "versions": record.versions(),
             "commit": record.commit(),
@@ -215,12 +215,12 @@ class Measurement:
 
 @contextmanager
 def _named_here() -> Iterator[None]:
-    """Call options as they are typed in a host: --after-end is metrics.after_end."""
+    """Name options in errors as a host's user types them: --after-end is metrics.after_end."""
     try:
         yield
     except UserError as error:
 
-        def named(found: re.Match[str]) -> str:
-            return "metrics." + found[1].replace("-", "_")
+        def option(match: re.Match[str]) -> str:
+            return "metrics." + match[1].replace("-", "_")
 
-        raise UserError(re.sub(r"--([a-z][a-z-]*)", named, str(error))) from error
+        raise UserError(re.sub(r"--([a-z][a-z-]*)", option, str(error))) from error

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from di4c_plugin.algorithms.base import Batch, LossTerms
 from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError
-from di4c_plugin.programs.text.averages import Still, new_average
+from di4c_plugin.programs.text.averages import FrozenAverage, new_average
 from di4c_plugin.programs.text.data import count_anew, resume_order, training_loader
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.files import HostFiles, savers, settle, use_files
@@ -31,7 +31,7 @@ VALIDATION, HOST = 2, 3
 
 
 class TextStudent(TextNetworks):
-    """See the module. Host adapters say what the process is, and where the host samples."""
+    """See the module. Host adapters define the process, and the host's sampling methods."""
 
     files: HostFiles | None = None
 
@@ -39,7 +39,7 @@ class TextStudent(TextNetworks):
 
     @one_line
     def setup(self, stage: str) -> None:
-        """Let DDP know that an update may leave a network out, and see to the run's files."""
+        """Tell DDP that an update may skip a network, and set up the run's files."""
         super().setup(stage)
         strategy = self.trainer.strategy
         if stage == "fit" and self.engine is not None:
@@ -63,7 +63,7 @@ class TextStudent(TextNetworks):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Limit the gradient's norm as the host asks, of each role by itself."""
+        """Clip the norm of each role's gradient at the host's limit."""
         assert self.engine is not None, "evaluation has no gradient"
         if len(self.engine.algorithm.roles) > 1 and gradient_clip_val:
             self.engine.clip(float(gradient_clip_val))
@@ -71,16 +71,16 @@ class TextStudent(TextNetworks):
         super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
-        """Update as the host does; averages move only with an update that trains their network."""
+        """Update as the host does; an average moves only if the update trains its network."""
         assert self.engine is not None, "evaluation has no optimiser"
         index = self.trainer.global_step
         trained = self.engine.trained(index, self.updates)
         set_by_role(self.trainer.optimizers[0], self.engine.algorithm.roles)
         if self.ema and "student" not in trained:
-            self.ema = Still(self.ema)
-        # The pass of the update's last batch is part of it, and may begin a round.
+            self.ema = FrozenAverage(self.ema)
+        # The closure runs the update's last batch, which may begin a round.
         super().optimizer_step(*arguments, **options)
-        if isinstance(self.ema, Still):
+        if isinstance(self.ema, FrozenAverage):
             self.ema = self.ema.ema
         self.engine.finish(index, self.updates)
         if (index + 1) % EVERY == 0:
@@ -92,7 +92,7 @@ class TextStudent(TextNetworks):
 
     @one_line
     def on_fit_start(self) -> None:
-        """Put the teacher where the run takes place."""
+        """Move the teacher to the device of the run."""
         super().on_fit_start()
         assert self.engine is not None
         assert isinstance(self.engine.teacher, nn.Module)
@@ -102,9 +102,9 @@ class TextStudent(TextNetworks):
 
     @one_line
     def on_train_start(self) -> None:
-        """Go through the training data from where the run stands, in the host's own order.
+        """Continue the training data at the run's position, in the host's own order.
 
-        In place of the hosts' own hook, which does this for several processes only.
+        This replaces the hosts' own hook, which does so for several processes only.
         """
         assert self.engine is not None
         self.fault = FirstFault()
@@ -119,7 +119,7 @@ class TextStudent(TextNetworks):
 
     @one_line
     def on_train_end(self) -> None:
-        """Say so where not all rounds were; refuse what is not finite."""
+        """Warn if rounds are missing; raise UserError for weights that are not finite."""
         super().on_train_end()
         assert self.engine is not None
         self._check_finite()
@@ -129,13 +129,13 @@ class TextStudent(TextNetworks):
 
     @one_line
     def on_fit_end(self) -> None:
-        """Refuse to have done nothing for want of data."""
+        """Raise UserError if there were too few data for one batch."""
         super().on_fit_end()
         if self.trainer.num_training_batches == 0:
             raise UserError("a process has fewer training examples than one batch needs")
 
     def _check_finite(self) -> None:
-        """Refuse to go on, or to keep what is not finite; raises UserError."""
+        """Raise UserError if a loss or weight is not finite."""
         assert self.engine is not None
         self.fault.check(lambda first: self.trainer.strategy.reduce(first, reduce_op="min"))
         check_finite(self.engine.trained_networks, self.trainer.global_step)
@@ -151,7 +151,7 @@ class TextStudent(TextNetworks):
             if "average" in engine.algorithm.renew:
                 self._renew_average()
         self.state.round = engine.round
-        # What the host draws from the global generators, crops of the data: by the step as well.
+        # The host crops the data with the global generators: seed them by the step too.
         seed_globals(self.seed, HOST, self.global_rank, step)
         x_0 = self.tokens(batch)
         losses = engine.losses(
@@ -167,18 +167,18 @@ class TextStudent(TextNetworks):
         self.state.count(len(x_0) * self.trainer.world_size, per_epoch)
         loss = losses.total / self.positions
         self.log("trainer/loss", loss.detach(), on_step=True, on_epoch=False, sync_dist=True)
-        # The first process's own: to reduce each term at every step would cost more than it says.
+        # From the first process only: reducing each term at every step would be too slow.
         self._log_terms("di4c", losses, on_step=True, on_epoch=False)
         return loss
 
     def _renew_average(self) -> None:
-        """Start the host's average from the student as it is."""
-        still = isinstance(self.ema, Still)
-        fresh = new_average(self.ema.ema if still else self.ema, self)
-        self.ema = Still(fresh) if still else fresh
+        """Restart the host's average from the student's current weights."""
+        is_frozen = isinstance(self.ema, FrozenAverage)
+        fresh = new_average(self.ema.ema if is_frozen else self.ema, self)
+        self.ema = FrozenAverage(fresh) if is_frozen else fresh
 
     def losses(self, x_0: Tensor, generator: torch.Generator) -> LossTerms:
-        """Return the terms of a batch of the validation, in nats per example."""
+        """Return the loss terms of a validation batch, in nats per example."""
         assert self.engine is not None
         update = self.engine.update(generator, self.trainer.global_step, self.updates)
         return self.engine.losses_by(Batch(x_0), update)
@@ -190,15 +190,15 @@ class TextStudent(TextNetworks):
     # Validation
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
-        """The host's own metrics, and the algorithm's terms on the same batch."""
-        answer = self.host_validation(batch, batch_idx)
+        """Log the host's own metrics, and the algorithm's terms on the same batch."""
+        result = self.host_validation(batch, batch_idx)
         if self.engine is not None:
             generator = keyed_generator(
                 self.seed, VALIDATION, self.global_rank, batch_idx, device=self.device
             )
             losses = self.losses(self.tokens(batch), generator)
             self._log_terms("val/di4c", losses, on_step=False, on_epoch=True, sync_dist=True)
-        return answer
+        return result
 
     def host_validation(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
         """Call the host's `validation_step`."""
@@ -217,14 +217,14 @@ class TextStudent(TextNetworks):
 
     @one_line
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what resumes the run and describes the student; leave out the host's pickles."""
+        """Add the run's state and the student's description; remove the host's pickles."""
         self._check_finite()
         super().on_save_checkpoint(checkpoint)
         save_state(self, checkpoint)
 
     @one_line
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the run is the same, and go on where it was."""
+        """Check that the run is the same, and restore its state."""
         restore_state(self, checkpoint)
         if self.files is not None and self.files.loaded is not None:
             settle(checkpoint, savers(self.trainer), self.files.loaded)

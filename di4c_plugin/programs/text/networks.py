@@ -16,7 +16,7 @@ from di4c_plugin.families.base import Family
 from di4c_plugin.families.dit import DiTNetworks, backbone_sizes, process_of, said, tells_process
 
 EMBEDDING = "vocab_embed.embedding"
-# Rotations are a function of the architecture; some files hold them, some do not.
+# A function of the architecture, which only some files hold.
 DERIVED = "rotary_emb.inv_freq"
 FAMILY: Family[Any] = DiTNetworks()
 
@@ -31,72 +31,74 @@ def with_latent(
 
 
 def load_backbone(backbone: nn.Module, weights: Weights) -> None:
-    """Load weights by name into a backbone of the same architecture; errors as `fitting`."""
+    """Load weights by name into a backbone; raises UserError as `fitting`."""
     load_weights(backbone, fitting(backbone, weights).tensors, weights.origin)
 
 
 def fitting(backbone: nn.Module, weights: Weights) -> Weights:
-    """Return the weights with what follows from the architecture alone, as a backbone has it.
+    """Return the weights, completed by the backbone's tensors that follow from the architecture.
 
     Raises:
-        UserError: for another vocabulary, of the teacher and of this run.
+        UserError: if the sizes of the vocabularies differ.
     """
-    own, given = backbone.state_dict(), dict(weights.tensors)
-    if EMBEDDING in given and EMBEDDING in own and len(given[EMBEDDING]) != len(own[EMBEDDING]):
+    expected, tensors = backbone.state_dict(), dict(weights.tensors)
+    sizes = [len(state[EMBEDDING]) for state in (tensors, expected) if EMBEDDING in state]
+    if len(set(sizes)) > 1:
         raise UserError(
-            f"{weights.origin} has a vocabulary of {len(given[EMBEDDING])} tokens, this run's "
-            f"tokenizer has {len(own[EMBEDDING])} (with the mask): use the teacher's tokenizer"
+            f"{weights.origin} has a vocabulary of {sizes[0]} tokens, this run's tokenizer has "
+            f"{sizes[1]} (with the mask): use the teacher's tokenizer"
         )
-    given |= {name: own[name] for name in own if name.endswith(DERIVED)}
-    return replace(weights, tensors=given)
+    tensors |= {name: expected[name] for name in expected if name.endswith(DERIVED)}
+    return replace(weights, tensors=tensors)
 
 
 def check_weights(weights: Weights, process: Process, *, time_conditioned: bool) -> None:
-    """Refuse weights of another kind of model than the one they are to be loaded into.
+    """Refuse weights of another kind of model than this run's.
 
     Raises:
-        UserError: for autoregressive models and scores, another process, another mask, and a
-            network that was trained with the time where this run gives none, or without it.
+        UserError: for autoregressive and score models, another process or mask, and another
+            time conditioning.
     """
-    theirs, ours = process_of(weights), process.config
+    actual, expected = process_of(weights), process.config
     knows_mask = "mask_index" in weights.config or weights.process is not None
-    said_of_it = ["name"] * tells_process(weights) + ["mask"] * knows_mask
-    for key in said_of_it:
-        if theirs.get(key) != ours.get(key):
+    known_keys = ["name"] * tells_process(weights) + ["mask"] * knows_mask
+    for key in known_keys:
+        if actual.get(key) != expected.get(key):
             raise UserError(
-                f"{weights.origin} is for the process {theirs}, this run has {ours}: {key} differs"
+                f"{weights.origin} is for the process {actual}, this run has {expected}: "
+                f"{key} differs"
             )
     sizes = weights.notes.get("network", {})
-    said_time = sizes.get("time_conditioning", said(weights.config, "time_conditioning"))
-    if said_time is not None and bool(said_time) != time_conditioned:
+    time_conditioning = sizes.get("time_conditioning", said(weights.config, "time_conditioning"))
+    if time_conditioning is not None and bool(time_conditioning) != time_conditioned:
         raise UserError(
-            f"{weights.origin} was trained with time_conditioning={bool(said_time)}, this run has "
-            f"time_conditioning={time_conditioned}"
+            f"{weights.origin} was trained with time_conditioning={bool(time_conditioning)}, "
+            f"this run has time_conditioning={time_conditioned}"
         )
 
 
-def check_vocabulary(weights: Weights, process: Process, own: Vocabulary | None) -> None:
-    """Refuse weights of another vocabulary than this run's; say so where theirs is not known.
+def check_vocabulary(weights: Weights, process: Process, vocabulary: Vocabulary | None) -> None:
+    """Refuse weights of another vocabulary than this run's; announce if theirs is unknown.
 
     Raises:
-        UserError: naming both tokenizers.
+        UserError: with the names of both tokenizers.
     """
     theirs = weights.vocabulary(process.config)
-    if own is None:
+    if vocabulary is None:
         return
     if theirs is not None:
-        theirs.check(own, weights.origin, "this run")
-    elif weights.tokenizer is None or weights.tokenizer.name != own.name:
-        said = (
+        theirs.check(vocabulary, weights.origin, "this run")
+    elif weights.tokenizer is None or weights.tokenizer.name != vocabulary.name:
+        missing = (
             "which tokens it knows"
             if weights.tokenizer is None
             else (f"which tokens its tokenizer {weights.tokenizer.name} has")
         )
-        announce_once(f"{weights.origin} does not say {said}: taken for those of {own}")
+        announce_once(f"{weights.origin} does not say {missing}: taken for those of {vocabulary}")
 
 
 def restore(backbone: nn.Module, weights: Weights, process: Process, positions: int) -> nn.Module:
-    """Return a copy of an untouched backbone with these weights and, if need be, their latent."""
+    """Return a copy of a new backbone with these weights and their latent, if any."""
     network = copy.deepcopy(backbone)
     new_student(network, weights.latent, weights, process, positions)
     return network
@@ -109,7 +111,7 @@ def new_student(
     process: Process,
     positions: int,
 ) -> nn.Module:
-    """Give an untouched backbone, in place, the teacher's weights and, unless it is None, a latent.
+    """Load a teacher's weights into a new backbone, in place, and attach the latent, unless None.
 
     See `Family.start_from`.
     """

@@ -1,7 +1,7 @@
-"""The host's own AdamW with a parameter group for each network that a method trains.
+"""The host's own AdamW with a parameter group for each trained network.
 
-All three hosts make `torch.optim.AdamW` of one list of parameters, and a schedule of it, in one
-function: the groups must be there when the schedule is made.
+All three hosts make `torch.optim.AdamW` from one list of parameters, and its schedule, in one
+function: the groups must exist before the schedule.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from di4c_plugin.training.engine import Engine
 
 @contextmanager
 def groups_by_role(engine: Engine) -> Iterator[None]:
-    """Let an AdamW that is made in the block have the groups of the engine, if it needs any."""
+    """Make an AdamW created in the block use the engine's groups, unless the host's suffice."""
     adamw = torch.optim.AdamW
 
     def by_role(parameters: Any, lr: float, **options: Any) -> torch.optim.Optimizer:
@@ -30,9 +30,9 @@ def groups_by_role(engine: Engine) -> Iterator[None]:
 
 
 def set_by_role(optimizer: torch.optim.Optimizer, roles: Mapping[str, Role]) -> None:
-    """Set each role's learning rate by the student's, and its betas.
+    """Set each role's learning rate, relative to the student's, and its betas.
 
-    A host's schedule may know one rate only, and `OneCycleLR` moves betas.
+    A host's schedule may set one rate only, and `OneCycleLR` changes betas.
     """
     groups: list[dict[str, Any]] = optimizer.param_groups
     for group in groups:

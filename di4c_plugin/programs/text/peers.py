@@ -1,4 +1,4 @@
-"""When one process of a distributed run dies, the others end with a line that says so."""
+"""If one process of a distributed run dies, the others end with one line."""
 
 import ctypes
 import functools
@@ -13,7 +13,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class LostPeer(Callback):
-    """Recognises what gloo and NCCL raise when a peer is gone."""
+    """Recognises the errors of gloo and NCCL for a dead peer."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See `children_die_with_us`; data loaders fork later."""
@@ -25,7 +25,7 @@ class LostPeer(Callback):
     ) -> None:
         """End this process with one line instead of the backend's traceback."""
         if trainer.world_size > 1 and is_lost_peer(exception):
-            # Not `tell`: the first process may be the one that is gone.
+            # Not `announce`: the first process may be the dead one.
             sys.stderr.write(
                 f"di4c: error: process {trainer.global_rank} of {trainer.world_size} lost another "
                 f"process of the run after {trainer.global_step} updates; the same command goes on "
@@ -35,17 +35,17 @@ class LostPeer(Callback):
 
 
 def is_lost_peer(exception: BaseException) -> bool:
-    """Whether a collective operation failed because a process is gone."""
+    """Return whether a collective operation failed because a process died."""
     text = str(exception).lower()
     return isinstance(exception, RuntimeError) and any(sign in text for sign in SIGNS)
 
 
 @functools.cache
 def children_die_with_us() -> None:
-    """Have the kernel kill what this process forks from now on when this process dies (Linux).
+    """Make the kernel kill later forks of this process when it dies (Linux).
 
-    A data loader's worker inherits the connections to the other processes. While it outlives a
-    killed parent, by 5 s or, stuck, for ever, nobody sees that these are closed.
+    A data loader's worker inherits the connections to the other processes, which stay open while it
+    outlives a killed parent, for 5 s or, if it hangs, forever.
     """
     if sys.platform == "linux":
         prctl = ctypes.CDLL(None).prctl

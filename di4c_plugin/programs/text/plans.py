@@ -1,4 +1,4 @@
-"""From a host's composed config to the plan of its run."""
+"""Makes the plan of a run from a host's composed config."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -24,10 +24,10 @@ def plan_of(
     """Return the plan of a run of a host's program, which trains or evaluates.
 
     Args:
-        config: the host's, plain.
-        teacher: of a distillation if the user names none.
-        checkpoint: what is evaluated, and whether by its moving averages.
-        scorer: the language model that the host's own evaluation scores by.
+        config: the host's, as plain values.
+        teacher: the default teacher of a distillation.
+        checkpoint: returns the checkpoint to evaluate, and whether to use its moving averages.
+        scorer: the language model of the host's own evaluation.
 
     Raises:
         UserError: as `training_plan` and `evaluation_plan`.
@@ -41,35 +41,35 @@ def plan_of(
 
 
 def training_plan(config: Mapping[str, Any], fallback: str | None) -> Plan:
-    """Return the plan of a distillation; `fallback` is the teacher if the user names none.
+    """Return the plan of a distillation; `fallback` is the default teacher.
 
     Raises:
         UserError: as `distillation`, `sampler_settings` and `teacher_weights`.
     """
     sampler = sampler_settings(config.get("sampler"))
-    distilled = distillation(config, fallback=fallback)
-    weights = teacher_weights(distilled.teacher, ema=distilled.teacher_ema)
-    start = None if distilled.student is None else teacher_weights(distilled.student)
-    return Plan(sampler, distilled, weights, hybrid_weights(sampler), start)
+    options = distillation(config, fallback=fallback)
+    weights = teacher_weights(options.teacher, ema=options.teacher_ema)
+    start = None if options.student is None else teacher_weights(options.student)
+    return Plan(sampler, options, weights, hybrid_weights(sampler), start)
 
 
 def evaluation_plan(
     config: Mapping[str, Any], checkpoint: str | None, *, ema: bool, scorer: str | None = None
 ) -> Plan:
-    """Return the plan of an evaluation of a teacher or student; arguments as of `plan_of`.
+    """Return the plan of an evaluation of a teacher or student; arguments as for `plan_of`.
 
     Raises:
-        UserError: where there is no checkpoint, metrics are asked for and no sampler, and as
-            `sampler_settings`, `metric_settings` and `read_weights`.
+        UserError: without a checkpoint, for metrics without a sampler, and as `sampler_settings`,
+            `metric_settings` and `read_weights`.
     """
     if not checkpoint:
         raise UserError("there is nothing to evaluate: name the checkpoint")
     sampler = sampler_settings(config.get("sampler"))
-    asked = metric_settings(config.get("metrics"), scorer)
-    if asked is not None and not config.get("sampler"):
+    metrics = metric_settings(config.get("metrics"), scorer)
+    if metrics is not None and not config.get("sampler"):
         raise UserError("metrics=… measures what our samplers draw: add sampler=…")
     weights, hybrid = read_weights(checkpoint, ema=ema), hybrid_weights(sampler)
-    if asked is None:
+    if metrics is None:
         return Plan(sampler, None, weights, hybrid)
     described = {
         "model": weights.origin,
@@ -79,7 +79,7 @@ def evaluation_plan(
         "teacher": None if hybrid is None else hybrid.fingerprint,
         "seed": config.get("seed", 0),
     }
-    return Plan(sampler, None, weights, hybrid, measurement=Measurement(asked, described))
+    return Plan(sampler, None, weights, hybrid, measurement=Measurement(metrics, described))
 
 
 def hybrid_weights(sampler: SamplerSettings) -> Weights | None:
@@ -88,7 +88,7 @@ def hybrid_weights(sampler: SamplerSettings) -> Weights | None:
 
 
 def teacher_weights(source: str, *, ema: bool = True) -> Weights:
-    """Return the weights of whatever `load_teacher` takes, where its network is a DiT.
+    """Return the weights of a source as for `load_teacher`, if its network is a DiT.
 
     Raises:
         UserError: for other networks, and as `load_scheme` and `read_weights`.

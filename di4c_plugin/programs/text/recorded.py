@@ -1,4 +1,4 @@
-"""The settings of a run, kept in its checkpoints and compared when it is resumed."""
+"""The settings of a run, saved in its checkpoints and compared on resuming."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError
 
-# What of a host's config makes an update what it is.
+# The parts of a host's config that determine an update.
 PARTS = {"T", "data", "loader", "lr_scheduler", "model", "noise", "optim", "parameterization"}
 PARTS |= {"seed", "time_conditioning", "trainer", "training"}
 IDLE = {"num_workers", "persistent_workers", "pin_memory"}
@@ -19,30 +19,30 @@ def settings_of(module: Any) -> dict[str, str]:
     """Return the settings of a run of a `TextStudent` by dotted name, as text; no paths."""
     config = OmegaConf.to_container(module.config, resolve=True)
     assert isinstance(config, dict)
-    asked = module.plan.distillation
-    own = {"algo": asked.algo, "rounds": module.engine.rounds}
-    found = leaves({k: v for k, v in config.items() if k in PARTS} | own)
+    distillation = module.plan.distillation
+    method = {"algo": distillation.algo, "rounds": module.engine.rounds}
+    settings = leaves({k: v for k, v in config.items() if k in PARTS} | method)
     return {
         name: str(value)
-        for name, value in found
+        for name, value in settings
         if "/" not in str(value) and name.rpartition(".")[2] not in IDLE
     }
 
 
-def compare(then: Mapping[str, str] | None, now: Mapping[str, str]) -> None:
-    """Say in one line which settings a resumed run has others of.
+def compare(before: Mapping[str, str] | None, now: Mapping[str, str]) -> None:
+    """Announce in one line the settings that differ in a resumed run.
 
     Args:
-        then: None for a checkpoint of an earlier version, which kept none.
-        now: as `settings_of`.
+        before: the recorded settings; None for a checkpoint of an earlier version without them.
+        now: from `settings_of`.
 
     Raises:
-        UserError: if it is another method: that is another run.
+        UserError: if the method differs.
     """
-    if then is None:
+    if before is None:
         return
-    names = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
-    changes = [f"{name} was {then.get(name)}, and is {now.get(name)} now" for name in names]
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    changes = [f"{name} was {before.get(name)}, and is {now.get(name)} now" for name in names]
     if len(changes) > SHOWN:
         changes[SHOWN:] = [f"and {len(changes) - SHOWN} more"]
     method = [name for name in names if name.partition(".")[0] in ("algo", "rounds")]

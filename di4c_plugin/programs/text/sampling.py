@@ -1,4 +1,4 @@
-"""The `sampler` group of a host's config: which of our samplers draws, and with which options."""
+"""The `sampler` group of a host's config: the choice of our sampler, and its options."""
 
 import json
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ from di4c_plugin.samplers.known import conditioned, known_tokens
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """What `configs/sampler/*.yaml` hold.
+    """The options of `configs/sampler/*.yaml`.
 
     Attributes:
         name: a registered sampler.
-        steps: network calls a sample; None: what the host asks for.
+        steps: network calls per sample; None: the host's number.
         teacher: source of the teacher of "hybrid".
-        prefix: text that every sample begins with.
+        prefix: text at the beginning of every sample.
         known: path of token ids, -1 where unknown: JSON or .pt, (D,) or (n, D).
         options: passed to the sampler.
     """
@@ -41,15 +41,14 @@ class SamplerSettings:
 
 
 def sampler_settings(config: Mapping[str, Any] | None) -> SamplerSettings:
-    """Read the group; without one, samples are drawn by the ancestral sampler.
+    """Parse the group; the default is the ancestral sampler.
 
     Raises:
-        UserError: for an unknown sampler, steps below 1, options that the sampler does not take,
-            and where "hybrid" lacks its teacher.
+        UserError: for an unknown sampler or option, steps below 1, and "hybrid" without a teacher.
     """
     values = dict(config or {})
-    own = {k: values.pop(k, None) for k in ("steps", "teacher", "prefix", "known")}
-    settings = SamplerSettings(values.pop("name", "ancestral"), **own, options=values)
+    fields = {k: values.pop(k, None) for k in ("steps", "teacher", "prefix", "known")}
+    settings = SamplerSettings(values.pop("name", "ancestral"), **fields, options=values)
     if settings.steps is not None and (type(settings.steps) is not int or settings.steps < 1):
         raise UserError(f"sampler.steps must be a whole number from 1, not {settings.steps!r}")
     if settings.name == "hybrid" and settings.teacher is None:
@@ -62,7 +61,7 @@ def sampler_settings(config: Mapping[str, Any] | None) -> SamplerSettings:
 def given_by(
     settings: SamplerSettings, tokenizer: Any, shape: tuple[int, int], process: Process
 ) -> tuple[Tensor, Tensor] | None:
-    """Return the tokens that samples of `shape` (n, D) are conditioned on and where they are.
+    """Return the given tokens of samples of `shape` (n, D), and their mask.
 
     Raises:
         UserError: as `known_tokens`, and for a file that cannot be read.
@@ -80,25 +79,25 @@ def prefix_ids(text: Any, tokenizer: Any) -> list[int]:
     """Return the token ids of a text.
 
     Raises:
-        UserError: if it is no text, or has characters that the tokenizer does not know: it would
-            put a token for unknown ones in their place, or nothing.
+        UserError: if it is not text, or has characters that the tokenizer would drop or replace by
+            its unknown token.
     """
     if not isinstance(text, str):
         raise UserError(f"sampler.prefix is a text, in quotes where YAML reads {text!r:.60}")
 
     def ids(part: str) -> list[int]:
-        found: list[int] = tokenizer(part, add_special_tokens=False)["input_ids"]
-        return found
+        ids_of_part: list[int] = tokenizer(part, add_special_tokens=False)["input_ids"]
+        return ids_of_part
 
     unknown, plain = getattr(tokenizer, "unk_token_id", None), text
     for special in getattr(tokenizer, "all_special_tokens", ()):
         plain = plain.replace(special, "")
-    lost = [c for c in dict.fromkeys(plain) if not c.isspace() and not ids(c)]
-    if lost or unknown in ids(plain):
-        lost = lost or [c for c in dict.fromkeys(plain) if unknown in ids(c)]
+    missing = [c for c in dict.fromkeys(plain) if not c.isspace() and not ids(c)]
+    if missing or unknown in ids(plain):
+        missing = missing or [c for c in dict.fromkeys(plain) if unknown in ids(c)]
         raise UserError(
             f"sampler.prefix={text!r:.60}: the tokenizer does not know "
-            + (", ".join(map(repr, lost[:5])) or "some of it")
+            + (", ".join(map(repr, missing[:5])) or "some of it")
         )
     return ids(text)
 

@@ -1,4 +1,4 @@
-"""What `algo=…` asks of a text host's run, read from the host's composed config."""
+"""The options of `algo=…` in a text host, from the host's composed config."""
 
 import inspect
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ class Distillation:
 
     Attributes:
         algo: name and options of a registered algorithm.
-        latent: name and options of a latent, for networks that take one; None: none was named.
-        teacher: what `di4c_plugin.checkpoints.weights.read_weights` takes.
-        teacher_ema: the moving average of the teacher's weights, where its file holds one.
-        rounds: how many times the student becomes the teacher, plus one; None: as the method says.
-        student: what training goes on from, as for `teacher`; None: it starts from the teacher.
+        latent: name and options of a latent, for networks that take one; None: not chosen.
+        teacher: a source, see `di4c_plugin.checkpoints.weights.read_weights`.
+        teacher_ema: whether to use the teacher's moving averages, if its file has them.
+        rounds: after each but the last, the student becomes the teacher; None: the method's.
+        student: the source of a student to continue from; None: training starts at the teacher.
     """
 
     algo: dict[str, Any]
@@ -44,15 +44,15 @@ class Distillation:
 
 
 def distillation(config: Mapping[str, Any], *, fallback: str | None = None) -> Distillation:
-    """Read a host's config, as plain values.
+    """Return the distillation that a host's config describes.
 
     Args:
-        config: the whole config.
-        fallback: the teacher where `teacher` is null: what the host itself would start from.
+        config: the complete config, as plain values.
+        fallback: the teacher if `teacher` is null: the checkpoint that the host would start from.
 
     Raises:
-        UserError: where the algo group was not found or trains teachers, there is no teacher, or
-            `rounds` is below 1.
+        UserError: if there is no algo group or it trains teachers, there is no teacher, or `rounds`
+            is below 1.
     """
     algo, rounds = config.get("algo"), config.get("rounds")
     if algo is None:
@@ -84,10 +84,10 @@ def distillation(config: Mapping[str, Any], *, fallback: str | None = None) -> D
 
 
 def algo_options(algo: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the algorithm's own options, without what Duo's program reads in the same group.
+    """Return the algorithm's own options, without those of Duo's program in the same group.
 
-    Duo knows a fixed set of algo names, and finds one of them under `name`: `method` says which of
-    ours it is, and where that is missing the file of the group that was chosen (see `callback`).
+    `name` holds one of Duo's fixed algo names; `method` is the name of ours, by default the chosen
+    file of the group (see `callback`).
     """
     name = algo.get("method") or algo.get("name")
     known = inspect.signature(lookup("algorithm", str(name))).parameters

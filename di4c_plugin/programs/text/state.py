@@ -1,7 +1,7 @@
-"""What a checkpoint of a student holds beside the host's own entries, under the key `di4c`.
+"""The entry `di4c` of a student's checkpoint, beside the host's own entries.
 
-Plain values and tensors only: the file loads with `weights_only`, unlike the hosts' own, which hold
-their config and tokenizer as pickled objects.
+Plain values and tensors only: the file loads with `weights_only`, unlike the hosts' own, which
+pickle their config and tokenizer.
 """
 
 from collections.abc import Mapping
@@ -21,17 +21,17 @@ PICKLED = ("hyper_parameters", "hparams_name", "hparams_type", "datamodule_hyper
 
 @dataclass
 class RunState:
-    """Where a run stands.
+    """The state of a run.
 
     Attributes:
-        teacher: fingerprint of the weights of the first teacher.
-        start: of the student that training went on from; "" where it started from the teacher.
+        teacher: fingerprint of the first teacher's weights.
+        start: fingerprint of the student to continue from; "" if training started at the teacher.
         round: of iterated Di4C, from 0.
-        micro_step: batches this process has trained on; all random draws are functions of it.
-        batches: of which in this epoch.
-        epoch: the pass over the data, from 0.
-        examples: of it that all processes together have trained on.
-        size: examples of a batch, on all processes together; 0: nobody knows yet.
+        micro_step: batches that this process has trained on; it determines all random draws.
+        batches: those of them in this epoch.
+        epoch: from 0.
+        examples: of this epoch that all processes together have trained on.
+        size: examples per batch, over all processes; 0: not known yet.
     """
 
     teacher: str
@@ -44,13 +44,11 @@ class RunState:
     size: int = 0
 
     def count(self, examples: int, per_epoch: float) -> None:
-        """Count a batch.
-
-        By itself: Lightning's own counter slips where a run is resumed between two epochs.
+        """Count a batch; Lightning's own counter is off if a run is resumed between two epochs.
 
         Args:
-            examples: of it, on all processes.
-            per_epoch: batches of an epoch.
+            examples: of the batch, over all processes.
+            per_epoch: batches per epoch.
         """
         self.micro_step += 1
         self.batches = 1 + (self.batches if self.batches < per_epoch else 0)
@@ -84,10 +82,10 @@ def save_state(module: Any, checkpoint: dict[str, Any]) -> None:
 
 
 def count_batches(loop: dict[str, Any], run: RunState, updates: int) -> None:
-    """Set Lightning's counters to what was trained on, whenever the checkpoint is made.
+    """Set Lightning's counters to the trained batches, whenever the checkpoint is saved.
 
-    Lightning counts a batch as completed only after the callbacks that save, and guesses from the
-    differences where to go on; the hosts overwrite some of them.
+    Lightning counts a batch as completed only after the callbacks that save, and infers from the
+    difference where to resume; the hosts overwrite some counters.
     """
     progress = loop["epoch_loop.batch_progress"]
     for part, batches in (("current", run.batches), ("total", run.micro_step)):
@@ -109,11 +107,11 @@ def network_sizes(module: Any) -> dict[str, Any]:
 
 
 def restore_state(module: Any, checkpoint: Mapping[str, Any]) -> None:
-    """Go on from a checkpoint.
+    """Restore the run's state from a checkpoint.
 
     Raises:
-        UserError: if it is of another kind of run, another teacher, start, latent, vocabulary or
-            method.
+        UserError: if it is of another kind of run, or of another teacher, start, latent, vocabulary
+            or method.
     """
     notes = checkpoint.get("di4c")
     if notes is None:

@@ -1,4 +1,4 @@
-"""What a run inside a host is made of: its backbone as student, teacher, or model to evaluate."""
+"""The networks of a run inside a host: its backbone as student, teacher or model to evaluate."""
 
 import copy
 from abc import abstractmethod
@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from di4c_plugin.algorithms.base import Algorithm
 from di4c_plugin.checkpoints.vocabulary import Vocabulary, live_tokenizer
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Process
@@ -36,15 +35,15 @@ from di4c_plugin.training.start import check_latent
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run inside a host is for.
+    """The task of a run inside a host.
 
     Attributes:
         sampler: how samples are drawn.
-        distillation: what is distilled, and its teacher's weights; None for evaluation.
-        weights: the teacher's weights, or in evaluation those of the model itself.
-        hybrid: weights of the teacher of the hybrid sampler.
-        start: weights of the student that training goes on from; None: it starts from the teacher.
-        measurement: of the samples of an evaluation; None: nobody asked for it.
+        distillation: the options of the distillation; None for evaluation.
+        weights: the teacher's weights, or in evaluation the model's.
+        hybrid: weights of the hybrid sampler's teacher.
+        start: weights of the student to continue from; None: training starts at the teacher.
+        measurement: of the samples of an evaluation, or None.
     """
 
     sampler: SamplerSettings
@@ -56,7 +55,7 @@ class Plan:
 
 
 class TextNetworks(LightningModule):
-    """The networks of a run. Host adapters say what the process is."""
+    """The networks of a run. Host adapters define the process."""
 
     plan: ClassVar[Plan]
     config: Any
@@ -73,11 +72,11 @@ class TextNetworks(LightningModule):
 
     @abstractmethod
     def make_process(self) -> Process:
-        """Return the forward process of the host's model; raises UserError if we have none such."""
+        """Return the forward process of the host's model; raises UserError if it is not ours."""
 
     @classmethod
     def load_from_checkpoint(cls, *arguments: Any, **options: Any) -> Any:
-        """What the hosts' evaluation calls; the weights were read when the plan was made."""
+        """Return the module for the hosts' evaluation; the plan has read the weights."""
         module = cls(options["config"], options["tokenizer"])
         return module.to(device_of(options["config"]))
 
@@ -88,7 +87,7 @@ class TextNetworks(LightningModule):
 
     @property
     def time_conditioned(self) -> bool:
-        """Whether the host's backbone is told the time."""
+        """Whether the host's backbone is conditioned on the time."""
         return bool(self.time_conditioning)
 
     @property
@@ -104,12 +103,12 @@ class TextNetworks(LightningModule):
         """Turn the host's untrained backbone into the student, or into the model to evaluate."""
         self.process, plan = self.make_process(), self.plan
         check_weights(plan.weights, self.process, time_conditioned=self.time_conditioned)
-        # In tuples other networks are no submodules: neither in checkpoints nor under DDP.
+        # In tuples, so that they are not submodules, in neither checkpoints nor DDP.
         self._hybrid = () if plan.hybrid is None else (self._frozen(plan.hybrid),)
         start = "" if plan.start is None else plan.start.fingerprint
         self.state = RunState(teacher=plan.weights.fingerprint, start=start)
         self.entropies: list[float] = []
-        self.updates = 1  # of the whole run; the trainer knows them when it starts
+        self.updates = 1  # of the whole run; set when the trainer starts
         if plan.distillation is None:
             self._set_up_evaluation()
             self._student = (self.as_denoiser(self.backbone),)
@@ -146,23 +145,23 @@ class TextNetworks(LightningModule):
             for name, role in roles.items()
             if name != "student" and role.make is None
         }
-        # The same start on every process: each makes its own average before DDP equals them.
+        # Equal on every process: each makes its average before DDP synchronises the weights.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            own = start or weights
-            new_student(self.backbone, self.latent, own, self.process, self.positions)
+            initial = start or weights
+            new_student(self.backbone, self.latent, initial, self.process, self.positions)
             for name, network in others.items():
                 latent = distillation.latent_of(roles[name])
                 new_student(network, latent, weights, self.process, self.positions)
             self._student = (self.as_denoiser(self.backbone),)
-            made: dict[str, nn.Module] = {
+            further: dict[str, nn.Module] = {
                 name: role.make(self.student, self.positions)
                 for name, role in roles.items()
                 if role.make is not None
             }
         self.ema = new_average(self.ema, self)
-        made |= {name: self.as_denoiser(network) for name, network in others.items()}
-        self.di4c_networks = nn.ModuleDict(made)
+        further |= {name: self.as_denoiser(network) for name, network in others.items()}
+        self.di4c_networks = nn.ModuleDict(further)
         networks: dict[str, Any] = {"student": self.student, **self.di4c_networks}
         decay = self.ema.decay if self.ema else 0.0
         self.di4c_averages = nn.ModuleDict(
@@ -192,41 +191,37 @@ class TextNetworks(LightningModule):
         """The backbone as a denoiser."""
         return self._student[0]
 
-    @property
-    def algorithm(self) -> Algorithm | None:
-        """The method; None in evaluation."""
-        return None if self.engine is None else self.engine.algorithm
-
     def next_teacher(self, weights: dict[str, Tensor] | None = None) -> BackboneDenoiser:
-        """Return a frozen copy of the student, with these weights or else its averages."""
+        """Return a frozen copy of the student with these weights, by default its averages."""
         network = copy.deepcopy(self.backbone)
-        own = dict(network.named_parameters())
+        parameters = dict(network.named_parameters())
         for name, value in (averages(self) if weights is None else weights).items():
-            own[name].data.copy_(value)
+            parameters[name].data.copy_(value)
         frozen = self.as_denoiser(network).eval().requires_grad_(False)
         return frozen.to(self.device)
 
     @one_line
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; of a backbone that the host wraps once all is made, see to the wrapper.
+        """Set an attribute; if the host wraps the backbone by `torch.compile`, compile in place.
+
+        The trained networks are then compiled under their own names.
 
         Raises:
-            UserError: for another wrapper than that of `torch.compile`, in place of which the
-                trained networks are compiled themselves, under the names that they have.
+            UserError: for any other wrapper.
         """
         if name != "backbone" or "_student" not in vars(self):
             super().__setattr__(name, value)
         elif getattr(value, "_orig_mod", None) is self.backbone:
-            for each in (self.student, *getattr(self, "di4c_networks", {}).values()):
-                each.network.compile()
+            for denoiser in (self.student, *getattr(self, "di4c_networks", {}).values()):
+                denoiser.network.compile()
         elif value is not self.backbone:
             raise UserError(f"the backbone is replaced by a {type(value).__name__}: leave that out")
 
 
 def device_of(config: Any) -> str:
-    """Return where an evaluation without a trainer takes place: the GPU, as in the host's own.
+    """Return the device of an evaluation without a trainer: the GPU if there is one.
 
-    Lightning puts a checkpoint's module where its weights were saved.
+    Lightning would use the device from which the checkpoint was saved.
     """
-    asked = (config.get("trainer") or {}).get("accelerator")
-    return "cuda" if torch.cuda.is_available() and asked != "cpu" else "cpu"
+    accelerator = (config.get("trainer") or {}).get("accelerator")
+    return "cuda" if torch.cuda.is_available() and accelerator != "cpu" else "cpu"

@@ -1,4 +1,4 @@
-"""Puts ours in the place of a host's class, from which it derives."""
+"""Replaces a host's class by a subclass of ours."""
 
 import importlib
 from collections.abc import Callable
@@ -10,9 +10,9 @@ CHANGED: list[ModuleType] = []
 
 
 def own_class(module: ModuleType, name: str) -> type[Any]:
-    """Return the host's own class, also where an earlier job of a Hydra multirun has replaced it.
+    """Return the host's own class, even if an earlier job of a Hydra multirun replaced it.
 
-    Such jobs run one after the other in one process. To be called before anything is replaced.
+    Such jobs run one after the other in one process. Call this before replacing a class.
     """
     if module not in CHANGED:
         CHANGED.append(module)
@@ -21,12 +21,12 @@ def own_class(module: ModuleType, name: str) -> type[Any]:
 
 
 def swap(module: str, name: str, make: Callable[[type[Any]], type[Any]]) -> None:
-    """Put what `make` makes of a host's class in its place."""
+    """Replace a host's class by the class that `make` returns for it."""
     host = importlib.import_module(module)
     setattr(host, name, make(own_class(host, name)))
 
 
 def restore() -> None:
-    """Give the hosts their own classes back: the next job may not ask for ours."""
+    """Restore the hosts' own classes: the next job may not select ours."""
     for module in CHANGED:
         vars(module).update(vars(module)[KEPT])

@@ -96,7 +96,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert names == {".mine.pt", "ckpt_0000000002.pt", "ckpt_0000000003.pt"}
     for file in (out / "checkpoints").glob("ckpt_*.pt"):
         file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match="is damaged, and no other in .* is whole; remove this"):
+    with pytest.raises(UserError, match="is damaged, and no other in .* is intact; remove this"):
         train(cfg, place, out, resume=True)
 
 

@@ -15,8 +15,8 @@ from di4c_plugin.programs.text.data import (
     ResumedSampler,
     batch_size,
     drops_last,
-    own_sampler,
     reordered,
+    sampler_of,
 )
 
 Loader = DataLoader[Any]
@@ -29,7 +29,7 @@ def order(
     place = SimpleNamespace(epoch=epoch, examples=examples)
     own = RandomSampler(NUMBERS) if own is None else own
     settings: dict[str, Any] = {"drop_last": False, "world_size": 1} | options
-    return list(ResumedSampler(own, 3, seed=seed, place=place, **settings))
+    return list(ResumedSampler(own, 3, seed=seed, position=place, **settings))
 
 
 def shares(world_size: int) -> list[Any]:
@@ -82,7 +82,7 @@ def test_where_nothing_is_left_the_next_epoch_begins(
 ) -> None:
     place = SimpleNamespace(epoch=0, examples=examples)
     own, options = RandomSampler(NUMBERS), {"drop_last": drop_last, "seed": 5, "world_size": 1}
-    sampler = ResumedSampler(own, 3, place=place, **options)  # type: ignore[arg-type]
+    sampler = ResumedSampler(own, 3, position=place, **options)  # type: ignore[arg-type]
     want = order(epoch, 0 if epoch else examples)
     assert list(sampler) == want
     assert (place.epoch, place.examples) == (epoch, 0 if epoch else examples)
@@ -97,7 +97,7 @@ def test_the_hosts_loader_keeps_all_but_its_order(drop_last: bool) -> None:
     loader: Loader = DataLoader(NUMBERS, batch_size=3, collate_fn=collate, drop_last=drop_last)
     place = SimpleNamespace(epoch=0, examples=0)
     own = RandomSampler(NUMBERS)
-    sampler = ResumedSampler(own, 3, drop_last=drop_last, seed=5, world_size=1, place=place)
+    sampler = ResumedSampler(own, 3, drop_last=drop_last, seed=5, world_size=1, position=place)
     made = reordered(loader, sampler)
     batches = list(made)
     assert len(made) == len(loader) == len(batches) == (7 if drop_last else 8)
@@ -109,7 +109,7 @@ def test_what_lightning_has_put_into_a_loader_is_found() -> None:
     loader: Loader = DataLoader(NUMBERS, batch_sampler=inner)
     assert batch_size(loader) == 4
     assert drops_last(loader)
-    assert own_sampler(loader) is inner.sampler
+    assert sampler_of(loader) is inner.sampler
     plain: Loader = DataLoader(NUMBERS, batch_size=2, shuffle=True)
     assert (batch_size(plain), drops_last(plain)) == (2, False)
-    assert isinstance(own_sampler(plain), RandomSampler)
+    assert isinstance(sampler_of(plain), RandomSampler)

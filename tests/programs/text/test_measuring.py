@@ -16,7 +16,7 @@ from di4c_plugin.evaluation.gen_ppl import GenPPL
 from di4c_plugin.evaluation.scorer import Scorer
 from di4c_plugin.evaluation.text_metric import TextOptions
 from di4c_plugin.evaluation.texts import Texts
-from di4c_plugin.programs.callback import Install, as_typed
+from di4c_plugin.programs.callback import Install, absolute_paths
 from di4c_plugin.programs.text import measuring, student
 from di4c_plugin.programs.text.measuring import Measurement, metric_settings
 from di4c_plugin.programs.text.plans import evaluation_plan, plan_of
@@ -142,7 +142,7 @@ def test_mistakes_before_anything_is_drawn(scorer: str) -> None:
 
 def test_outputs_lie_where_the_command_was_typed(tmp_path: Path) -> None:
     config = {"metrics": {"shards": "kept", "json": "/r.json", "reference": "none.txt"}}
-    typed = as_typed(config, tmp_path)["metrics"]
+    typed = absolute_paths(config, tmp_path)["metrics"]
     assert typed == {"shards": f"{tmp_path}/kept", "json": "/r.json", "reference": "none.txt"}
 
 

@@ -86,8 +86,8 @@ def test_the_loss_is_the_algorithms_in_nats_per_token(tmp_path: Path) -> None:
     for part in module.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
-    algorithm = module.algorithm
-    assert algorithm is not None
+    assert module.engine is not None
+    algorithm = module.engine.algorithm
 
     def losses(batch: Batch, networks: Networks, update: Update) -> LossTerms:
         same = Update(step_generator(1, 0, len(totals)), len(totals), 2)
@@ -134,7 +134,7 @@ def test_evaluation_has_the_weights_and_nothing_else() -> None:
     for weights in (stand_in.weights(), stand_in.weights(latent={"name": "token"})):
         plan = Plan(SamplerSettings(), None, weights)
         module = stand_in.student(plan)
-        assert module.algorithm is None
+        assert module.engine is None
         assert module.ema is None
         assert (module.student.latent_shape is None) == (weights.latent is None)
         own = module.backbone.state_dict()
@@ -153,8 +153,8 @@ def test_numbers_that_are_not_finite_end_the_run_and_are_not_kept(
     tmp_path: Path, fault: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = stand_in.student()
-    algorithm = module.algorithm
-    assert algorithm is not None
+    assert module.engine is not None
+    algorithm = module.engine.algorithm
 
     def losses(batch: Batch, networks: Networks, update: Update) -> LossTerms:
         terms = type(algorithm).losses(algorithm, batch, networks, update)
