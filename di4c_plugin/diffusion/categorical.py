@@ -67,12 +67,12 @@ def _two_levels(log_p: Tensor, u: Tensor) -> Tensor:
     cdf = sums.cumsum(-1)
     v = u * cdf[..., -1]
     block = _search(cdf, v)
-    before = _pick(cdf - sums, block)
+    below = _pick(cdf - sums, block)
     rows = p.expand(*block.shape, blocks, BLOCK)
     index = block[..., None, None].expand(*block.shape, 1, BLOCK)
     within = rows.gather(-2, index).squeeze(-2).double().cumsum(-1)
     # The rest is below the block's sum but for rounding.
-    rest = torch.minimum((v - before).clamp(min=0), within[..., -1] * (1 - 2**-52))
+    rest = torch.minimum((v - below).clamp(min=0), within[..., -1] * (1 - 2**-52))
     return block * BLOCK + _search(within, rest)
 
 

@@ -43,8 +43,8 @@ class Ordered(Absorbing):
         at_t, at_s = 1 - self.schedule.alpha(t), 1 - self.schedule.alpha(s)
         ratio = torch.where(at_t > 0, at_s / at_t.where(at_t > 0, 1), 0)
         surplus = masked - (x_t.shape[-1] * at_t).round()
-        left = (x_t.shape[-1] * at_s + surplus * ratio).round().long()
-        opened = (masked - left.where(s > 0, 0)).clamp(min=1)
+        remaining = (x_t.shape[-1] * at_s + surplus * ratio).round().long()
+        opened = (masked - remaining.where(s > 0, 0)).clamp(min=1)
         return torch.minimum(opened, masked)
 
     @property
@@ -99,13 +99,13 @@ class Ordered(Absorbing):
     ) -> Tensor:
         """Return x_t with `token` at the `count` masks that come first."""
         log_p = shared(log_p_0, noise)
-        own = log_p.expand(*token.shape, -1).gather(-1, token.unsqueeze(-1)).squeeze(-1)
-        score = self.score(noise, own.double(), temperature)
+        token_log_p = log_p.expand(*token.shape, -1).gather(-1, token.unsqueeze(-1)).squeeze(-1)
+        score = self.score(noise, token_log_p.double(), temperature)
         order = score.where(self.active(x_t), -torch.inf).argsort(
             dim=-1, descending=True, stable=True
         )
-        place = torch.arange(x_t.shape[-1], device=x_t.device).expand_as(order)
-        rank = torch.empty_like(order).scatter_(-1, order, place)
+        ranks = torch.arange(x_t.shape[-1], device=x_t.device).expand_as(order)
+        rank = torch.empty_like(order).scatter_(-1, order, ranks)
         return token.where(rank < count.unsqueeze(-1), x_t)
 
     def log_posterior(self, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:

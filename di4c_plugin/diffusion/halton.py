@@ -59,34 +59,34 @@ class Halton(Ordered):
     def score(self, noise: Tensor, log_p: Tensor, temperature: Tensor) -> Tensor:
         """See `Ordered.score`; with `randomize` the noise of the first position says where."""
         positions = noise.shape[-1]
-        place = halton_places(*self._grid_of(positions), noise.device)
+        rank = halton_ranks(*self._grid_of(positions), noise.device)
         if self.randomize:
-            place = (place - (noise[..., :1] * positions).long()) % positions
-        return -place.double().expand_as(noise)
+            rank = (rank - (noise[..., :1] * positions).long()) % positions
+        return -rank.double().expand_as(noise)
 
     def _grid_of(self, positions: int) -> tuple[int, int]:
         side = math.isqrt(positions)
         height, width = self.grid or (side, side)
         if height * width != positions:
-            known = "is no square: give the grid" if self.grid is None else f"is not {self.grid}"
-            raise UserError(f"a grid of {positions} positions {known}")
+            problem = "is no square: give the grid" if self.grid is None else f"is not {self.grid}"
+            raise UserError(f"a grid of {positions} positions {problem}")
         return height, width
 
 
 @lru_cache(maxsize=8)
-def halton_places(height: int, width: int, device: torch.device) -> Tensor:
+def halton_ranks(height: int, width: int, device: torch.device) -> Tensor:
     """Return when each cell comes in the Halton sequence, (height * width,), int64, from 0.
 
     Point i has its row by the base-2 and its column by the base-3 radical inverse of i = 1, 2, ...;
     a cell's place is that of its first point. In whole numbers: no rounding at cell borders.
     """
-    places: dict[int, int] = {}
+    ranks: dict[int, int] = {}
     index = 0
-    while len(places) < height * width:
+    while len(ranks) < height * width:
         index += 1
         row, column = cell(index, 2, height), cell(index, 3, width)
-        places.setdefault(row * width + column, len(places))
-    return torch.tensor([places[i] for i in range(height * width)], device=device)
+        ranks.setdefault(row * width + column, len(ranks))
+    return torch.tensor([ranks[i] for i in range(height * width)], device=device)
 
 
 def cell(index: int, base: int, cells: int) -> int:

@@ -90,12 +90,12 @@ class Uniform(Process):
         is_x_t = a * b * self.num_tokens * (x_t == x_0) + a * (1 - b)
         known = is_x_t + (1 - a) * b
         total = known + (1 - a) * (1 - b)
-        place = noise * total
+        point = noise * total
         # The rest of the interval is cut into S equal parts.
-        share = (place - known) / (total - known).where(total > known, 1)
+        share = (point - known) / (total - known).where(total > known, 1)
         other = (share * self.num_tokens).long().clamp(0, self.num_tokens - 1)
-        x_s = torch.where(place < known, x_0, other)
-        return x_s.where((place >= is_x_t) & (total > 0), x_t)
+        x_s = torch.where(point < known, x_0, other)
+        return x_s.where((point >= is_x_t) & (total > 0), x_t)
 
     def with_evidence(self, logits: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See `Process.with_evidence`."""

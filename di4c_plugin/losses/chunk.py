@@ -62,15 +62,15 @@ def chunk_targets(targets: Targets, part: slice) -> ChunkTargets:
         return ChunkTargets(x_0, q, x_s, log_mean_exp(log_p_s))
 
 
-def chunk_terms(log_p: Tensor, active: Tensor, of: ChunkTargets) -> list[Tensor]:
+def chunk_terms(log_p: Tensor, active: Tensor, targets: ChunkTargets) -> list[Tensor]:
     """Return the fields of `PositionTerms` for log_p (N, c, S); inactive positions give 0."""
     bar = log_mean_exp(log_p)
-    entropy = (of.q.exp() * of.q).sum(-1)
+    entropy = (targets.q.exp() * targets.q).sum(-1)
     # One product instead of a tensor of (N, c, S); it wants equal dtypes.
-    cross = torch.einsum("cs,ncs->c", of.q.exp().to(log_p.dtype), log_p) / len(log_p)
-    terms = [pick(log_p, of.x_0), entropy - cross, kl(of.q, bar)]
-    if of.x_s is not None and of.q_s is not None:
-        terms += [pick(log_p, of.x_s), kl(of.q_s, bar)]
+    cross = torch.einsum("cs,ncs->c", targets.q.exp().to(log_p.dtype), log_p) / len(log_p)
+    terms = [pick(log_p, targets.x_0), entropy - cross, kl(targets.q, bar)]
+    if targets.x_s is not None and targets.q_s is not None:
+        terms += [pick(log_p, targets.x_s), kl(targets.q_s, bar)]
     return [term.where(active, 0) for term in terms]
 
 

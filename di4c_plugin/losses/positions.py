@@ -100,16 +100,16 @@ class _Chunks(torch.autograd.Function):
             values.put(part, function(part, *(p.log_p(part) for p in predictions)))
         ctx.function, ctx.predictions, ctx.parts = function, predictions, parts
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*(v for v in values.whole if not v.is_floating_point()))
-        return tuple(values.whole)
+        ctx.mark_non_differentiable(*(v for v in values.tensors if not v.is_floating_point()))
+        return tuple(values.tensors)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        wanted = iter(ctx.needs_input_grad[3:])
+        needed = iter(ctx.needs_input_grad[3:])
         sums = [
             [
-                torch.zeros_like(leaf) if next(wanted) and leaf is not None else None
+                torch.zeros_like(leaf) if next(needed) and leaf is not None else None
                 for leaf in p.leaves
             ]
             for p in ctx.predictions
@@ -118,7 +118,7 @@ class _Chunks(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for part in ctx.parts:
                 _add_gradients(ctx.function, ctx.predictions, part, grads, sums)
-        return None, None, None, *(s for own in sums for s in own)
+        return None, None, None, *(s for leaf_sums in sums for s in leaf_sums)
 
 
 def _add_gradients(
@@ -135,10 +135,10 @@ def _add_gradients(
         values = function(
             part,
             *(
-                p.log_p(part, partial(_Logits.apply, start, p, own))
-                if any(s is not None for s in own)
+                p.log_p(part, partial(_Logits.apply, start, p, leaf_sums))
+                if any(s is not None for s in leaf_sums)
                 else p.log_p(part).detach()
-                for p, own in zip(predictions, sums, strict=True)
+                for p, leaf_sums in zip(predictions, sums, strict=True)
             ),
         )
     pairs = [
@@ -181,11 +181,11 @@ class Filled:
 
     def __init__(self, positions: int) -> None:
         self.positions = positions
-        self.whole: list[Tensor] = []
+        self.tensors: list[Tensor] = []
 
     def put(self, part: slice, values: Sequence[Tensor]) -> None:
         """Write values (..., c)."""
-        if not self.whole:
-            self.whole = [v.new_empty(*v.shape[:-1], self.positions) for v in values]
-        for whole, value in zip(self.whole, values, strict=True):
-            whole[..., part] = value
+        if not self.tensors:
+            self.tensors = [v.new_empty(*v.shape[:-1], self.positions) for v in values]
+        for tensor, value in zip(self.tensors, values, strict=True):
+            tensor[..., part] = value

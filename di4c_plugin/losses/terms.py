@@ -97,22 +97,22 @@ def example_terms(
     else:
         independent = independent_log_prob(terms.ell_data, example, count)
         data_corr = (independent - bound).to(terms.ell_data.dtype)
-    found = {
+    by_name = {
         "distil": of_examples(terms.distil),
         "data_corr": data_corr,
         "data_marg": of_examples(terms.data_marg),
     }
     if terms.ell_consis is not None and terms.consis_marg is not None:
-        found["consis_corr"] = correlation(terms.ell_consis, example, count, windows)
-        found["consis_marg"] = of_examples(terms.consis_marg)
-    return found
+        by_name["consis_corr"] = correlation(terms.ell_consis, example, count, windows)
+        by_name["consis_marg"] = of_examples(terms.consis_marg)
+    return by_name
 
 
 def naive(student: Prediction, targets: Targets, max_bytes: int) -> list[Tensor]:
     """All positions at once."""
     everything = slice(None)
-    of = chunk_targets(targets, everything)
-    return chunk_terms(student.log_p(everything), student.active(everything), of)
+    formed = chunk_targets(targets, everything)
+    return chunk_terms(student.log_p(everything), student.active(everything), formed)
 
 
 def checkpointed(student: Prediction, targets: Targets, max_bytes: int) -> list[Tensor]:

@@ -44,14 +44,14 @@ def place_windows(
     axes, device = grid[-2:], generator.device
     index, count = torch.zeros((batch, *axes), dtype=torch.long, device=device), 1
     for axis, length in enumerate(axes):
-        place = torch.arange(length, device=device).expand(batch, -1)
+        coordinate = torch.arange(length, device=device).expand(batch, -1)
         step, parts = length, 1
         if size < length:
             step, parts = size, (length + size - 2) // size + 1
             offset = uniform((batch, 1), generator=generator, device=device) * size
-            place = place + offset.long()
+            coordinate = coordinate + offset.long()
         shape = [length if other == axis else 1 for other in range(len(axes))]
-        index = index * parts + (place // step).view(batch, *shape)
+        index = index * parts + (coordinate // step).view(batch, *shape)
         count *= parts
     return Windows(index.flatten(1).repeat(1, prod(grid[:-2])), count)
 
@@ -71,9 +71,9 @@ def correlation(
             positions at once.
     """
     exact = ell.double()
-    whole = [Windows(torch.zeros_like(example), 1)]
+    full = [Windows(torch.zeros_like(example), 1)]
     joints = []
-    for cut in windows or whole:
+    for cut in windows or full:
         group, groups = example * cut.count + cut.index, count * cut.count
         joints.append(log_mean_exp(_sums(exact, group, groups)).unflatten(-1, (count, -1)).sum(-1))
     independent = _sums(log_mean_exp(exact), example, count)

@@ -57,8 +57,8 @@ def blocks(
     count = len(times) - 1
     unknown = process.active(x)
     first = unknown.int().argmax(-1, keepdim=True)
-    place = torch.arange(x.shape[1], device=x.device) - (0 if aligned else first)
-    number = place.div(block, rounding_mode="floor")
+    offset = torch.arange(x.shape[1], device=x.device) - (0 if aligned else first)
+    number = offset.div(block, rounding_mode="floor")
     total, x, index = unknown.sum(-1).clamp(min=1), x.clone(), 0
     shape, latent = getattr(denoiser, "latent_shape", None), None
     for current in range(int(number.min()), int(number.max()) + 1):
@@ -75,8 +75,8 @@ def blocks(
             log_p = denoiser(x, share.double().clamp(min=1e-3), cond=cond, **options)
             drawn, sure = _draw(log_p, rows, unknown, temperature)
             if threshold is None or step == count - 1:
-                left = size * (count - 1 - step) // count
-                opened = best(sure, masks, masks.sum(-1) - torch.minimum(left, masks.sum(-1)))
+                remaining = size * (count - 1 - step) // count
+                opened = best(sure, masks, masks.sum(-1) - torch.minimum(remaining, masks.sum(-1)))
             else:
                 opened = masks & (sure > threshold) | best(sure, masks, masks.any(-1).long())
             x = torch.where(opened, drawn, x)

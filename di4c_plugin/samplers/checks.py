@@ -37,13 +37,13 @@ def check_partners(model: Model, options: dict[str, Any]) -> None:
     Raises:
         UserError: naming the option.
     """
-    for name, other in options.items():
-        if not isinstance(other, Model):
+    for name, partner in options.items():
+        if not isinstance(partner, Model):
             continue
-        same = other.process.forward == model.process.forward
-        if not same or other.network.positions != model.network.positions:
+        same = partner.process.forward == model.process.forward
+        if not same or partner.network.positions != model.network.positions:
             raise UserError(f"{name} does not go with this model: other data or another process")
-        check_models(model.info, other.info, "this model", name)
+        check_models(model.info, partner.info, "this model", name)
 
 
 IMPROBABLE = "the predictions of this model are no probabilities"
@@ -60,8 +60,8 @@ def drawing() -> Iterator[None]:
         yield
     except (IndexError, MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "allocate" in str(error):
-            told = "not enough memory: draw fewer samples at once (batch_size)"
-            raise UserError(told) from error
+            advice = "not enough memory: draw fewer samples at once (batch_size)"
+            raise UserError(advice) from error
         if isinstance(error, RuntimeError) and "out of bounds" not in str(error):
             raise
         raise UserError(IMPROBABLE) from error
@@ -93,13 +93,13 @@ def usable(device: str | torch.device) -> torch.device:
         UserError: if this machine, or this build of torch, has no such device.
     """
     try:
-        found = torch.empty(0, device=device).device
-        torch.Generator(found)
+        usable_device = torch.empty(0, device=device).device
+        torch.Generator(usable_device)
     except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"cannot use device {str(device)!r:.80}: {reason(error)}") from error
     try:
-        torch.empty(0, dtype=torch.float64, device=found)
+        torch.empty(0, dtype=torch.float64, device=usable_device)
     except (RuntimeError, TypeError):
         announce_once(f"device {str(device)!r} has no float64, which draws need: using the CPU")
         return torch.device("cpu")
-    return found
+    return usable_device

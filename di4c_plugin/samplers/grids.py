@@ -78,8 +78,8 @@ def increments(steps: int, positions: int, schedule: Schedule) -> list[int]:
     """Return how many tokens are open after each step of Maskgit-pytorch v1's sampler."""
     t = torch.linspace(0, 1, steps, dtype=torch.float64)
     share = 1 - schedule.alpha(t)
-    wanted = (positions * share / share.sum().clamp(min=1e-12)).round().clamp(min=1)
-    return [*wanted.cumsum(0).clamp(max=positions).int().tolist()[:-1], positions]
+    counts = (positions * share / share.sum().clamp(min=1e-12)).round().clamp(min=1)
+    return [*counts.cumsum(0).clamp(max=positions).int().tolist()[:-1], positions]
 
 
 COUNTS = {"shifted": shifted, "increments": increments}

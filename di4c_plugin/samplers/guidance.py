@@ -78,14 +78,14 @@ class Guided(nn.Module):
     def _unconditional(
         self, x_t: Tensor, t: Tensor, cond: Tensor | None, latent: Tensor | None
     ) -> Tensor:
-        other = self.unconditional
-        if other is None and cond is None:
+        model = self.unconditional
+        if model is None and cond is None:
             raise UserError("guidance is towards a class: give labels, or a guidance_teacher")
         none = None if cond is None else torch.full_like(cond, NO_LABEL)
-        if other is None:
+        if model is None:
             return self.denoiser(x_t, t, cond=none, latent=latent)
-        mixture = getattr(other, "latent_shape", None) is not None
-        return other(x_t, t, cond=none, latent=latent if mixture else None)
+        mixture = getattr(model, "latent_shape", None) is not None
+        return model(x_t, t, cond=none, latent=latent if mixture else None)
 
 
 def guide(

@@ -87,10 +87,10 @@ def prompted(
         raise UserError("prompts of several lengths need padding: say host.pad=")
     x_0 = torch.full((len(rows), longest + new), pad or 0)
     known = torch.ones(x_0.shape, dtype=torch.bool)
-    for row, given in enumerate(rows):
-        _check_tokens(given, process)
-        x_0[row, : len(given)] = given
-        known[row, len(given) : len(given) + new] = False
+    for row, tokens in enumerate(rows):
+        _check_tokens(tokens, process)
+        x_0[row, : len(tokens)] = tokens
+        known[row, len(tokens) : len(tokens) + new] = False
     return x_0, known
 
 
@@ -108,10 +108,10 @@ def _spread(tokens: Tokens, mask: Tokens, positions: int) -> tuple[Tensor, Tenso
     return x_0.expand(rows, -1), where.expand(rows, -1)
 
 
-def _tokens(given: Tokens) -> Tensor:
-    tokens = _tensor(given)
+def _tokens(values: Tokens) -> Tensor:
+    tokens = _tensor(values)
     if tokens.ndim not in (1, 2) or tokens.is_floating_point() or not tokens.numel():
-        raise UserError(f"given tokens must be whole numbers (P,) or (n, P), not {given!r:.60}")
+        raise UserError(f"given tokens must be whole numbers (P,) or (n, P), not {values!r:.60}")
     return tokens.long()
 
 

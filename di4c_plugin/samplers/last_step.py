@@ -35,14 +35,14 @@ def likeliest(
     if mode not in ("draw", "argmax"):
         raise UserError(f"unknown last step {mode!r}; there are draw, argmax")
     best = torch.full(x_t.shape[:1], -torch.inf, device=x_t.device)
-    kept = x_t
+    chosen = x_t
     for index in range(count):
-        other = index > 0 and isinstance(denoiser, WithLatent)
-        latent = denoiser.another(len(x_t)) if other else None  # type: ignore[attr-defined]
+        redraw = index > 0 and isinstance(denoiser, WithLatent)
+        latent = denoiser.another(len(x_t)) if redraw else None  # type: ignore[attr-defined]
         log_p_0 = denoiser(x_t, t, cond=cond, latent=latent)
         argmax = mode == "argmax"
         x_0 = log_p_0.argmax(-1) if argmax else sample_categorical(log_p_0, generator=generator)
         score = log_p_0.gather(-1, x_0.unsqueeze(-1)).squeeze(-1).sum(-1)
         better = score > best
-        best, kept = torch.where(better, score, best), torch.where(better[:, None], x_0, kept)
-    return kept
+        best, chosen = torch.where(better, score, best), torch.where(better[:, None], x_0, chosen)
+    return chosen

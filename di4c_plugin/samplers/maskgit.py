@@ -86,6 +86,6 @@ def halton(
 
 def ordered_by(order: type[Ordered], process: Process, **options: object) -> Ordered:
     """Return a process of the order with tokens, mask and schedule of `process`."""
-    known = masked(process)
-    mask = known.mask if known.mask_is_token else None
-    return order(known.num_tokens, known.schedule, mask=mask, **options)
+    absorbing = masked(process)
+    mask = absorbing.mask if absorbing.mask_is_token else None
+    return order(absorbing.num_tokens, absorbing.schedule, mask=mask, **options)

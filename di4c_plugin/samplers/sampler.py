@@ -67,11 +67,11 @@ class Sampler:
         self.of_models = {k: p for k, p in keywords(ModelOptions).items() if k not in self.own}
         functools.update_wrapper(self, draw)
         added = {k: p for k, p in (self.of_grid | self.of_models).items() if k not in self.own}
-        found = [
+        merged = [
             p.replace(default=defaults.get(k, p.default)) for k, p in {**self.own, **added}.items()
         ]
-        found.sort(key=lambda p: p.kind)
-        self.__signature__ = inspect.Signature(found, return_annotation=Tensor)
+        merged.sort(key=lambda p: p.kind)
+        self.__signature__ = inspect.Signature(merged, return_annotation=Tensor)
 
     def __call__(
         self,
@@ -161,12 +161,12 @@ def sampler_named(name: str) -> Sampler:
     Raises:
         UserError: for an unknown name, and what is no function of `CONTRACT`.
     """
-    found = lookup("sampler", name)
-    if isinstance(found, Sampler):
-        return found
-    if not callable(found) or not takes(found, None, None, None, **GIVEN):
+    entry = lookup("sampler", name)
+    if isinstance(entry, Sampler):
+        return entry
+    if not callable(entry) or not takes(entry, None, None, None, **GIVEN):
         raise UserError(f"sampler {name!r} is not as it must be: {CONTRACT}")
-    return Sampler(found)
+    return Sampler(entry)
 
 
 def sampler_options(
@@ -183,23 +183,25 @@ def sampler_options(
         UserError: as `sampler_named`; for options that it does not take or that are missing, values
             of another type, and an unknown latent policy.
     """
-    found = sampler_named(name)
-    known = found.__signature__.parameters
-    anything = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    taken = {each for each in later if anything or each in known}
-    asked = {k: v for k, v in options.items() if k != "callback"} | dict.fromkeys({*later} - taken)
-    typed = fitted(found, asked, f"sampler {name!r}", positional=3, given={*GIVEN, *taken})
-    if "latents" in typed and "latents" in found.of_models:
+    target = sampler_named(name)
+    accepted = target.__signature__.parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    supplied = {name for name in later if anything or name in accepted}
+    checked = {k: v for k, v in options.items() if k != "callback"} | dict.fromkeys(
+        {*later} - supplied
+    )
+    typed = fitted(target, checked, f"sampler {name!r}", positional=3, given={*GIVEN, *supplied})
+    if "latents" in typed and "latents" in target.of_models:
         with_latent(None, typed["latents"], None)  # type: ignore[arg-type]
     return typed | {k: v for k, v in options.items() if k == "callback"}
 
 
 def keywords(function: Callable[..., object]) -> dict[str, Parameter]:
     """Return the options of a grid's function, or the fields of `ModelOptions`, as keywords."""
-    found = parameters(function) or {}
+    signature = parameters(function) or {}
     return {
         k: p.replace(kind=Parameter.KEYWORD_ONLY)
-        for k, p in found.items()
+        for k, p in signature.items()
         if p.default is not Parameter.empty
     }
 

@@ -94,8 +94,8 @@ def tau_leaping(
         x = leap(x, length, backwards, generator)
         for _ in range(corrector_steps if times[index] <= corrector_entry else 0):
             backwards = reverse_rates(rates, denoiser(x, s, cond=cond), x, s)
-            both = backwards + forward_rates(rates, x)
-            x = leap(x, corrector_size * length, both, generator)
+            total = backwards + forward_rates(rates, x)
+            x = leap(x, corrector_size * length, total, generator)
         return x
 
     return walk(rule, x, times, callback)
