@@ -52,11 +52,11 @@ __all__ = [
 
 
 def build_process(config: dict[str, Any]) -> Process:
-    """Make the process that `Process.config` describes.
+    """Return the process that `Process.config` describes.
 
     Raises:
-        UserError: for an unknown process or schedule, of which the message lists those that exist,
-            and for options that it does not take or that are missing.
+        UserError: for an unknown process or schedule (the message lists the known ones), and for
+            unknown or missing options.
     """
     options = dict(config)
     name = options.pop("name", None)
@@ -73,7 +73,7 @@ def build_process(config: dict[str, Any]) -> Process:
         known = ", ".join(sorted(SCHEDULES)) + nearest(schedule, SCHEDULES)
         raise UserError(f"unknown schedule {shown(schedule)}; there are {known}")
     chosen = {key: options.pop(key) for key in ("num_tokens", *accepted) if key in options}
-    # What is left are parameters of the schedule.
+    # The remaining options are parameters of the schedule.
     of_schedule = f"{what} with schedule {schedule!r}"
     names = [*accepted, *(parameters(SCHEDULES[schedule]) or ())]
     unknown = next((key for key in options if key not in names), None)

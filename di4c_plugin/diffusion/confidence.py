@@ -1,14 +1,14 @@
-r"""MaskGIT's confidence sampler as a process: how many masks open is exact, which ones is ranked.
+r"""MaskGIT's confidence sampler as a process: it opens an exact number of masks, by rank.
 
 Chang et al. 2022 (arXiv 2202.04200), section 3.2, "Iterative Decoding": draw a token for every
 mask, score it by its log-probability plus Gumbel noise, open the best. The forward process is that
 of masked diffusion. The step is coupled over positions: it has no posterior position by position.
 
-Of the m masks at t the step to s leaves D \gamma_s, and where m is off the schedule's own count at
-t (as after `corrupt`, whose count is random), that surplus times \gamma_s / \gamma_t; \gamma =
-1 - \alpha. This is m \gamma_s / \gamma_t to within one, and does not add up rounding over a run
-from t = 1. The official Di4C opens floor(D (1 - \gamma_s) - number of tokens already open) instead:
-none at all in 8 % of the examples, since that number is random.
+Of the m masks at t the step to s leaves D \gamma_s, plus (m - D \gamma_t) \gamma_s / \gamma_t where
+m is not the schedule's count (as after `corrupt`, whose count is random); \gamma = 1 - \alpha.
+This is m \gamma_s / \gamma_t to within one, without accumulating rounding over a run from t = 1.
+The official Di4C opens floor(D (1 - \gamma_s) - number of tokens already open) instead: none at all
+in 8 % of the examples, since that number is random.
 """
 
 from abc import abstractmethod
@@ -54,7 +54,7 @@ class Ordered(Absorbing):
 
     @abstractmethod
     def score(self, noise: Tensor, log_p: Tensor, temperature: Tensor) -> Tensor:
-        """Return what the order is by, ([n,] B, D), float64, finite: the largest open first.
+        """Return the scores of the order, ([n,] B, D), float64, finite: the largest open first.
 
         Args:
             noise: U[0, 1), ([n,] B, D).
@@ -71,8 +71,8 @@ class Ordered(Absorbing):
     ) -> tuple[Tensor, Tensor]:
         """See `Process.draw`: noise[0] decides the order, noise[1] the tokens.
 
-        x_s is the ranked step's, not `bridge`'s: that is of q, which is masked diffusion's, where
-        positions open independently of each other.
+        x_s is that of the ranked step, not of `bridge`, which follows masked diffusion's q, where
+        positions open independently.
         """
         x_0 = inverse_cdf(shared(log_p_0, noise[1]), noise[1])
         count = self.count(x_t, t, s)

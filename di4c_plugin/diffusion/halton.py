@@ -20,8 +20,8 @@ from di4c_plugin.errors import UserError
 class Halton(Ordered):
     """Masked diffusion that opens in the Halton order of the grid, tokens drawn from p.
 
-    With `randomize` each step of each example starts at a random place of the order and goes round,
-    as an option of the host's sampler does once for each sample (our sampler "halton" too).
+    With `randomize` each step of each example starts at a random rank and wraps around; the host's
+    sampler has an option that does this once for each sample (our sampler "halton" too).
 
     Args:
         num_tokens: S.
@@ -57,7 +57,7 @@ class Halton(Ordered):
         return super().config | {"name": "halton", "grid": grid, "randomize": self.randomize}
 
     def score(self, noise: Tensor, log_p: Tensor, temperature: Tensor) -> Tensor:
-        """See `Ordered.score`; with `randomize` the noise of the first position says where."""
+        """See `Ordered.score`; with `randomize` the noise of the first position sets the start."""
         positions = noise.shape[-1]
         rank = halton_ranks(*self._grid_of(positions), noise.device)
         if self.randomize:
@@ -75,10 +75,10 @@ class Halton(Ordered):
 
 @lru_cache(maxsize=8)
 def halton_ranks(height: int, width: int, device: torch.device) -> Tensor:
-    """Return when each cell comes in the Halton sequence, (height * width,), int64, from 0.
+    """Return the rank of each cell in the Halton sequence, (height * width,), int64, from 0.
 
-    Point i has its row by the base-2 and its column by the base-3 radical inverse of i = 1, 2, ...;
-    a cell's place is that of its first point. In whole numbers: no rounding at cell borders.
+    Point i = 1, 2, ... has its row by the base-2 and its column by the base-3 radical inverse of i;
+    a cell's rank is that of its first point. In integers: no rounding at cell borders.
     """
     ranks: dict[int, int] = {}
     index = 0
@@ -90,7 +90,7 @@ def halton_ranks(height: int, width: int, device: torch.device) -> Tensor:
 
 
 def cell(index: int, base: int, cells: int) -> int:
-    """Return in which of `cells` equal parts of [0, 1) the radical inverse of `index` is."""
+    """Return which of `cells` equal parts of [0, 1) contains the radical inverse of `index`."""
     numerator, denominator = 0, 1
     while index:
         index, digit = divmod(index, base)

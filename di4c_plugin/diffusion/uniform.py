@@ -91,7 +91,7 @@ class Uniform(Process):
         known = is_x_t + (1 - a) * b
         total = known + (1 - a) * (1 - b)
         point = noise * total
-        # The rest of the interval is cut into S equal parts.
+        # The remaining interval is cut into S equal parts.
         share = (point - known) / (total - known).where(total > known, 1)
         other = (share * self.num_tokens).long().clamp(0, self.num_tokens - 1)
         x_s = torch.where(point < known, x_0, other)

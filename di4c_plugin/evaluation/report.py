@@ -14,7 +14,7 @@ from di4c_plugin.files import atomic_write
 def by_sampler(
     cells: Sequence[Cell], value: Callable[[Cell], float]
 ) -> dict[str, dict[str, float]]:
-    """Return {sampler: {steps: value}}, steps as text, as JSON wants its keys."""
+    """Return {sampler: {steps: value}}, steps as text, as JSON requires of keys."""
     table: dict[str, dict[str, float]] = {}
     for cell in cells:
         table.setdefault(cell.sampler, {})[str(cell.steps)] = value(cell)
@@ -24,11 +24,11 @@ def by_sampler(
 def rows(cells: Sequence[Cell]) -> list[list[str]]:
     """Return a table as text, header first: steps, then distances and milliseconds a sample."""
     names = list(dict.fromkeys(cell.sampler for cell in cells))
-    found = {(cell.sampler, cell.steps): cell for cell in cells}
+    by_setting = {(cell.sampler, cell.steps): cell for cell in cells}
     header = ["steps", *(f"{name} FD" for name in names), *(f"{name} ms" for name in names)]
     table = [header]
     for steps in dict.fromkeys(cell.steps for cell in cells):
-        line = [found[name, steps] for name in names]
+        line = [by_setting[name, steps] for name in names]
         fds, times = [f"{c.value:.1f}" for c in line], [f"{c.seconds * 1e3:.2f}" for c in line]
         table.append([str(steps), *fds, *times])
     return table

@@ -1,14 +1,14 @@
-r"""The terms chunk by chunk with a backward pass by hand, of hidden states and a head.
+r"""The terms chunk by chunk with an analytic backward pass, from hidden states and a head.
 
 With L = log p (N, c, S) of a chunk, w_n = p_n / \sum_m p_m and upstream gradients g of the terms,
 
     dLoss/dL[n] = -w_n (g_data q + g_consis q_s) - g_distil q / N + g_ell at the targets =: A,
     dLoss/dlogits = A - p \sum_s A,
 
-so a chunk needs its logits once more and nothing else: between the passes only h, the targets and
-the drawn x_s are kept. Gradients of the head accumulate in place. The gradient could not be taken
-in the forward pass already: g_ell, a softmax over lambda of sums over all positions, is known only
-after every chunk.
+so the backward pass only needs a chunk's logits again: between the passes only h, the targets and
+the drawn x_s are kept. Gradients of the head accumulate in place. They cannot be computed in the
+forward pass: g_ell, a softmax over lambda of sums over all positions, is known only after the last
+chunk.
 """
 
 from dataclasses import replace

@@ -7,8 +7,8 @@ k(a, b) = exp(-\alpha |a - b|^2) (RS-MMD 2026, arXiv 2610.06648):
     a_b      = 2 / m^2 \sum_{i, j} k(y_i, z_{b,j})                        attraction
     c_{b b'} = 1 / (m (m - 1)) \sum_{i != j} k(z_{b,i}, z_{b',j})         repulsion
 
-With \rho = 1 it is minus the squared MMD, without its constant. a and c are kept by token (j of the
-first, i of the second), so that credit can be local. Rows of fewer than two positions have none.
+With \rho = 1 it is minus the squared MMD, without its constant. a and c are stored by token (j for
+a, i for c), so that credit can be local. Rows with fewer than two positions have no reward.
 """
 
 from dataclasses import dataclass
@@ -95,8 +95,8 @@ def own_terms(s: Similarities, repulsion: float) -> Tensor:
 def candidates(s: Similarities, repulsion: float, fills: int) -> Tensor:
     """Return the paper's credit, by token, (M, B, D): of candidates of `fills` fill-ins each.
 
-    `fills` times the reward of a candidate less the mean of the others', which M fill-ins share
-    among them as in `own_terms`, for each of its own; its tokens have equal parts of it.
+    Each fill-in gets `fills` times the reward of its candidate less the mean of the others', scaled
+    as in `own_terms`, in equal parts for its tokens.
     """
     m, b, d = s.a.shape
     groups = m // fills
@@ -118,11 +118,11 @@ def reward(s: Similarities, repulsion: float) -> Tensor:
 
 
 def credited(values: Tensor, radius: int | None) -> Tensor:
-    """Return what a token is credited with, (M, B, D): the sum over its sequence, or nearby.
+    """Return the credit of each token, (M, B, D): the sum over its sequence, or its neighbours.
 
     Args:
         values: by token, (M, B, D).
-        radius: how far away tokens count; None: all do, and the estimate is unbiased.
+        radius: greatest distance that counts; None: unlimited, and the estimate is unbiased.
     """
     if radius is None:
         return values.sum(-1, keepdim=True).expand_as(values)

@@ -1,10 +1,9 @@
-r"""The terms one lambda at a time, of a student that gives logits only: two passes.
+r"""The terms one lambda at a time, for a student without hidden states: two passes.
 
-The first pass, without gradients, leaves \ell and the running sum of p_n over lambda; in the
-second, each lambda is predicted again, with gradients, now that the weights
-w_n = p_n / \sum_m p_m are known. Memory is that of one lambda, its network's activations included.
-The second pass is activation checkpointing's: dropout, autocast and distributed training are in its
-hands.
+The first pass, without gradients, gives \ell and the running sum of p_n over lambda; in the second,
+each lambda is predicted again, with gradients, now that the weights w_n = p_n / \sum_m p_m are
+known. Memory is that of one lambda, with the network's activations. The second pass is that of
+activation checkpointing, which handles dropout, autocast and distributed training.
 """
 
 import math
@@ -22,7 +21,7 @@ Predict = Callable[[], Tensor]
 
 
 def streamed(students: Iterable[Predict], active: Tensor, targets: ChunkTargets) -> list[Tensor]:
-    """Return the fields of `PositionTerms`, differentiable in what the students call.
+    """Return the fields of `PositionTerms`, differentiable in the students' networks.
 
     Args:
         students: N functions that return log p_n (P, S); each is called once in the forward pass
@@ -44,14 +43,14 @@ def streamed(students: Iterable[Predict], active: Tensor, targets: ChunkTargets)
 
 
 class LogMean:
-    """The running log (1/N) sum_n p_n of predictions (P, S) that are made one after the other."""
+    """The running log (1/N) sum_n p_n of successive predictions (P, S)."""
 
     def __init__(self) -> None:
         self.closed, self.count = False, 0
         self.total = torch.empty(0)
 
     def add(self, log_p: Tensor) -> None:
-        """Take one lambda into the mean, unless it is closed: the second pass changes nothing."""
+        """Add one lambda to the mean, unless it is closed, as in the second pass."""
         if not self.closed:
             self.total = torch.logaddexp(self.total, log_p) if self.count else log_p
             self.count += 1
@@ -63,7 +62,7 @@ class LogMean:
 
 
 def _lambda_terms(predict: Predict, bar: LogMean, targets: ChunkTargets) -> tuple[Tensor, ...]:
-    """Return ell (J, P), the cross-entropy under q (P,), and the gradient's ways to `bar`."""
+    """Return ell (J, P), the cross-entropy under q (P,), and the gradient's paths to `bar`."""
     log_p = predict()
     cross = (targets.q.exp() * log_p).sum(-1)
     to_data, to_consis = _Share.apply(log_p, bar, targets)  # type: ignore[no-untyped-call]

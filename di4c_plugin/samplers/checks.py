@@ -1,4 +1,4 @@
-"""What a caller asks for, against what model and machine can give."""
+"""Checks of a sampling request against the model and the machine."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ def check_labels(model: Model, cond: Tensor | None, n: int) -> None:
     """Refuse class labels that the model does not know.
 
     Raises:
-        UserError: naming those that it knows.
+        UserError: naming the known ones.
     """
     if cond is None:
         return
@@ -32,7 +32,7 @@ def check_labels(model: Model, cond: Tensor | None, n: int) -> None:
 
 
 def check_partners(model: Model, options: dict[str, Any]) -> None:
-    """Refuse further models, such as the teacher of "hybrid", that are for other states.
+    """Refuse other models, such as the teacher of "hybrid", that have different states.
 
     Raises:
         UserError: naming the option.
@@ -51,10 +51,10 @@ IMPROBABLE = "the predictions of this model are no probabilities"
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Tell what it means when memory ends, or a table is looked up with improbable draws.
+    """Explain torch's errors for exhausted memory, and for lookups of invalid draws.
 
     Raises:
-        UserError: in place of torch's complaint of an index or an allocation.
+        UserError: in place of torch's error about an index or an allocation.
     """
     try:
         yield
@@ -68,11 +68,11 @@ def drawing() -> Iterator[None]:
 
 
 def check_drawn(x: Tensor, process: Process) -> Tensor:
-    """Return x (n, D), unless it holds something else than tokens of the data.
+    """Return x (n, D), if it holds only tokens of the data.
 
     Raises:
-        UserError: for masks that are left, and numbers that are no tokens: what comes of a network
-            whose numbers are not finite.
+        UserError: for remaining masks, and numbers that are no tokens, as from a network whose
+            outputs are not finite.
     """
     wrong = (x < 0) | (x >= process.num_tokens)
     mask = getattr(process, "mask", None)
@@ -84,10 +84,10 @@ def check_drawn(x: Tensor, process: Process) -> Tensor:
 
 
 def usable(device: str | torch.device) -> torch.device:
-    """Return the device, once something has been put there.
+    """Return the device, after a test that it works.
 
-    Draws are made in float64. Where a device has none, as Apple's mps, it is the CPU, and a line
-    says so.
+    Draws need float64. For a device without it, as Apple's mps, the CPU is returned, and this is
+    announced.
 
     Raises:
         UserError: if this machine, or this build of torch, has no such device.

@@ -16,9 +16,9 @@ RAMPS = ("linear", "constant")
 class Guided(nn.Module):
     r"""A denoiser whose prediction is log_softmax((1 + w_i) log p_c - w_i log p_u) in step i.
 
-    Of n steps, w_i = weight * i / (n - 1) ("linear", as MaskGIT's confidence samplers; `weight` if
-    there is one step only) or w_i = weight ("constant", as Halton-MaskGIT's sampler). The step is
-    known by the time: a call at t belongs to the step of the grid that starts at or before t.
+    With n steps, w_i = weight * i / (n - 1) ("linear", as MaskGIT's confidence samplers; `weight`
+    for a single step) or w_i = weight ("constant", as Halton-MaskGIT's sampler). The time decides
+    the step: a call at t belongs to the step of the grid that starts at or before t.
 
     Args:
         denoiser: conditional and, with the label -1, unconditional.

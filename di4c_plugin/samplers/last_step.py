@@ -1,4 +1,4 @@
-"""The step to x_0 by draw or argmax, of the likeliest of several lambdas.
+"""The step to x_0 by draw or argmax, for the likeliest of several lambdas.
 
 tauLDR ends its grid at t_min = 0.01 and takes the argmax of p_{0|t_min} (Campbell et al. 2022);
 Di4C adds the choice among several lambdas.
@@ -24,8 +24,8 @@ def likeliest(
 ) -> Tensor:
     r"""Return x_0, shape (B, D): of `count` candidates, the one with the largest \sum_d log p^d.
 
-    Each candidate has its own lambda, the first that of the steps before, and is drawn from (mode
-    "draw") or is the argmax of (mode "argmax") p_{0|t}(. | x_t; lambda).
+    Each candidate has its own lambda, the first that of the earlier steps, and is a draw from (mode
+    "draw") or the argmax of (mode "argmax") p_{0|t}(. | x_t; lambda).
 
     Raises:
         UserError: if `count` is below 1, and for another mode.

@@ -1,8 +1,7 @@
-"""A sampler with what all samplers have: labels, lambda, guidance, eval mode, a checked report.
+"""Wraps a sampler's function with labels, lambda, guidance, eval mode and checked callbacks.
 
-The function within is the paper's algorithm: it calls a denoiser and knows neither where lambda
-comes from nor that a prediction may be guided. Both are done by wrapping the model, for samplers of
-plugins as for ours.
+The function is the paper's algorithm: it calls a denoiser and knows nothing of lambda and guidance.
+Both are done by wrapping the model, for samplers of plugins as for ours.
 """
 
 import functools
@@ -30,7 +29,7 @@ GIVEN = dict.fromkeys(("process", "generator", "cond", "callback"))
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Options of every sampler that are about its models.
+    """Options of every sampler, about its models.
 
     Attributes:
         latents: how a student's lambda is drawn, see `WithLatent`.
@@ -48,14 +47,14 @@ class ModelOptions:
 class Sampler:
     """A function of `CONTRACT`, with `ModelOptions` as further keyword arguments.
 
-    An option that the function has itself stays its own. What is given as `teacher` is a model too:
-    it draws its own lambda, and is guided by its own unconditional branch.
+    The function's own options take precedence. An option `teacher` is a model too: it draws its own
+    lambda, and is guided by its own unconditional branch.
 
     Args:
         draw: the function.
         grid: `(times, positions, process, *, options) -> times`: changes the grid before the
             function sees it; its options become the sampler's.
-        defaults: of options, where they are others.
+        defaults: other defaults of options.
     """
 
     def __init__(
@@ -151,15 +150,15 @@ class Sampler:
 def sampler(
     *, grid: Callable[..., Tensor] | None = None, **defaults: Any
 ) -> Callable[[Draw], Sampler]:
-    """Make a `Sampler` of the function below; arguments as there."""
+    """Decorate a function as a `Sampler`; arguments as there."""
     return functools.partial(Sampler, grid=grid, **defaults)
 
 
 def sampler_named(name: str) -> Sampler:
-    """Return the registered sampler, one of a plugin as a `Sampler` too.
+    """Return the registered sampler; a plugin's function becomes a `Sampler`.
 
     Raises:
-        UserError: for an unknown name, and what is no function of `CONTRACT`.
+        UserError: for an unknown name, and a function without the signature `CONTRACT`.
     """
     entry = lookup("sampler", name)
     if isinstance(entry, Sampler):
@@ -172,16 +171,16 @@ def sampler_named(name: str) -> Sampler:
 def sampler_options(
     name: str, options: Mapping[str, Any], *, later: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return options of the registered sampler as its annotations have them.
+    """Return options of the registered sampler, converted to its annotations.
 
     Args:
         name: of the sampler.
         options: keyword arguments.
-        later: names of further ones that the caller will give.
+        later: names of options that the caller will add.
 
     Raises:
-        UserError: as `sampler_named`; for options that it does not take or that are missing, values
-            of another type, and an unknown latent policy.
+        UserError: as `sampler_named`; for unknown or missing options, values of another type, and
+            an unknown latent policy.
     """
     target = sampler_named(name)
     accepted = target.__signature__.parameters
@@ -207,9 +206,9 @@ def keywords(function: Callable[..., object]) -> dict[str, Parameter]:
 
 
 def takes(function: Callable[..., object], *args: object, **options: object) -> bool:
-    """Tell whether a function may be called so; true where nobody can tell.
+    """Return whether a function accepts these arguments; true where its signature is unknown.
 
-    Keywords that it needs beside the given `options`, if there are some, are its own matter.
+    With `options`, other keywords that it requires are not checked.
     """
     try:
         signature = inspect.signature(function)
