@@ -35,7 +35,7 @@ from tests.test_configs import in_host, options
 MASKGIT = Confidence(5, mask=4)
 GAUSSIAN = DiscretisedGaussian(5)
 TEXT = ("openwebtext_sdtt6_di4c2", "openwebtext_sdtt7_di4c2")
-SHORT = ("text_short", "mdlm_short")  # inside the hosts, and without them
+SHORT = ("text_short", "mdlm_short", "text_dmmd")  # inside the hosts, and without them
 HYDRA_HOSTS = [host.name for host in detect.HYDRA_HOSTS]
 IN_PROGRAMS = [(host, name) for host in HYDRA_HOSTS for name in TEXT]
 
@@ -121,7 +121,11 @@ IMAGES = {
 }
 COMMON = {"stratified": False, "alpha": "sigmoid", "partial": False, "prior_share": 0.0}
 DIGITS = ("digits", "digits_full", "digits_quick")
-PHASES = ("digits_chain", "digits_dmmd")  # of several runs; see tests/cli/test_phases.py
+PHASES = (
+    "digits_chain",
+    "digits_dmmd",
+    "mdlm_dmmd",
+)  # of several runs; see tests/cli/test_phases.py
 
 
 def run_of(name: str) -> RunConfig:
@@ -277,14 +281,28 @@ def test_a_short_run_in_programs_that_look_like_hosts(host: str, tmp_path: Path)
     assert settings.latent is not None
     assert (settings.latent["name"], settings.latent["std"]) == ("mask_noise", 6)
     method = vars(settings.make(Absorbing(4, mask=3)))
-    assert method["states"] == 4
+    assert (method["states"], method["windows"]) == (8, (2, 4, 8))
     assert method["weights"] == Weights(consis_corr=0, consis_marg=0, data_corr=1)
     alone = run_of("mdlm_short")
     assert alone.info["latent"] == settings.latent
     assert vars(make_algorithm(alone.info["algo"], Absorbing(4, mask=3))).items() >= (
         {k: v for k, v in method.items() if k != "process"}.items()
     )
-    assert (alone.training.batch_size, alone.training.lr) == (32, 1e-3)
+    assert (alone.training.batch_size, alone.training.lr) == (64, 1e-3)
+
+
+@pytest.mark.parametrize("host", HYDRA_HOSTS)
+def test_a_second_phase_in_programs_that_look_like_hosts(host: str, tmp_path: Path) -> None:
+    config = in_host(tmp_path, host, "+experiment=text_dmmd", "teacher=x", "student=y")
+    assert config["lr_scheduler"]["max_lr"] == 5e-4
+    method = vars(distillation(config).make(Absorbing(4, mask=3)))
+    alone = run_of("mdlm_dmmd").info["phases"]["dmmd"]
+    second = compose_run("train", [*alone, "out=x"])
+    assert vars(make_algorithm(second.info["algo"], Absorbing(4, mask=3))).items() >= (
+        {k: v for k, v in method.items() if k not in ("process", "roles")}.items()
+    )
+    assert (second.training.batch_size, second.training.lr) == (64, 5e-4)
+    assert (second.training.steps, config["trainer"]["max_steps"]) == (600, 600)
 
 
 def test_text_outside_of_a_host_says_where_it_belongs(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`di4c train-teacher`: trains a product model. Options are in configs/train_teacher.yaml."""
+"""`di4c train-teacher`: trains a product model, a new one or one further."""
 
 import argparse
 import functools
@@ -14,9 +14,9 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     """See `di4c_plugin.cli.main.Command`."""
     parser = subparsers.add_parser(
         "train-teacher",
-        help="train a teacher from scratch",
-        description="Train a teacher from scratch, for example: di4c train-teacher "
-        "training.steps=2000 out=runs/teacher.",
+        help="train a teacher",
+        description="Train a teacher from scratch, or go on from one (start=FILE), for example: "
+        "di4c train-teacher training.steps=2000 out=runs/teacher.",
     )
     add_overrides(parser)
     return parser
@@ -34,7 +34,13 @@ def run(args: argparse.Namespace) -> int:
     config = compose_run("train_teacher", args.overrides)
     host = make("host", config.info["host"])
     torch.manual_seed(config.training.seed)
-    model = host.new_teacher(config.info["process"], **config.info["network"])
+    start = config.info["start"]
+    if start is None:
+        model = host.new_teacher(config.info["process"], **config.info["network"])
+    else:
+        model = host.load_teacher(start)
+        if model.is_student:
+            raise UserError(f"{start} is a student: start from a teacher")
     algorithm = make_algorithm(config.info["algo"], model.process)
     if algorithm.needs_teacher:
         raise UserError(f"algo={config.info['algo']['name']} needs a teacher: use di4c train")
@@ -47,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         config.training,
         config.out,
         info=config.info,
+        inputs=[] if start is None else [start],
         resume=config.resume,
         overwrite=config.overwrite,
     )

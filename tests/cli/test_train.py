@@ -116,6 +116,33 @@ def test_an_algorithm_that_needs_a_teacher_cannot_make_one(
     assert capsys.readouterr().err == "di4c: error: algo=di4c needs a teacher: use di4c train\n"
 
 
+def test_a_teacher_is_trained_further(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its own sizes, and never in the place of the file it starts from."""
+    start = tmp_path / "teacher.safetensors"
+    start.write_bytes(teacher.read_bytes())
+    command = ["train-teacher", "training.steps=1", "training.ema=0", *QUICK]
+    assert main([*command, f"start={start}", f"out={tmp_path}"]) == 2
+    assert start.read_bytes() == teacher.read_bytes()
+    assert main([*command, f"start={start}", "training.lr=0", f"out={tmp_path / 'same'}"]) == 0
+    assert main([*command, f"start={start}", f"out={tmp_path / 'further'}"]) == 0
+    before, same, further = (
+        load_model(path / "teacher.safetensors")
+        for path in (tmp_path, tmp_path / "same", tmp_path / "further")
+    )
+    weights = [dict(model.denoiser.named_parameters()) for model in (before, same, further)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+    assert further.network == before.network
+    student = tmp_path / "student"
+    assert main(arguments(start, student, "training.steps=1")) == 0
+    capsys.readouterr()
+    out = f"out={tmp_path / 'x'}"
+    assert main([*command, f"start={student / 'student.safetensors'}", out]) == 2
+    assert "is a student: start from a teacher" in capsys.readouterr().err
+
+
 def test_a_folder_is_only_overwritten_when_told(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts import Host, HostData, host_for
 from di4c_plugin.hosts.builtin import HOST as BUILTIN
+from di4c_plugin.plugins import lookup
 
 SIZES = {
     "heads": 4,
@@ -38,9 +39,15 @@ def test_a_model_that_says_nothing_has_the_first_host_of_its_family(kind: str, n
     assert host_for(model_of(kind)).name == name
 
 
-def test_text_hosts_have_data_in_their_programs_alone() -> None:
-    with pytest.raises(UserError, match="^host 'mdlm' has no data here: they are its own program"):
+def test_text_hosts_ask_for_texts() -> None:
+    with pytest.raises(UserError, match="^name the data of host 'mdlm': host.data=PATH$"):
         host_for(model_of("dit")).data()
+
+
+def test_a_host_may_have_its_data_in_its_program_alone() -> None:
+    host = Host("x", lookup("host", "mdlm").family)
+    with pytest.raises(UserError, match="^host 'x' has no data here: they are its own program"):
+        host().data()
 
 
 def test_sizes_of_the_training_are_kept_unless_others_are_given() -> None:
