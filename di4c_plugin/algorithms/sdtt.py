@@ -186,18 +186,14 @@ class SDTT(Algorithm):
         generator, delta = update.generator, self.delta(update.round)
         target, x, shape = None, states.x, getattr(teacher, "latent_shape", None)
         for index, u in enumerate(starts):
-            shares_latent = index == 0 and shape is not None and states.latent is not None
-            latent = (
-                states.latent if shares_latent else drawn_latent(teacher, 1, len(x[0]), generator)
-            )
+            shared = index == 0 and shape is not None and states.latent is not None
+            latent = states.latent if shared else drawn_latent(teacher, 1, len(x[0]), generator)
             current = States(x, u, states.cond, latent)
             prediction = predicts(teacher, current, revealed=index > 0)
             # Where earlier steps have reached 0 there is nothing more to predict.
-            unfinished = self.times == "released" or (states.t - index * delta > 1e-9).unsqueeze(-1)
-            remaining = positions.take(
-                (self.process.active(x[0]) & unfinished).unsqueeze(0)
-            ).squeeze(0)
-            target = prediction if target is None else prediction.where(remaining, target)
+            pending = self.times == "released" or (states.t - index * delta > 1e-9).unsqueeze(-1)
+            mask = positions.take((self.process.active(x[0]) & pending).unsqueeze(0)).squeeze(0)
+            target = prediction if target is None else prediction.where(mask, target)
             if index + 1 == len(starts):
                 break
             noise = self.process.step_noise(x.shape, generator=generator, device=generator.device)

@@ -71,9 +71,9 @@ class Uniform(Process):
         alpha_s = self.schedule.alpha(s).view(-1, 1, 1)
         log_likelihood = self._log_likelihood(x_t, self.schedule.alpha(t), dtype)
         log_w = (log_p_0 - log_likelihood).where(log_likelihood > LOG_ZERO, LOG_ZERO)
-        own = safe_log(alpha_s).to(dtype) + log_w
+        kept = safe_log(alpha_s).to(dtype) + log_w
         noise = safe_log((1 - alpha_s) / self.num_tokens).to(dtype)
-        mixed = torch.logaddexp(own, noise + log_w.logsumexp(-1, keepdim=True))
+        mixed = torch.logaddexp(kept, noise + log_w.logsumexp(-1, keepdim=True))
         log_p_s = self._log_likelihood(x_t, survival(self.schedule, s, t), dtype) + mixed
         # Already normalised, but for an x_0 that alpha_t = 1 excludes and the prediction does not.
         return log_p_s.log_softmax(-1)

@@ -66,7 +66,7 @@ def find_doors(network: nn.Module, names: Names) -> Doors:
             raise UserError(f"latent.doors has no {quoted(door)}; it has {', '.join(NAMES)}")
         many = isinstance(name, list | tuple)
         listed: list[Any] = list(name or ()) if many or name is None else [name]
-        if not all(each and isinstance(each, str) for each in listed):
+        if not all(path and isinstance(path, str) for path in listed):
             raise UserError(f"latent.doors.{door} is {quoted(name)}: no name of a sub-module")
         modules = tuple(find_modules(network, f"latent.doors.{door}", listed))
         doors[door] = modules if door in MANY else next(iter(modules), None)
@@ -99,14 +99,14 @@ def _spread(network: nn.Module, name: str) -> list[str]:
         children = network.get_submodule(first.rstrip(".")).named_children()
     except AttributeError:
         return [first.rstrip(".")]  # refused by `_module`
-    return [each for child, _ in children for each in _spread(network, f"{first}{child}{rest}")]
+    return [path for child, _ in children for path in _spread(network, f"{first}{child}{rest}")]
 
 
 def _module(network: nn.Module, option: str, name: str) -> nn.Module:
     try:
         return network.get_submodule(name)
     except AttributeError:
-        names = [found for found, _ in network.named_modules() if found]
+        names = [path for path, _ in network.named_modules() if path]
         kind, near = type(network).__name__, _near(name, names)
         raise UserError(f"{option}: {kind} has no {quoted(name)}{near}") from None
 

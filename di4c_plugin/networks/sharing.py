@@ -29,9 +29,9 @@ def share(network: nn.Module, exclude: set[str] | None = None) -> None:
 def base_names(module: nn.Module) -> set[str]:
     """Return the names, in a module's state dict, of weights that its networks share."""
     return {
-        f"{place}.{name}" if place else name
-        for place, each in module.named_modules(remove_duplicate=False)
-        for name in getattr(each, BASE, ())
+        f"{path}.{name}" if path else name
+        for path, network in module.named_modules(remove_duplicate=False)
+        for name in getattr(network, BASE, ())
     }
 
 
