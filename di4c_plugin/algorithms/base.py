@@ -28,9 +28,9 @@ class Data:
     Attributes:
         x_0: whole numbers of any type, (M, D).
         labels: int64, (M,), or None.
-        given: bool, (M, D): tokens that are never corrupted nor counted, prompts and padding; None:
-            there are none.
-        lengths: int64, (M,): what stands behind is padding; None: there is none.
+        given: bool, (M, D): prompts and padding, neither corrupted nor counted; None: no such
+            tokens.
+        lengths: int64, (M,): tokens from here on are padding; None: no padding.
     """
 
     x_0: Tensor
@@ -46,8 +46,8 @@ class Batch:
     Attributes:
         x_0: int64, (B, D).
         cond: class labels, int64, (B,), or None.
-        given: bool, (B, D): prompts and padding, never corrupted nor counted; None: there are none.
-            Masked diffusion only: what no mask stands for is counted nowhere.
+        given: bool, (B, D): prompts and padding, neither corrupted nor counted; None: no such
+            tokens. For masked diffusion only, where losses count masked positions alone.
     """
 
     x_0: Tensor
@@ -55,17 +55,17 @@ class Batch:
     given: Tensor | None = None
 
     def keep(self, x_t: Tensor) -> Tensor:
-        """Return states (B, D) with what is given as it is."""
+        """Return states (B, D) with the given tokens restored."""
         return x_t if self.given is None else torch.where(self.given, self.x_0, x_t)
 
     def first(self, count: int | None) -> "Batch":
-        """Return the first examples; None: all."""
+        """Return the first `count` examples; None: all."""
         return Batch(*(None if v is None else v[:count] for v in (self.x_0, self.cond, self.given)))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Role:
-    """A network that a method trains; it starts from the teacher's weights, or is of its own make.
+    """A network that a method trains; it starts from the teacher's weights, unless `make` is set.
 
     Attributes:
         latent: whether it takes a latent λ: "none", "optional" (where the user names one), or
@@ -74,7 +74,7 @@ class Role:
         lr: factor on the learning rate of the program that trains it.
         betas: of Adam; None: the program's.
         eps: of Adam; None: the program's.
-        make: returns a network of another kind, given the student's denoiser and D; it says
+        make: returns a network of another kind, given the student's denoiser and D; goes with
             neither `latent` nor `averaged`.
     """
 
@@ -88,14 +88,14 @@ class Role:
 
 @dataclass(frozen=True)
 class Update:
-    """Where in a run a loss is asked for, and what it draws from.
+    """The position of an update in its run, and its source of randomness.
 
     Attributes:
         generator: source of every random draw, on the networks' device.
         index: of the optimiser update, from 0.
         total: updates of the whole run.
         round: from 0; at the end of one the student becomes the teacher.
-        rounds: how many there are.
+        rounds: their number.
     """
 
     generator: torch.Generator
@@ -115,8 +115,8 @@ class LossTerms:
     """What an update minimises.
 
     Attributes:
-        totals: the scalar to differentiate of each role that is trained now. Roles trained in the
-            same update may share one: it stands with one of them, and 0 with the other.
+        totals: the scalar to differentiate, for each role that is trained now. Roles trained in the
+            same update may share one: give it to one of them, and 0 to the other.
         terms: named parts, detached, in nats per example, for the log.
     """
 
@@ -129,7 +129,7 @@ class LossTerms:
         return torch.stack(list(self.totals.values())).sum()
 
     def plus(self, other: "LossTerms") -> "LossTerms":
-        """Return the sums with losses of some of the same roles and terms."""
+        """Return the sums with `other`, whose roles and terms are among these."""
         totals = {k: v + other.totals.get(k, 0) for k, v in self.totals.items()}
         return LossTerms(totals, {k: v + other.terms.get(k, 0) for k, v in self.terms.items()})
 
@@ -141,10 +141,10 @@ class Algorithm(ABC):
         needs_teacher: whether there is a frozen "teacher" among its networks.
         roles: the networks it trains, by name; "student" is the one that is kept. May be set in
             `__init__`, where it depends on the process.
-        rounds: into how many a run is divided, unless the user says otherwise.
-        renew: what starts anew with a round: "optimiser", its moments, and "average".
-        sampling: how its students are sampled unless the user says otherwise, kept in the model
-            file: `steps`, `sampler`, and options of the sampler such as `latents`.
+        rounds: default number of rounds in a run.
+        renew: what each round resets: "optimiser" (its moments), "average".
+        sampling: defaults for sampling its students, kept in the model file: `steps`, `sampler`,
+            and options of the sampler such as `latents`.
     """
 
     needs_teacher: bool = True

@@ -1,4 +1,4 @@
-"""Whether a loss is taken of whole tensors or by chunks of hidden states: the option `loss`."""
+"""The option `loss`: whole tensors of log-probabilities, or chunks of hidden states."""
 
 from collections.abc import Collection
 from typing import Annotated
@@ -15,16 +15,16 @@ Loss = Annotated[str, Choices("auto", "naive", "chunked")]
 def takes_chunks(
     loss: str, networks: Networks, names: Collection[str], step: Process | None = None
 ) -> bool:
-    """Return whether a loss goes by chunks.
+    """Return whether a loss is computed by chunks.
 
     Args:
-        loss: see `Loss`; "auto": where it can.
+        loss: see `Loss`; "auto": by chunks where possible.
         networks: of a method.
-        names: of those that the loss is of.
+        names: of the networks that the loss is computed from.
         step: the process whose step the loss takes; None: it takes none.
 
     Raises:
-        UserError: where it must and cannot.
+        UserError: for "chunked" where it is impossible.
     """
     headless = [name for name in names if not has_head(networks[name])]
     reason = f"the {headless[0]} has no hidden states" if headless else None

@@ -46,7 +46,7 @@ from di4c_plugin.values import Choices, Count, Range, Share, Size
 
 @dataclass(frozen=True)
 class Weights:
-    """The weight of each term; 0 switches it off. Those released for OpenWebText."""
+    """The weight of each term; 0 switches it off. The defaults are those for OpenWebText."""
 
     distil: float = 1.0
     consis_corr: float = 1.0
@@ -60,12 +60,12 @@ WeightName = Annotated[str, Choices(*asdict(Weights()))]
 
 @dataclass(frozen=True)
 class Noised:
-    """What an update predicts from.
+    """The noised inputs of an update.
 
     Attributes:
         x_t: states (B, D) at times t (B,), with labels cond (B,) or None.
         x_0: data that these states may come from, (J, B, D).
-        latents: how many lambda each x_t gets.
+        latents: number of lambda for each x_t.
     """
 
     x_t: Tensor
@@ -78,14 +78,14 @@ class Noised:
 class Di4C(Algorithm):
     """The Di4C loss for any process and any time per example.
 
-    The defaults are the values that the authors released for OpenWebText (github.com/sony/di4c,
-    sdtt/), and where they have no such option the plain choice; configs/recipe has those of other
+    The defaults are the authors' values for OpenWebText (github.com/sony/di4c, sdtt/), or the
+    simplest choice where the authors have no such option; configs/recipe has those for other
     networks and data.
 
     Args:
         process: the forward process of teacher and student.
-        latents: N, how many lambda estimate the mixture; also how many joint samples x_s^j.
-        states: how many examples of a batch get an x_t of their own; None: all.
+        latents: N, the number of lambda that estimate the mixture, and of joint samples x_s^j.
+        states: number of examples of a batch that get their own x_t; None: all.
         prior_share: share of the updates spent at t = 1, on one x_1 drawn from the prior. A sampler
             starts there whatever x_0 is, so that all examples of one label are targets of the same
             state: one set of N x `states` lambda serves them all. At equal cost the mixture is
@@ -102,22 +102,22 @@ class Di4C(Algorithm):
         windows: sizes of windows of neighbouring positions, such as (2, 4, 8): the correlation
             terms are sums over windows at random places, averaged over the sizes (ours, see
             `losses.windows`); none: over all positions at once, as in the paper.
-        encoder: K, how many lambda of an encoder q(lambda | x_0, x_t), a second network, bound the
-            data's joint probability instead of the N (see `di4c_encoder`); 0: there is none. Over
-            all positions at once: windows are then for the consistency terms alone.
+        encoder: K, the number of lambda from an encoder q(lambda | x_0, x_t), a second network,
+            that bound the data's joint probability instead of the N (see `di4c_encoder`); 0: no
+            encoder. The bound is over all positions: windows then apply to consistency alone.
         encoder_hidden: width of the encoder; a multiple of 32.
-        encoder_blocks: how many it has.
+        encoder_blocks: number of its blocks.
         encoder_lr: factor on the learning rate of the encoder.
-        encoder_warmup: share of the training in which KL(encoder || prior) comes to weigh in full:
-            from the start it would keep the encoder at the prior.
-        grid: what the D positions are, (h, w) or (channels, h, w) of pictures, whose windows are
+        encoder_warmup: share of the training over which the weight of KL(encoder || prior) grows
+            to 1: in full from the start, it would keep the encoder at the prior.
+        grid: shape of the positions, (h, w) or (channels, h, w) of pictures, whose windows are
             squares; None: a sequence.
         weights: overrides of `Weights`.
         loss: how the terms are computed, see `di4c_plugin.algorithms.di4c_terms`; "auto": by chunks
-            if all networks hand out hidden states, else all at once.
+            if all networks expose hidden states, else whole tensors.
         loss_mb: budget of a chunk, in MiB.
-        target: what stands for the student where gradients stop: "student" itself, or its moving
-            "average".
+        target: the network that replaces the student where gradients stop: "student" itself, or
+            its moving "average".
 
     Raises:
         UserError: for values out of range, unknown weights, an unknown loss or target.
@@ -204,17 +204,17 @@ class Di4C(Algorithm):
                 max_bytes=self.max_bytes,
             )
             draws = replace(draws, bound=bound.value)
-        found = terms_by(loss, trio, draws, self.process, self.max_bytes)
+        per_example = terms_by(loss, trio, draws, self.process, self.max_bytes)
         near = noised.t < self.delta
         alpha = correlation_weight(self.alpha, noised.t)
         scale = {"distil": near, "consis_corr": ~near, "consis_marg": ~near, "data_corr": alpha}
         terms = {
             name: (value * scale[name].to(value.dtype) if name in scale else value).mean()
-            for name, value in found.items()
+            for name, value in per_example.items()
         }
-        used = {name: weight for name, weight in asdict(self.weights).items() if weight}
-        total = torch.stack([weight * terms[name] for name, weight in used.items()]).sum()
-        totals, log = {"student": total}, {name: terms[name].detach() for name in used}
+        weights = {name: weight for name, weight in asdict(self.weights).items() if weight}
+        total = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
+        totals, log = {"student": total}, {name: terms[name].detach() for name in weights}
         if bound is not None:  # one loss of both networks
             totals["encoder"], log["encoder_kl"] = total.new_zeros(()), bound.divergence.mean()
         return LossTerms(totals, log)
@@ -232,11 +232,10 @@ class Di4C(Algorithm):
         return Noised(x_t, t, cond, x_0.unsqueeze(0), self.latents)
 
     def _at_prior(self, batch: Batch, generator: torch.Generator) -> Noised:
-        """Return a state at t = 1, that every example may have come from.
+        """Return one state at t = 1, and the examples that it may have come from.
 
-        With labels it is that of the first example's, and the examples that share it are its data;
-        or, as often as labels are dropped, that of none, and of all. With prompts it is that of the
-        first example's prompt, and of this example alone.
+        With labels, these are the examples that share the label of the first; as often as labels
+        are dropped, all examples without a label. With prompts, the first example alone.
         """
         x_0, cond = batch.x_0, None if batch.cond is None else batch.cond[:1]
         latents = self.latents * len(x_0[: self.states])
@@ -247,7 +246,7 @@ class Di4C(Algorithm):
             if host_uniform(generator) < self.label_dropout:
                 cond = torch.full_like(cond, NO_LABEL)
             else:
-                # On a GPU this waits for the device: how many there are is a shape.
+                # On a GPU this waits for the device: the count becomes a shape.
                 x_0 = x_0[batch.cond == cond]
         x_1 = self.process.prior((1, x_0.shape[1]), generator=generator, device=x_0.device)
         x_1 = x_1 if batch.given is None else batch.keep(x_1)

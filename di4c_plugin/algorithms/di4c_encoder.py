@@ -3,10 +3,10 @@ r"""Di4C's data term by an encoder q(lambda | x_0, x_t), in place of N draws fro
     log p(x_0 | x_t) >= E_{lambda_k ~ q} log (1/K) \sum_k w_k \prod_d p^d(x_0^d | x_t; lambda_k),
     w_k = p(lambda_k) / q(lambda_k | x_0, x_t),
 
-a bound on which student and encoder are trained together. N draws from the prior gain at most log N
+Student and encoder are trained together on this bound. N draws from the prior gain at most log N
 nats on all positions; this gains what the posterior is worth, whatever the length. With K = 1 the
 mean of log w is taken in closed form, -KL(q || p). Where x_t shows everything both sides are 0.
-At first log w weighs less: from random weights on q would be the prior, and stay it.
+At first log w has a smaller weight: otherwise q would collapse to the prior early in training.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ def encoder_role(lr: float, hidden_size: int, num_blocks: int) -> Role:
 
 
 def warmed(progress: float, warmup: float) -> float:
-    """Return `strength` where `progress` of a run is done: in `warmup` of it it comes to 1."""
+    """Return the `strength` at a share `progress` of the run: linear, 1 from `warmup` on."""
     return 1.0 if progress >= warmup else progress / warmup
 
 
@@ -64,12 +64,12 @@ def data_bound(
         student: a mixture.
         encoder: see `di4c_plugin.networks.encoder`.
         x_0: data that each state may come from, (J, B, D).
-        states: the noisy states, x (1, B, D); of their lambda nothing is read.
+        states: the noisy states, x (1, B, D); their lambda are not used.
         process: of both.
         count: K.
-        strength: factor on log w; below 1 it is no bound.
+        strength: factor on log w; only at 1 is this a bound.
         generator: of the draws.
-        hidden: whether the student hands out hidden states, for chunks of log p.
+        hidden: whether the student exposes hidden states, for chunks of log p.
         max_bytes: budget of a chunk.
     """
     copies, batch = x_0.shape[:2]
@@ -82,8 +82,8 @@ def data_bound(
         (count, *q.mean.shape), generator=generator, device=t.device, dtype=q.mean.dtype
     )
     latent, log_weight = q.at(noise)
-    here = States(noisy.unsqueeze(0), t, cond, latent)
-    joint = joint_log_prob(student, clean, here, process, hidden=hidden, max_bytes=max_bytes)
+    inputs = States(noisy.unsqueeze(0), t, cond, latent)
+    joint = joint_log_prob(student, clean, inputs, process, hidden=hidden, max_bytes=max_bytes)
     divergence = q.divergence()
     bound = (
         joint[0] - strength * divergence

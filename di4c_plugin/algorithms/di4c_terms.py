@@ -56,18 +56,18 @@ class Trio:
 
 @dataclass(frozen=True)
 class Draws:
-    """What an update draws, for B states with N lambda.
+    """The random draws of an update, for B states with N lambda.
 
     u, noise, latent, chance and s are for the consistency terms.
 
     Attributes:
         x_0: data (J, B, D).
-        teacher: what the teacher predicts from.
-        student: what the student predicts from.
+        teacher: inputs of the teacher.
+        student: inputs of the student.
         u: times (B,) that the teacher steps to; None: no consistency terms.
         noise: decides the N steps of each state, (process.noises, N, B, D).
         latent: of the target network, (N, B, *latent_shape).
-        chance: by which x_s is drawn, U[0, 1) (N, B, D).
+        chance: U[0, 1) (N, B, D), which decides x_s.
         s: times (B,) where the student's step ends; None: 0.
         windows: partitions of the positions (B, D) for the correlation terms; none: all at once.
         bound: on log p(x_0 | x_t), (B,), see `example_terms`.
@@ -85,16 +85,16 @@ class Draws:
     bound: Tensor | None = None
 
     def after(self, x_u: Tensor) -> States:
-        """Return what the target predicts from after steps to x_u (N, B, D)."""
+        """Return the target's inputs after steps to x_u (N, B, D)."""
         assert self.u is not None, "there are no consistency terms"
         return States(x_u, self.u, self.student.cond, self.latent)
 
 
 def choose_loss(loss: str, networks: Trio, process: Process) -> str:
-    """Return which of `LOSSES` the option `loss` asks for.
+    """Return which of `LOSSES` the option `loss` means.
 
     Raises:
-        UserError: if it goes by chunks and a network has no hidden states, or a step of the process
+        UserError: if it needs chunks and a network has no hidden states, or a step of the process
             looks at all positions.
     """
     heads = has_heads(networks)
@@ -109,7 +109,7 @@ def choose_loss(loss: str, networks: Trio, process: Process) -> str:
 
 
 def has_heads(networks: Trio) -> bool:
-    """Whether every network hands out hidden states."""
+    """Return whether every network exposes hidden states."""
     used = (networks.student, networks.teacher, networks.target)
     return all(has_head(network) for network in used)
 
@@ -128,7 +128,7 @@ def terms_by(
 
 
 class Work:
-    """One evaluation of the terms, with the fields of `Draws` at the positions they are over."""
+    """One evaluation of the terms at the positions of a loss."""
 
     def __init__(
         self,
@@ -181,11 +181,11 @@ class Work:
             student = self.predict(self.student, self.draws.student)
         consistent = targets if self.draws.s is None else replace(targets, target=None)
         terms = position_terms(student, consistent, implementation=loss, max_bytes=self.max_bytes)
-        found = self.of_examples(terms)
+        per_example = self.of_examples(terms)
         return (
-            found
+            per_example
             if x_u is None or self.draws.s is None
-            else found | self._until(self.draws.s, student, targets, x_u)
+            else per_example | self._until(self.draws.s, student, targets, x_u)
         )
 
     def _targets(self) -> tuple[Targets, Tensor | None]:
@@ -236,10 +236,10 @@ class Work:
         """Return the terms with the logits of one lambda at a time."""
         q, x_u = self._stream_teacher()
         x_s, q_s = (None, None) if x_u is None else self._stream_target(x_u)
-        of = ChunkTargets(self.positions.take(self.draws.x_0), q, x_s, q_s)
+        targets = ChunkTargets(self.positions.take(self.draws.x_0), q, x_s, q_s)
         calls = [partial(self._log_p, self.student, one) for one in split(self.draws.student)]
         active = self.process.active(self.draws.student.x[0]).flatten()
-        return PositionTerms(*streamed(calls, active, of))
+        return PositionTerms(*streamed(calls, active, targets))
 
     def _log_p(self, denoiser: Denoiser, states: States) -> Tensor:
         """Return log p (P, S) of states with one lambda."""
@@ -250,12 +250,12 @@ class Work:
         mean, x_u, noise = LogMean(), [], self.draws.noise
         states = split(self.draws.teacher)
         with inference(self.teacher):
-            for n, one in enumerate(states):
-                prediction = self.predict(self.teacher, one)
+            for n, single in enumerate(states):
+                prediction = self.predict(self.teacher, single)
                 mean.add(prediction.log_p(slice(None))[0])
                 if noise is not None:
-                    own = noise if len(states) == 1 else noise[:, n : n + 1]
-                    x_u.append(self.step(prediction, one, own))
+                    step_noise = noise if len(states) == 1 else noise[:, n : n + 1]
+                    x_u.append(self.step(prediction, single, step_noise))
         return mean.value, torch.cat(x_u) if x_u else None
 
     def _stream_target(self, x_u: Tensor) -> tuple[Tensor, Tensor]:
@@ -264,8 +264,8 @@ class Work:
         assert draws.chance is not None, "there are consistency terms"
         chance = self.positions.take(draws.chance)
         with inference(self.target):
-            for u, one in zip(chance, split(draws.after(x_u)), strict=True):
-                log_p = self._log_p(self.target, one)
+            for u, single in zip(chance, split(draws.after(x_u)), strict=True):
+                log_p = self._log_p(self.target, single)
                 mean.add(log_p)
                 x_s.append(inverse_cdf(log_p, u))
         return torch.stack(x_s), mean.value

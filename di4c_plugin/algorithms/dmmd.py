@@ -10,11 +10,11 @@ network x_phi and the frozen teacher x_theta predict clean tokens:
     4  auxiliary loss, over phi:  -w(s) sum_c (x + x_theta(z_s))_c log x_phi(z_s)_c
 
 in alternation, both at the positions that z_s leaves open. x_phi follows E[x | z_s] under student
-and teacher; where it is the teacher, the student has the teacher's moments. Given lambda ("input
-noise") the student's tokens are independent, over all lambda they are not: without lambda a masked
-student cannot learn what the moments ask of it.
+and teacher; where it equals the teacher, the student has the teacher's moments. Given lambda
+("input noise") the student's tokens are independent; over all lambda they are not. Without lambda a
+masked student cannot match the moments.
 
-Its kin are switches of it, see `dmmd_kin`.
+Related methods are switches of this one, see `dmmd_kin`.
 """
 
 from collections.abc import Callable, Collection
@@ -58,36 +58,36 @@ LOSSES = {STUDENT: ("generator", "entropy"), AUXILIARY: ("auxiliary",)}
 class DMMD(Algorithm):
     r"""The D-MMD losses for any process with a posterior, with the switches of its kin.
 
-    The defaults are the paper's, and what it does not say as our pilot had it.
+    The defaults are the paper's; those that it does not state are from our pilot.
 
     Args:
         process: the forward process of all networks.
-        steps: k, how many steps the student is made for; None: any number.
+        steps: k, the number of steps that the student is trained for; None: any.
         times: of t and s. "window": s is uniform and t up to 1/k later; "grid": t is one of the k
             times at which the sampler calls the student, s uniform in the step from there;
             "independent": both uniform, whichever is larger.
-        renoise: how z_s comes of the drawn x. "posterior": q(z_s | z_t, x); "step": the process's
-            own step, which for MaskGIT's and Halton's opens tokens by rank; "forward": q(z_s | x).
+        renoise: how z_s is drawn, given x. "posterior": q(z_s | z_t, x); "step": the process's own
+            step, which for MaskGIT's and Halton's opens tokens by rank; "forward": q(z_s | x).
         target: what the auxiliary learns: the drawn x ("hard") or p itself ("soft", for masked
-            processes: z_s of others depends on x).
-        teacher_weight: \kappa, weight of the teacher's prediction beside it.
+            processes: in others z_s depends on x).
+        teacher_weight: \kappa, weight of the teacher's prediction in the auxiliary loss.
         jeffreys: None: D-MMD's generator loss. A number: Di[M]O's with \beta.
         weight: w(s): "constant", or of masked diffusion's likelihood bound ("elbo").
-        input_noise: whether the student takes a latent: true, false, or None: masked processes'
-            must, and others' where the user names one.
+        input_noise: whether the student takes a latent; None: required for masked processes,
+            optional for others.
         auxiliary_updates: updates of the auxiliary for each of the student.
-        auxiliary_first: who begins.
+        auxiliary_first: whether a cycle begins with the auxiliary.
         together: train both in every update, by one pass of the student.
         auxiliary_lr: factor on the learning rate of the auxiliary.
         betas: of Adam, for both; None: the program's.
         temperature: of the teacher in both losses.
-        top_p: share of the teacher's law that its nucleus holds.
-        penalty: what the logits of tokens outside of it lose.
-        teacher_latents: how many lambda the marginals of a teacher that is a mixture are means of.
+        top_p: probability mass of the teacher's nucleus.
+        penalty: subtracted from the logits of tokens outside the nucleus.
+        teacher_latents: number of lambda that the marginals of a mixture teacher are averaged over.
         min_time: s is at least this.
         label_dropout: share of examples distilled without their class label.
         loss: "naive", whole tensors of log-probabilities; "chunked", of hidden states and heads;
-            "auto": by chunks if all networks hand out hidden states.
+            "auto": by chunks if all networks expose hidden states.
         loss_mb: budget of a chunk, in MiB.
 
     Raises:
@@ -155,9 +155,9 @@ class DMMD(Algorithm):
         """See `Algorithm.trained`: the student once in a cycle, or both always."""
         if self.together:
             return self.roles
-        place = update.index % (1 + self.auxiliary_updates)
-        turn = self.auxiliary_updates if self.auxiliary_first else 0
-        return (STUDENT,) if place == turn else (AUXILIARY,)
+        phase = update.index % (1 + self.auxiliary_updates)
+        student_phase = self.auxiliary_updates if self.auxiliary_first else 0
+        return (STUDENT,) if phase == student_phase else (AUXILIARY,)
 
     def losses(self, batch: Batch, networks: Networks, update: Update) -> LossTerms:
         """See `Algorithm.losses`."""
@@ -176,16 +176,16 @@ class DMMD(Algorithm):
             index = positions.within(open_s)
             return phi.at(index), theta.at(index)
 
-        # Of what z_s leaves open: what z_t leaves open too, which is all unless z_s is of x alone.
-        both = ActivePositions(open_s.active & open_t.active)
-        asked = STUDENT in trained or self.soft
-        p = drawn.p.at(both.within(open_t)) if asked else None
-        found = self._terms(drawn, both, trained, *at(both), p)
+        # Positions open in both z_s and z_t: all that z_s leaves open, unless z_s is drawn from x.
+        shared = ActivePositions(open_s.active & open_t.active)
+        needs_student = STUDENT in trained or self.soft
+        p = drawn.p.at(shared.within(open_t)) if needs_student else None
+        terms = self._terms(drawn, shared, trained, *at(shared), p)
         if self.renoise != "forward" or AUXILIARY not in trained:
-            return found
-        # And what z_t shows, which is certain: the auxiliary learns it, the student does not.
+            return terms
+        # Positions that z_t shows are certain: the auxiliary learns them, the student does not.
         shown = ActivePositions(open_s.active & ~open_t.active)
-        return found.plus(self._terms(drawn, shown, (AUXILIARY,), *at(shown)))
+        return terms.plus(self._terms(drawn, shown, (AUXILIARY,), *at(shown)))
 
     def _predict(
         self,
@@ -199,8 +199,8 @@ class DMMD(Algorithm):
         if learns:
             return predict(denoiser, states, positions, self.process, hidden=hidden)
         with inference(denoiser):
-            found = predict(denoiser, states, positions, self.process, hidden=hidden)
-        return found.detached()
+            prediction = predict(denoiser, states, positions, self.process, hidden=hidden)
+        return prediction.detached()
 
     def _draw(
         self,
@@ -210,7 +210,7 @@ class DMMD(Algorithm):
         predicts: Callable[..., Prediction],
         trained: Collection[str],
     ) -> Drawn:
-        """Return the student's prediction from noised data, and what is drawn from it."""
+        """Return the student's prediction from noised data, and the draws from it."""
         count, device = len(batch.x_0), generator.device
         t, s = draw_times(self.times, count, self.steps, self.min_time, generator)
         z_t = batch.keep(self.process.corrupt(batch.x_0, t, generator=generator))
@@ -242,28 +242,28 @@ class DMMD(Algorithm):
         theta: Prediction,
         p: Prediction | None = None,
     ) -> LossTerms:
-        """Return the losses over `positions`, where the predictions are; without p, of hard x."""
+        """Return the losses over `positions`, those of the predictions; without p, for hard x."""
         x = positions.take(drawn.x.unsqueeze(0)).squeeze(0)
         predictions = [phi, theta] if p is None else [phi, theta, p]
 
-        def values(part: slice, log_phi: Tensor, log_q: Tensor, *own: Tensor) -> list[Tensor]:
+        def values(part: slice, log_phi: Tensor, log_q: Tensor, *student: Tensor) -> list[Tensor]:
             if len(log_q) > 1:  # a mixture teaches by its marginals
                 log_q = log_mean_exp(log_q).unsqueeze(0)
             log_q = sharpened(log_q, self.temperature, self.top_p, self.penalty)
-            found = []
+            losses = []
             if STUDENT in trained:
-                (log_p,) = own
+                (log_p,) = student
                 generator = (
                     generator_loss(log_p, log_phi, log_q)
                     if self.jeffreys is None
                     else jeffreys_loss(log_p, log_phi, log_q, self.jeffreys)
                 )
-                found += [generator, entropy(log_p)]
+                losses += [generator, entropy(log_p)]
             if AUXILIARY in trained:
-                soft = [soft_cross_entropy(log_p, log_phi) for log_p in own if self.soft]
+                soft = [soft_cross_entropy(log_p, log_phi) for log_p in student if self.soft]
                 (target,) = soft or [cross_entropy(x[part], log_phi)]
-                found.append(target + self.teacher_weight * soft_cross_entropy(log_q, log_phi))
-            return found
+                losses.append(target + self.teacher_weight * soft_cross_entropy(log_q, log_phi))
+            return losses
 
         sums = position_sums(values, *predictions, implementation="auto", max_bytes=self.max_bytes)
         process: Any = self.process  # masked, where the weight is the bound's
@@ -271,8 +271,8 @@ class DMMD(Algorithm):
         weight = elbo_weight(process.schedule, drawn.s) if elbo else torch.ones_like(drawn.s)
         weight = weight[positions.index // drawn.x.shape[1]] / len(drawn.s)
         names = [name for role in self.roles if role in trained for name in LOSSES[role]]
-        found = {k: (v * weight.to(v.dtype)).sum() for k, v in zip(names, sums, strict=True)}
+        terms = {k: (v * weight.to(v.dtype)).sum() for k, v in zip(names, sums, strict=True)}
         return LossTerms(
-            {role: found[LOSSES[role][0]] for role in trained},
-            {name: value.detach() for name, value in found.items()},
+            {role: terms[LOSSES[role][0]] for role in trained},
+            {name: value.detach() for name, value in terms.items()},
         )

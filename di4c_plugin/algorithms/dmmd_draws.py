@@ -1,4 +1,4 @@
-"""What D-MMD draws: times, clean tokens of the student, and the state that they lead to."""
+"""The random draws of D-MMD: times, clean tokens of the student, and the next state."""
 
 from dataclasses import dataclass
 
@@ -15,13 +15,13 @@ from di4c_plugin.networks.predictions import Prediction
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a student's pass leads to.
+    """The results of a pass of the student.
 
     Attributes:
         open_t: the open positions of z_t.
         p: the student's prediction there.
-        x: clean tokens drawn from it (B, D), those that z_t shows as they are.
-        z_s: (B, D), what auxiliary and teacher predict from.
+        x: clean tokens drawn from it (B, D); those that z_t shows are kept.
+        z_s: (B, D), the input of auxiliary and teacher.
         s: its times (B,).
         cond: labels (B,), or None.
     """
@@ -53,7 +53,7 @@ def draw_times(
 def clean_tokens(
     p: Prediction, open_t: ActivePositions, z_t: Tensor, chance: Tensor, max_bytes: int
 ) -> Tensor:
-    """Return x ~ p, (B, D), those that z_t (B, D) shows as they are.
+    """Return x ~ p, (B, D); tokens that z_t (B, D) shows are kept.
 
     Args:
         p: the prediction at the positions `open_t`.
@@ -77,11 +77,11 @@ def ranked_step(
     t: Tensor,
     s: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return x ~ p and z_s of the process's own step, whose order looks at all positions.
+    """Return x ~ p and z_s by the process's own step, whose order looks at all positions.
 
-    It takes a whole tensor of log p. Arguments as for `clean_tokens` and `Process.draw`.
+    It needs the full tensor of log p. Arguments as for `clean_tokens` and `Process.draw`.
     """
     log_p = p.log_p(slice(None))[0]
-    whole = log_p.new_zeros(z_t.numel(), p.tokens).index_copy(0, open_t.index, log_p)
-    x, z_s = process.draw(noise, whole.view(*z_t.shape, -1), z_t, t, s)
+    full = log_p.new_zeros(z_t.numel(), p.tokens).index_copy(0, open_t.index, log_p)
+    x, z_s = process.draw(noise, full.view(*z_t.shape, -1), z_t, t, s)
     return x.where(open_t.active, z_t), z_s

@@ -1,4 +1,4 @@
-"""Features of clean sequences: what a block of a frozen network makes of them."""
+"""Features of clean sequences: the output of a block of a frozen network."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from di4c_plugin.networks.doors import find_modules
 from di4c_plugin.samplers.base import inference
 
 
-class _Enough(Exception):
+class _Stop(Exception):
     """Ends a pass at the block whose output is asked for."""
 
 
@@ -23,10 +23,10 @@ def block_of(network: nn.Module, index: int | None = None, names: str | None = N
         network: of a known family, or any.
         index: of it, from 0; None: a quarter of the way up, but not the first, which sees single
             tokens only.
-        names: of its blocks, such as "model.layers.*"; None: as its family knows them.
+        names: of its blocks, such as "model.layers.*"; None: those that its family knows.
 
     Raises:
-        UserError: for a name or an index that it has not, and where no family knows its blocks.
+        UserError: for an unknown name or index, and where no family knows the blocks.
     """
     blocks = _blocks(network) if names is None else tuple(find_modules(network, "blocks", [names]))
     kind = type(network).__name__
@@ -47,27 +47,27 @@ def features_of(denoiser: Denoiser, block: nn.Module, x: Tensor, cond: Tensor | 
     Raises:
         UserError: if the block's output is not one vector for each position.
     """
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
-        found.append(output[0] if isinstance(output, tuple) else output)
-        raise _Enough
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+        raise _Stop
 
     hook = block.register_forward_hook(keep)
     try:
         with inference(denoiser):
             denoiser(x, torch.zeros(len(x), dtype=torch.float64, device=x.device), cond=cond)
-    except _Enough:
+    except _Stop:
         pass
     finally:
         hook.remove()
-    if not found or found[0].ndim != 3 or found[0].shape[1] < x.shape[1]:
-        seen = "is not called" if not found else f"gives {tuple(found[0].shape)}"
+    if not outputs or outputs[0].ndim != 3 or outputs[0].shape[1] < x.shape[1]:
+        problem = "is not called" if not outputs else f"gives {tuple(outputs[0].shape)}"
         raise UserError(
-            f"the block {type(block).__name__} {seen}: features are a vector for each of "
+            f"the block {type(block).__name__} {problem}: features are a vector for each of "
             f"{x.shape[1]} positions"
         )
-    h = found[0][:, : x.shape[1]]  # positions come first
+    h = outputs[0][:, : x.shape[1]]  # positions come first
     return h if h.dtype == torch.float64 else h.float()
 
 

@@ -10,10 +10,10 @@ output of one of the teacher's blocks on the completed sequence:
     3  loss = -1/M sum_b sum_d credit_{b,d} log p^d(x_b^d | x_t; lambda_b)
 
 See `di4c_plugin.losses.representation` for the reward. Its repulsion between fill-ins of one
-sequence is what keeps entropy: watch that, not the reward alone. Beside the paper: lambda drawn for
-each fill-in, so that a mixture learns the joint law; every pair of fill-ins and not only those of a
-candidate, which has a third of the variance; local credit, biased. In a pilot of 100 CPU seconds on
-characters it was behind D-MMD in every form: it is for the last bit of a good student.
+sequence preserves entropy: watch that, not the reward alone. Beyond the paper: lambda is drawn for
+each fill-in, so that a mixture learns the joint law; all pairs of fill-ins count and not only those
+of a candidate, a third of the variance; local credit, biased. In a pilot of 100 CPU seconds on
+characters it was behind D-MMD in every form: use it to refine a good student.
 """
 
 from typing import Annotated, Any
@@ -56,16 +56,16 @@ class RSMMD(Algorithm):
         fills: B.
         estimator: "all_pairs": each fill-in is credited with its own terms among all M;
             "candidates": the paper's, a candidate's reward less the mean of the others'.
-        radius: how many tokens away a token's credit comes from, 2 to 4; null: from all of the
-            sequence, unbiased.
+        radius: greatest distance, in tokens, that a token's credit comes from, 2 to 4; null: the
+            whole sequence, unbiased.
         repulsion: \rho; below 1 the student's entropy falls.
         alpha: of the kernel; null: 1 / the median squared distance in each batch.
         block: of the teacher whose output the features are, from 0; null: a quarter of the way up.
-        blocks: names of the teacher's blocks, "model.layers.*"; null: as its family knows them.
+        blocks: names of the teacher's blocks, "model.layers.*"; null: those that its family knows.
         min_time: t is drawn from [min_time, 1].
         label_dropout: share of examples distilled without their class label.
         loss: "naive", whole tensors of log-probabilities; "chunked", of hidden states and a head;
-            "auto": by chunks if the student hands out hidden states.
+            "auto": by chunks if the student exposes hidden states.
         loss_mb: budget of a chunk, in MiB.
 
     Raises:
@@ -125,19 +125,19 @@ class RSMMD(Algorithm):
         states = States(x_t.unsqueeze(0), t, cond, latent)
         p = predict(student, states, positions, self.process, hidden=hidden)
         tokens = self._drawn(p, positions.take(self._uniform(m, x_0, generator)))
-        whole = x_t.expand(m, *x_t.shape).flatten(1)
-        fakes = whole.index_copy(1, positions.index, tokens).unflatten(1, x_t.shape)
+        noised = x_t.expand(m, *x_t.shape).flatten(1)
+        fakes = noised.index_copy(1, positions.index, tokens).unflatten(1, x_t.shape)
         with torch.no_grad():
-            found, alpha = self._similarities(teacher, x_0, fakes, selected, cond)
+            kernels, alpha = self._similarities(teacher, x_0, fakes, selected, cond)
             if self.estimator == "all_pairs":
-                credit = credited(own_terms(found, self.repulsion), self.radius)
+                credit = credited(own_terms(kernels, self.repulsion), self.radius)
             else:
-                credit = credited(candidates(found, self.repulsion, self.fills), None)
-            gained = reward(found, self.repulsion).mean()
-        log_p, spread = self._log_p(p, tokens)
+                credit = credited(candidates(kernels, self.repulsion, self.fills), None)
+            mean_reward = reward(kernels, self.repulsion).mean()
+        log_p, entropies = self._log_p(p, tokens)
         weight = positions.take(credit).to(log_p.dtype)
         total = -(weight * log_p).sum() / (m * len(x_0))
-        terms = {"reward": gained, "entropy": spread.sum() / len(x_0), "alpha": alpha}
+        terms = {"reward": mean_reward, "entropy": entropies.sum() / len(x_0), "alpha": alpha}
         return LossTerms({"student": total}, {k: v.detach() for k, v in terms.items()})
 
     def _uniform(self, count: int, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -153,13 +153,13 @@ class RSMMD(Algorithm):
         """Return log p at the tokens (M, P), and the mean entropy over lambda (P,)."""
 
         def values(part: slice, log_p: Tensor) -> list[Tensor]:
-            own = tokens[:, part]
+            drawn = tokens[:, part]
             if len(log_p) == 1:
-                return [pick(log_p, own)[0], entropy(log_p).mean(0)]
-            return [log_p.gather(-1, own.unsqueeze(-1)).squeeze(-1), entropy(log_p).mean(0)]
+                return [pick(log_p, drawn)[0], entropy(log_p).mean(0)]
+            return [log_p.gather(-1, drawn.unsqueeze(-1)).squeeze(-1), entropy(log_p).mean(0)]
 
-        found = position_sums(values, p, implementation="auto", max_bytes=self.max_bytes)
-        return found[0], found[1]
+        sums = position_sums(values, p, implementation="auto", max_bytes=self.max_bytes)
+        return sums[0], sums[1]
 
     def _similarities(
         self, teacher: Denoiser, x_0: Tensor, fakes: Tensor, selected: Tensor, cond: Tensor | None

@@ -4,7 +4,7 @@ Deschenaux and Gulcehre, "Beyond Autoregression: Fast LLMs via Self-Distillation
 2024, arXiv 2410.21035. In round r the teacher takes steps of \delta = m^r / T, m of them from x_t:
 
     x_{t - i \delta}, i = 0 ... m - 1, by the teacher's own steps
-    q^d = what the teacher predicts for position d at the last of them at which d is still open
+    q^d = the teacher's prediction for position d at the last of them where d is still open
     loss = D(p^d_{0|t}(. | x_t), q^d), averaged over the positions that x_t leaves open
 
 At the round's end the student is the next teacher: T steps become T / m^rounds. With a latent whose
@@ -13,7 +13,7 @@ noise enters the embedding of the mask (`mask_noise`) the student is IM-SDTT's (
 t - (m - 1) \delta.
 
   dcd  discrete consistency distillation (Duo, Sahoo et al. 2025, arXiv 2506.10892) of uniform-state
-       diffusion: the earlier state comes of the data by the noise that made x_t, not of the teacher
+       diffusion: the earlier state is made from the data by the noise of x_t, not by the teacher
 """
 
 from collections.abc import Collection
@@ -54,9 +54,9 @@ class SDTT(Algorithm):
 
     Args:
         process: the forward process of teacher and student.
-        teacher_steps: T, how many steps the first teacher takes.
-        steps: how many the student takes in the end: T / m^rounds.
-        substeps: m, how many of the teacher's steps one of the student replaces.
+        teacher_steps: T, the number of steps of the first teacher.
+        steps: the number of steps of the final student, T / m^rounds.
+        substeps: m, the number of the teacher's steps that one step of the student replaces.
         divergence: D. "kl": KL(q || p); "reverse_kl": KL(p || q); "mse": of log-probabilities;
             "tvd": total variation; "l1": of log-probabilities, what the released code calls tvd.
         trajectory: where the later states come from. "teacher": its steps; "data": of uniform-state
@@ -64,11 +64,11 @@ class SDTT(Algorithm):
         times: "even": t is uniform, the steps are \delta apart; "grid": t is one of the times at
             which the student's sampler calls it; "released": t is uniform, and the steps start
             where the released code has them, at t w + (1 - t)(t - m \delta), w = 1 ... 0 evenly.
-        renew: what starts anew with a round: "optimiser", "average".
+        renew: what each round resets: "optimiser", "average".
         min_time: t is at least this.
         label_dropout: share of examples distilled without their class label.
         loss: "naive", whole tensors of log-probabilities; "chunked", of hidden states and heads;
-            "auto": by chunks if both networks hand out hidden states.
+            "auto": by chunks if both networks expose hidden states.
         loss_mb: budget of a chunk, in MiB.
 
     Raises:
@@ -151,11 +151,11 @@ class SDTT(Algorithm):
 
     def delta(self, round_index: int) -> float:
         r"""Return \delta, the teacher's step in a round."""
-        whole = 1 - self.min_time if self.times == "released" else 1.0
-        return whole * float(self.substeps**round_index) / self.teacher_steps
+        span = 1 - self.min_time if self.times == "released" else 1.0
+        return span * float(self.substeps**round_index) / self.teacher_steps
 
     def _times(self, count: int, update: Update) -> tuple[Tensor, Tensor]:
-        """Return t (count,) and when the teacher's steps start (m, count), float64."""
+        """Return t (count,) and the times (m, count) where the teacher's steps start, float64."""
         delta, m = self.delta(update.round), self.substeps
         t = low_discrepancy_times(count, self.min_time, update.generator)
         if self.times == "grid":
@@ -181,24 +181,24 @@ class SDTT(Algorithm):
     ) -> Prediction:
         """Return the teacher's prediction of each position at the last step that finds it open.
 
-        The teacher of a later round takes a latent too: at first the student's own.
+        The teacher of a later round takes a latent too: at the first step, the student's.
         """
         generator, delta = update.generator, self.delta(update.round)
         target, x, shape = None, states.x, getattr(teacher, "latent_shape", None)
         for index, u in enumerate(starts):
-            own = index == 0 and shape is not None and states.latent is not None
-            latent = states.latent if own else drawn_latent(teacher, 1, len(x[0]), generator)
-            here = States(x, u, states.cond, latent)
-            found = predicts(teacher, here, revealed=index > 0)
-            # Where the steps before this one have come to 0 there is nothing more to predict.
-            going = self.times == "released" or (states.t - index * delta > 1e-9).unsqueeze(-1)
-            still = positions.take((self.process.active(x[0]) & going).unsqueeze(0)).squeeze(0)
-            target = found if target is None else found.where(still, target)
+            shared = index == 0 and shape is not None and states.latent is not None
+            latent = states.latent if shared else drawn_latent(teacher, 1, len(x[0]), generator)
+            current = States(x, u, states.cond, latent)
+            prediction = predicts(teacher, current, revealed=index > 0)
+            # Where earlier steps have reached 0 there is nothing more to predict.
+            pending = self.times == "released" or (states.t - index * delta > 1e-9).unsqueeze(-1)
+            mask = positions.take((self.process.active(x[0]) & pending).unsqueeze(0)).squeeze(0)
+            target = prediction if target is None else prediction.where(mask, target)
             if index + 1 == len(starts):
                 break
             noise = self.process.step_noise(x.shape, generator=generator, device=generator.device)
             s = (u - delta).clamp(min=0)
-            x = take_step(self.process, found, here, positions, noise, s, self.max_bytes)
+            x = take_step(self.process, prediction, current, positions, noise, s, self.max_bytes)
         assert target is not None, "there is at least one step"
         return target
 
@@ -208,8 +208,7 @@ class SDTT(Algorithm):
         def values(part: slice, log_p: Tensor, log_q: Tensor) -> list[Tensor]:
             return [divergence(log_p, log_q).squeeze(0)]
 
-        (found,) = position_sums(values, p, q, implementation="auto", max_bytes=self.max_bytes)
-        return found
+        return position_sums(values, p, q, implementation="auto", max_bytes=self.max_bytes)[0]
 
     def _predict(
         self,
@@ -224,13 +223,13 @@ class SDTT(Algorithm):
 
 
 def rounds_between(teacher_steps: int, steps: int, substeps: int) -> int:
-    """Return in how many rounds `teacher_steps` become `steps`; raises UserError."""
+    """Return the number of rounds from `teacher_steps` to `steps`; raises UserError."""
     if steps < 1 or substeps < 2:
         raise UserError(f"steps must be at least 1 and substeps 2, not {steps} and {substeps}")
-    rounds, left = 0, steps
-    while left < teacher_steps:
-        rounds, left = rounds + 1, left * substeps
-    if left != teacher_steps or rounds == 0:
+    rounds, total = 0, steps
+    while total < teacher_steps:
+        rounds, total = rounds + 1, total * substeps
+    if total != teacher_steps or rounds == 0:
         raise UserError(
             f"teacher_steps={teacher_steps} is not steps={steps} times a power of {substeps}"
         )
@@ -260,7 +259,7 @@ def coupled(
     return at(t), at(s)
 
 
-# As trained by its authors on OpenWebText: lr 6e-5, 50 000 updates, the student itself (no average)
+# The authors' setting for OpenWebText: lr 6e-5, 50 000 updates, the student itself (no average) as
 # the next teacher. Their times are those of a Gaussian's gamma in [-4, -1]; here the process's own.
 DCD = partial(
     SDTT, teacher_steps=512, steps=16, trajectory="data", times="even", divergence="reverse_kl"

@@ -22,9 +22,9 @@ def take_step(
 
     Args:
         process: with `step_by`.
-        teacher: its prediction at `positions`, of one lambda or of N.
+        teacher: its prediction at `positions`, for one lambda or for N.
         states: the teacher's, x (1, B, D).
-        positions: all active positions at least; the others stay as they are.
+        positions: at least all active positions; the others keep their tokens.
         noise: (process.noises, N, B, D).
         u: times (B,).
         max_bytes: budget for a chunk of hidden states.

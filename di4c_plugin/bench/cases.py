@@ -1,6 +1,6 @@
-"""What is measured: one frozen record of plain values for each case.
+"""The measurements: one frozen record of plain values for each case.
 
-Imports nothing heavy: the command line takes its defaults from here.
+Imports nothing heavy: the command line reads its defaults here.
 """
 
 from dataclasses import dataclass, field, fields
@@ -13,13 +13,13 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What all measurements have.
+    """Options of all measurements.
 
     Attributes:
         device: "cpu", "cuda" or "cuda:1".
-        dtype: "bfloat16" is by autocast; losses and heads are in float32 all the same.
-        threads: of the CPU; None: as torch chooses.
-        repeats: runs on the clock, of which the median is told.
+        dtype: "bfloat16" is by autocast; losses and heads stay in float32.
+        threads: of the CPU; None: torch's default.
+        repeats: number of timed runs, whose median is reported.
         seed: of inputs and weights.
     """
 
@@ -43,12 +43,12 @@ class LossCase(Case):
 
     Attributes:
         impl: a key of `di4c_plugin.losses.terms.IMPLEMENTATIONS`.
-        vocab: S, the mask among the tokens.
+        vocab: S, including the mask.
         positions: D.
         hidden: H, the width of the hidden states.
         latents: N.
         masked: share of the positions that are unknown.
-        budget_mb: for the tensors of a chunk, in MiB, as `Di4C`'s `loss_mb`.
+        budget_mb: of the tensors of a chunk, in MiB, as `Di4C`'s `loss_mb`.
     """
 
     impl: str = "chunked"
@@ -60,7 +60,7 @@ class LossCase(Case):
     budget_mb: int = 128
 
     def __post_init__(self) -> None:
-        """See `Case`; besides, `masked` is a share."""
+        """See `Case`; `masked` must be a share."""
         super().__post_init__()
         if not 0 < self.masked <= 1:
             raise UserError(f"masked must be in (0, 1], not {self.masked}")
@@ -68,14 +68,14 @@ class LossCase(Case):
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkCase(Case):
-    """A teacher, and what is made of it.
+    """A teacher, and networks made from it.
 
     Attributes:
-        teacher: what the user may write behind `teacher=`; None: a DiT of the sizes below with
-            random weights, for masked diffusion.
+        teacher: a value of `teacher=`; None: a DiT of the sizes below with random weights, for
+            masked diffusion.
         vocab, positions, hidden, layers, heads: of that DiT.
         batch: B, sequences.
-        latent: name and options of the latent; None: as the method and the host choose.
+        latent: name and options of the latent; None: the default of the method and the host.
     """
 
     teacher: str | None = None
@@ -94,7 +94,7 @@ class UpdateCase(NetworkCase):
 
     Attributes:
         algo: name and options of the method.
-        adapter: options of an adapter for each network, on the one teacher; None: whole networks.
+        adapter: options of an adapter for each network, on one teacher; None: full networks.
     """
 
     algo: dict[str, Any] = field(default_factory=lambda: {"name": "di4c"})

@@ -65,7 +65,7 @@ def measure_loss(case: LossCase) -> dict[str, Any]:
     if case.impl not in IMPLEMENTATIONS:
         raise UserError(f"unknown loss {case.impl!r}; there are {', '.join(IMPLEMENTATIONS)}")
     device = torch.device(case.device)
-    # What libraries take for themselves at their first use is no memory of the loss.
+    # Warm up: memory that libraries allocate at first use does not count.
     tiny = replace(case, vocab=64, latents=2, positions=4, hidden=8)
     loss_and_gradients(*make_inputs(tiny), case.impl, case.budget_mb)
     student, targets = make_inputs(case)

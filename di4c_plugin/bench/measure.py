@@ -1,7 +1,7 @@
 """Peak memory and time of a function, on the CPU and on CUDA.
 
-Peak memory on the CPU is that of the whole process, so that it tells the truth also of memory that
-torch does not count; a case therefore has a process of its own.
+Peak memory on the CPU is that of the whole process, including memory that torch does not count; so
+each case has its own process.
 """
 
 import contextlib
@@ -21,33 +21,33 @@ PROC = Path("/proc/self")
 
 
 def peak_bytes(run: Run, device: torch.device) -> tuple[int, int]:
-    """Run once; return the peak of memory, in bytes: above what was held before, and in all.
+    """Run once; return the peak of memory, in bytes: above the baseline, and in total.
 
-    On CUDA, of tensors, as torch's allocator counts them. On Linux, of the process's resident
-    pages. Elsewhere only growth over every earlier peak is seen.
+    On CUDA this counts tensors, by torch's allocator; on Linux the process's resident pages;
+    elsewhere only growth above all earlier peaks.
     """
     gc.collect()
     if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
+        baseline = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         run()
         peak = torch.cuda.max_memory_allocated(device)
     else:
         trim_heap()
-        before = reset_resident_peak()
+        baseline = reset_resident_peak()
         run()
         peak = resident_peak()
-    return peak - before, peak
+    return peak - baseline, peak
 
 
 def trim_heap() -> None:
-    """Give freed memory back to the system, where glibc can: reuse of it would go unseen."""
+    """Return freed memory to the system, with glibc: its reuse would not be counted."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def reset_resident_peak() -> int:
-    """Forget the peak so far, where Linux can; return what the process holds now, in bytes."""
+    """Reset the peak, on Linux; return the present memory of the process, in bytes."""
     if not (PROC / "status").exists():
         return resident_peak()
     with contextlib.suppress(OSError):
@@ -56,7 +56,7 @@ def reset_resident_peak() -> int:
 
 
 def resident_peak() -> int:
-    """Return the most memory the process has held since `reset_resident_peak`, in bytes."""
+    """Return the peak memory of the process since `reset_resident_peak`, in bytes."""
     if (PROC / "status").exists():
         return status_bytes("VmHWM")
     unit = 1 if sys.platform == "darwin" else 1024
@@ -71,7 +71,7 @@ def status_bytes(name: str) -> int:
 
 
 def seconds(run: Run, device: torch.device) -> float:
-    """Run once with the clock of the device running."""
+    """Run once; return the seconds by the device's clock."""
     if device.type != "cuda":
         start = time.perf_counter()
         run()
@@ -85,7 +85,7 @@ def seconds(run: Run, device: torch.device) -> float:
 
 
 def median_seconds(run: Run, prepare: Run, repeats: int, device: torch.device) -> float:
-    """Return the median time of `repeats` runs; before each, `prepare` runs off the clock."""
+    """Return the median time of `repeats` runs; `prepare` runs before each, untimed."""
     times = []
     for _ in range(repeats):
         prepare()

@@ -31,7 +31,7 @@ WARM_UP = 3
 def make_teacher(case: NetworkCase) -> Model:
     """Return the case's teacher; raises UserError as `load_teacher`, and for sizes that do not fit.
 
-    What a new DiT has at zero, head and modulations, is filled: zeros are no typical numbers.
+    Weights that a new DiT initialises to zero (head, modulations) are random: zeros are atypical.
     """
     if case.teacher is not None:
         return load_teacher(case.teacher)
@@ -69,7 +69,7 @@ def start(
 
 
 def make_update(case: UpdateCase) -> tuple[Callable[[], None], int]:
-    """Return a function that does the next update, and of how many tokens; errors as `start`."""
+    """Return a function for the next update, and its number of tokens; errors as `start`."""
     method, teacher, models = start(case, case.algo, case.adapter)
     device = torch.device(case.device)
     networks = {name: model.denoiser.train() for name, model in models.items()}
@@ -98,8 +98,8 @@ def make_update(case: UpdateCase) -> tuple[Callable[[], None], int]:
         nonlocal index
         engine.begin(index, total)
         optimiser.zero_grad()
-        found = engine.losses(Batch(x_0), index, total, rank=0, step=index, device=device)
-        found.total.backward()
+        losses = engine.losses(Batch(x_0), index, total, rank=0, step=index, device=device)
+        losses.total.backward()
         optimiser.step()
         engine.finish(index, total)
         index += 1
@@ -110,8 +110,8 @@ def make_update(case: UpdateCase) -> tuple[Callable[[], None], int]:
 def measure_update(case: UpdateCase) -> dict[str, Any]:
     """Return "tokens_per_second", "seconds", "peak_mb" and "total_mb".
 
-    The peak is above the weights, gradients and moments that are there between updates; the total
-    is all that the process (on CUDA, all that its tensors) held.
+    The peak is above the weights, gradients and moments that persist between updates; the total is
+    that of the process (on CUDA, of its tensors).
     """
     device, (update, tokens) = torch.device(case.device), make_update(case)
     update()

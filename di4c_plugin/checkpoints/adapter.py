@@ -1,4 +1,4 @@
-"""The files of an adapter, as plain peft reads them; a latent's weights stand beside it."""
+"""The files of an adapter, as plain peft reads them, with the weights of a latent beside it."""
 
 import json
 import re
@@ -26,10 +26,10 @@ def write_config(network: Any, base: str | None, path: Path) -> None:
         path: the file.
     """
     (config,) = network.peft_config.values()
-    said = config.to_dict() | {"base_model_name_or_path": base, "inference_mode": True}
-    said = {k: sorted(v) if isinstance(v, set) else v for k, v in said.items()}
+    content = config.to_dict() | {"base_model_name_or_path": base, "inference_mode": True}
+    content = {k: sorted(v) if isinstance(v, set) else v for k, v in content.items()}
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def is_config(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What a file of weights holds, read once: its family and its model are told by this."""
+"""The content of a file of weights, read once; it determines the family and the model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from di4c_plugin.checkpoints.description import read_description
+from di4c_plugin.checkpoints.locations import is_index, locate, shards_of
 from di4c_plugin.checkpoints.model_file import is_safetensors, read_safetensors
-from di4c_plugin.checkpoints.places import is_index, locate, shards_of
 from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError, refusing
 
-# What DistributedDataParallel, FSDP, DeepSpeed and torch.compile put into names.
+# Parts that DistributedDataParallel, FSDP, DeepSpeed and torch.compile insert into names.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_forward_module")
-# Where programs keep the weights in what they pickle.
+# Keys of the weights in the checkpoints of programs.
 ENTRIES = ("state_dict", "model_state_dict", "model")
 
 
@@ -24,9 +24,9 @@ class Content:
     Attributes:
         path: of the file.
         origin: what the user named.
-        entries: what is pickled in it; the tensors of other files.
-        config: what a config beside it says.
-        description: what it says of a model of ours, checked; None for any other file.
+        entries: the pickled values, or the tensors of safetensors.
+        config: the content of a config beside it.
+        description: of a model of ours, checked; None for any other file.
     """
 
     path: Path
@@ -47,8 +47,8 @@ class Content:
         """The state dict in a checkpoint, or the checkpoint itself, which may be one."""
         for name in ENTRIES:
             if isinstance(self.entries.get(name), Mapping):
-                found: Mapping[str, Any] = self.entries[name]
-                return found
+                state: Mapping[str, Any] = self.entries[name]
+                return state
         return {str(key): value for key, value in self.entries.items()}
 
 
@@ -58,16 +58,16 @@ def read_content(source: str | Path) -> Content:
     Raises:
         UserError: if there is no such file, it cannot be read, or is damaged.
     """
-    found = locate(source)
-    path = found.path
-    with refusing(f"{found.origin} cannot be read"):
+    located = locate(source)
+    path = located.path
+    with refusing(f"{located.origin} cannot be read"):
         if is_index(path):
-            return Content(path, found.origin, _sharded(path), found.config)
+            return Content(path, located.origin, _sharded(path), located.config)
         if not (path.suffix == ".safetensors" or is_safetensors(path)):
-            return Content(path, found.origin, load_inert(path, mmap=True), found.config)
+            return Content(path, located.origin, load_inert(path, mmap=True), located.config)
         text, tensors = read_safetensors(path)
         description = None if text is None else read_description(text, str(path))
-        return Content(path, found.origin, tensors, found.config, description)
+        return Content(path, located.origin, tensors, located.config, description)
 
 
 def _sharded(index: Path) -> dict[str, Any]:
@@ -77,13 +77,13 @@ def _sharded(index: Path) -> dict[str, Any]:
         path = index.with_name(shard)
         if not path.is_file():
             raise UserError(f"no such file: {path}, which {index.name} names")
-        found = read_safetensors(path)[1]
-        if twice := found.keys() & tensors.keys():
+        shard_tensors = read_safetensors(path)[1]
+        if twice := shard_tensors.keys() & tensors.keys():
             raise UserError(f"{path} holds {min(twice)} a second time")
-        tensors |= found
+        tensors |= shard_tensors
     return tensors
 
 
 def bare(name: str) -> str:
-    """Return a weight's name without what wrappers have put into it."""
+    """Return a weight's name without the parts that wrappers insert."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)

@@ -1,7 +1,7 @@
-"""What a file says of a model: one schema for all who read it, ours and the hosts' config files.
+"""The description of a model in a file: one schema for our own and the hosts' config files.
 
-Kinds and ranges of values are checked here, before anything is made of them. Whether sizes are
-those of the weights is for `checkpoint.fitting`.
+Types and ranges of values are checked here, before they are used. `model.check_weights` compares
+sizes with the weights.
 """
 
 import json
@@ -21,7 +21,7 @@ TEXT = 2**22  # characters of a description
 VALUES, DEPTH = 10**5, 50  # in one
 PARTS = ("network", "process", "latent", "info")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
-# Ranges of numbers that are not 1 ... MOST (whole ones) or above 0 (others).
+# Ranges of numbers that differ from the default, 1 ... MOST for integers and above 0 for others.
 RANGES: dict[str, tuple[float, float]] = {
     "attention": (-1, MOST),
     "barred": (0, MOST),
@@ -43,7 +43,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 # There is at least one weight for each of these.
 COUNTED = ("blocks", "depth", "n_blocks", "num_blocks", "widths")
-# Of the processes, schedules and latents that we know; those of plugins have plain values.
+# Options of built-in processes, schedules and latents; those of plugins are any plain values.
 OPTIONS: dict[str, Any] = {
     "name": str,
     "schedule": str,
@@ -58,58 +58,58 @@ Sizes = TypeVar("Sizes")
 
 
 def read_description(text: Any, origin: str) -> dict[str, Any]:
-    """Return the description that is JSON text, checked.
+    """Return the description in JSON text, checked.
 
     Raises:
-        UserError: naming `origin` and the first field that is missing or of another kind, or if a
+        UserError: naming `origin` and the first field that is missing or has a wrong type, or if a
             newer version wrote it.
     """
-    told = f"the description of the model in {origin} is damaged"
+    damaged = f"the description of the model in {origin} is damaged"
     if not isinstance(text, str) or exceeds(len(text), TEXT):
-        raise UserError(over(f"{told}: it has more than {TEXT} characters"))
+        raise UserError(over(f"{damaged}: it has more than {TEXT} characters"))
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{told}: {reason(error)}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{told}: it is {quoted(found)}, with no fields")
-    if missing := [name for name in ("format", *PARTS) if name not in found]:
-        raise UserError(f"{told}: it has no {missing[0]!r}")
-    checked = check_parts(found, origin)
+        raise UserError(f"{damaged}: {reason(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{damaged}: it is {quoted(content)}, with no fields")
+    if missing := [name for name in ("format", *PARTS) if name not in content]:
+        raise UserError(f"{damaged}: it has no {missing[0]!r}")
+    checked = check_parts(content, origin)
     if checked["format"] > FORMAT:
         raise UserError(f"{origin} was written by a newer di4c_plugin; please upgrade")
     return checked
 
 
-def check_parts(found: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """Check those parts of a description that are there, and return them.
+def check_parts(parts: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Check the parts of a description that are present, and return them.
 
     Raises:
         UserError: as `read_description`.
     """
     check = _Check(origin)
-    check.plain(found, "it")
-    if "format" in found:
-        check.value(int, found["format"], "format")
-    if found.get("role", "teacher") not in ("teacher", "student"):
-        raise check.wrong("role", found["role"], "neither teacher nor student")
-    if "kind" in found:
-        check.value(str, found["kind"], "kind")
+    check.plain(parts, "it")
+    if "format" in parts:
+        check.value(int, parts["format"], "format")
+    if parts.get("role", "teacher") not in ("teacher", "student"):
+        raise check.wrong("role", parts["role"], "neither teacher nor student")
+    if "kind" in parts:
+        check.value(str, parts["kind"], "kind")
     for part in (*PARTS, "sampling", "adapter"):
-        value = found.get(part, {})
+        value = parts.get(part, {})
         if not isinstance(value, Mapping) and not (part == "latent" and value is None):
             raise check.wrong(part, value, "no fields")
     for part in ("process", "latent"):
-        options = found.get(part) or {}
-        if part in found and found[part] is not None and "name" not in options:
+        options = parts.get(part) or {}
+        if part in parts and parts[part] is not None and "name" not in options:
             raise check.wrong(part, options, f"a {part} without a name")
         for name, value in options.items():
             check.value(OPTIONS.get(name, Any), value, f"{part}.{name}")
-    return dict(found)
+    return dict(parts)
 
 
 def check_process(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """Return the config of a process, checked as that of a description; raises UserError."""
+    """Return the config of a process, checked like a description's; raises UserError."""
     checked: dict[str, Any] = check_parts({"process": dict(config)}, origin)["process"]
     return checked
 
@@ -129,8 +129,8 @@ def sizes_of(
         UserError: as `read_description`, and if the sizes do not go together.
     """
     check = _Check(origin, weights)
-    made: Sizes = check.value(kind, values, "network")
-    return made
+    sizes: Sizes = check.value(kind, values, "network")
+    return sizes
 
 
 class _Check:
@@ -140,11 +140,11 @@ class _Check:
         self.origin, self.weights, self.left = origin, weights, VALUES
 
     def wrong(self, field: str, value: Any, what: str) -> UserError:
-        said = f"{field} is {quoted(value)}: {what}"
-        return UserError(f"the description of the model in {self.origin} is damaged: {said}")
+        problem = f"{field} is {quoted(value)}: {what}"
+        return UserError(f"the description of the model in {self.origin} is damaged: {problem}")
 
     def plain(self, value: Any, field: str, depth: int = 0) -> None:
-        """Refuse what is no plain value, or too many, or too deep."""
+        """Refuse all but plain values, and too many or too deeply nested ones."""
         self.left -= 1
         if exceeds(-self.left, 0):
             raise self.wrong(field, value, over(f"more than {VALUES} values"))
@@ -163,13 +163,13 @@ class _Check:
             raise self.wrong(field, value, "no plain value")
 
     def value(self, hint: Any, value: Any, field: str) -> Any:
-        """Return a value of the type that `hint` says."""
+        """Return the value, checked against the type `hint`."""
         if hint is Any:
             return value
         if get_origin(hint) is UnionType:  # with None
             return None if value is None else self.value(get_args(hint)[0], value, field)
         if is_dataclass(hint):
-            return self._made(hint, value, field)
+            return self._dataclass(hint, value, field)
         if get_origin(hint) is tuple:
             return self._tuple(get_args(hint), value, field)
         if hint is str:
@@ -201,20 +201,20 @@ class _Check:
             raise self.wrong(field, value, f"no list of {length} numbers")
         return tuple(self.value(hints[0], inner, field) for inner in value)
 
-    def _made(self, kind: Any, values: Any, field: str) -> Any:
+    def _dataclass(self, kind: Any, values: Any, field: str) -> Any:
         if isinstance(values, kind):
             return values
         if not isinstance(values, Mapping):
             raise self.wrong(field, values, "no fields")
-        hints, known = get_type_hints(kind), fields(kind)
-        for name in values.keys() - {each.name for each in known}:
+        hints, declared = get_type_hints(kind), fields(kind)
+        for name in values.keys() - {entry.name for entry in declared}:
             raise self.wrong(f"{field}.{name!s:.40}", values[name], f"{kind.__name__} has no such")
-        for each in known:
-            if each.name not in values and each.default is MISSING:
-                raise self.wrong(f"{field}.{each.name}", None, "it is missing")
-        made = {k: self.value(hints[k], v, f"{field}.{k}") for k, v in values.items()}
+        for entry in declared:
+            if entry.name not in values and entry.default is MISSING:
+                raise self.wrong(f"{field}.{entry.name}", None, "it is missing")
+        checked = {k: self.value(hints[k], v, f"{field}.{k}") for k, v in values.items()}
         try:
-            return kind(**made)
+            return kind(**checked)
         except UserError as error:
             raise UserError(
                 f"the description of the model in {self.origin} is damaged: {error}"

@@ -1,4 +1,4 @@
-"""A digest of plain values and tensors, by which damage in a file is found."""
+"""A digest of plain values and tensors, which detects damage in a file."""
 
 import hashlib
 from collections.abc import Mapping

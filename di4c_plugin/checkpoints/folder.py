@@ -57,11 +57,11 @@ def save_folder(model: Model, folder: str | Path, *, overwrite: bool = False) ->
     Args:
         model: teacher or student.
         folder: where to.
-        overwrite: replace files of these names whoever wrote them.
+        overwrite: replace files of these names, whoever wrote them.
 
     Raises:
-        UserError: if one of them is there and not of ours, before anything is written; and when
-            the system refuses.
+        UserError: if one of them exists and is not ours, before anything is written, and for errors
+            of the system.
     """
     model = replace(model, info=without_places(model.info), adapter=without_places(model.adapter))
     folder, text = Path(folder), card(describe(model))
@@ -79,15 +79,15 @@ def save_folder(model: Model, folder: str | Path, *, overwrite: bool = False) ->
 
 
 def check_ours(folder: Path, text: str) -> None:
-    """Refuse a folder in which files would be replaced that this module did not write.
+    """Refuse to replace files that this module did not write.
 
     Args:
-        folder: there or not.
+        folder: may not exist.
         text: the card to be written.
 
     Raises:
-        UserError: naming the first such file: a card that is neither `text` nor what follows from
-            the config.json beside it, a config.json or weights without a description of ours.
+        UserError: naming the first such file: a card that differs from `text` and from that of the
+            config.json beside it; a config.json or weights without a description of ours.
     """
     description = read_description(folder / CONFIG)
     ours = {
@@ -97,8 +97,8 @@ def check_ours(folder: Path, text: str) -> None:
         adapter.WEIGHTS: has_description(folder / adapter.WEIGHTS),
         adapter.CONFIG: has_description(folder / adapter.WEIGHTS),
     }
-    for name, own in ours.items():
-        if os.path.lexists(folder / name) and not own:
+    for name, is_ours in ours.items():
+        if os.path.lexists(folder / name) and not is_ours:
             raise UserError(
                 f"{folder / name} is not as di4c wrote it, if it did: move it, choose another "
                 "folder, or replace it by overwrite=True"
@@ -111,17 +111,17 @@ def read_description(path: Path) -> dict[str, Any] | None:
         content = json.loads(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    found = content.get("di4c") if isinstance(content, dict) else None
-    return found if isinstance(found, dict) and "format" in found else None
+    description = content.get("di4c") if isinstance(content, dict) else None
+    return description if isinstance(description, dict) and "format" in description else None
 
 
 def is_card(path: Path, text: str, description: Mapping[str, Any] | None) -> bool:
     """Return whether a file holds `text`, or the card of the model described."""
     try:
-        found = regular(path).read_text(encoding="utf-8")
-        return found == text or (description is not None and found == card(description))
+        existing = regular(path).read_text(encoding="utf-8")
+        return existing == text or (description is not None and existing == card(description))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False  # not there, not text, or of a damaged description
+        return False  # missing, not text, or a damaged description
 
 
 def has_description(path: Path) -> bool:
@@ -130,7 +130,7 @@ def has_description(path: Path) -> bool:
 
 
 def config_json(model: Model) -> str:
-    """Return what stands in config.json: the sizes as on the hub, and our whole description."""
+    """Return the content of config.json: the sizes as on the hub, and our description."""
     sizes: dict[str, Any] = {}
     network = model.network
     if isinstance(network, DiTConfig):
@@ -142,7 +142,7 @@ def config_json(model: Model) -> str:
 
 
 def card(description: Mapping[str, Any]) -> str:
-    """Return the model card: what it is, how to load it, what made it; see `describe`."""
+    """Return the model card of a description (see `describe`): kind, loading, provenance."""
     is_student = role_of(description) == STUDENT
     if is_student:
         title = "A few-step student"
@@ -154,8 +154,8 @@ def card(description: Mapping[str, Any]) -> str:
     facts |= {"sampling": description["sampling"]} if description.get("sampling") else {}
     facts |= {k: v for k, v in description["info"].items() if k != ENTRY}
     if is_text(description):
-        known = vocabulary_in(description["info"], CONFIG)
-        facts |= {"tokenizer": "not known" if known is None else str(known)}
+        vocabulary = vocabulary_in(description["info"], CONFIG)
+        facts |= {"tokenizer": "not known" if vocabulary is None else str(vocabulary)}
     facts |= {"licence": "not known here; that of the teacher and of the data bind a student too"}
     tag = "text-generation" if is_text(description) else "unconditional-image-generation"
     rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items())
@@ -165,27 +165,27 @@ def card(description: Mapping[str, Any]) -> str:
 
 
 def is_text(description: Mapping[str, Any]) -> bool:
-    """Whether a model's tokens are of text."""
+    """Return whether a model's tokens are text."""
     return ENTRY in description["info"] or description.get("kind") == "dit"
 
 
 def is_pictures(description: Mapping[str, Any]) -> bool:
-    """Whether a model's tokens are of pictures: of an image host, or the built-in digits."""
+    """Return whether a model's tokens are pictures: of an image host, or the built-in digits."""
     host = description["info"].get("host")
     name = host.get("name") if isinstance(host, Mapping) else None
-    # Networks that a program builds itself are called as it is; the text programs share the DiT.
+    # Networks that a program builds itself have its name; the text programs share the DiT.
     return description.get("kind") in [program.name for program in HOSTS] or name == "builtin"
 
 
 def without_places(value: Any) -> Any:
-    """Return plain values with the last part alone of what are paths of this machine."""
+    """Return plain values with this machine's absolute paths cut to their last part."""
     if isinstance(value, Mapping):
         return {key: without_places(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(without_places(inner) for inner in value)
     if isinstance(value, str):
-        whole = WHOLE.fullmatch(value)
-        return whole["name"] if whole else PLACES.sub("", value)
+        path = WHOLE.fullmatch(value)
+        return path["name"] if path else PLACES.sub("", value)
     return value
 
 

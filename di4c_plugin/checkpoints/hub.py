@@ -14,12 +14,12 @@ _FILES = (".ckpt", ".safetensors", ".bin", ".pt", ".pth")
 
 
 def looks_like_id(source: str) -> bool:
-    """Tell whether `source` may be owner/name or owner/name@revision of a repository."""
+    """Return whether `source` may be owner/name or owner/name@revision of a repository."""
     return bool(_ID.fullmatch(source)) and not source.endswith(_FILES)
 
 
 def fetch_any(source: str, names: Sequence[str]) -> tuple[Path, str]:
-    """Return the first of the files `names` that the repository has, and the commit it is of.
+    """Return the first of the files `names` that the repository has, and its commit.
 
     Raises:
         UserError: if there is no such repository or revision, none of the files, or no connection.
@@ -48,7 +48,7 @@ def fetch(source: str, name: str, commit: str | None = None) -> Path | None:
     Raises:
         UserError: if there is no such repository or revision, or no connection.
     """
-    # Takes longer to import than most of what the command line does.
+    # Slow to import: only when needed.
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 

@@ -1,4 +1,4 @@
-"""A model: a denoiser and what rebuilds it, and how it is written to a file.
+"""A model: a denoiser with the values that rebuild it, and how it is written to a file.
 
 Names and shapes of weights must match exactly.
 """
@@ -23,18 +23,19 @@ TEACHER, STUDENT = "teacher", "student"
 
 @dataclass(frozen=True)
 class Model:
-    """A denoiser, and what rebuilds it.
+    """A denoiser with the values that rebuild it.
 
     Attributes:
         denoiser: teacher (product model) or student (mixture).
-        network: sizes of the network; their `kind` says which one it is.
+        network: sizes of the network; their `kind` names its family.
         latent: name and options of the latent injector; None for a product model.
-        info: free JSON values: what made the model, from which teacher.
+        info: free JSON values: how the model was made, from which teacher.
         role: "teacher", or "student" of a distillation, with or without a latent.
         sampling: how the method that made it samples, see `Algorithm.sampling`.
-        adapter: options of an `Adapter` on a base that the network shares, with where the base is
-            ("base", or None) and its "fingerprint"; None: a whole network.
-        family: that made its network, a `di4c_plugin.families.base.Family`; None: that of its kind.
+        adapter: options of an `Adapter` on a base that the network shares, with the base's path or
+            id ("base", or None) and its "fingerprint"; None: a complete network.
+        family: a `di4c_plugin.families.base.Family`, which built the network; None: that of its
+            kind.
     """
 
     denoiser: NetworkDenoiser
@@ -64,7 +65,7 @@ class Model:
 def save_model(model: Model, path: str | Path) -> None:
     """Write weights and description to `path` (safetensors), atomically.
 
-    Of an adapter these are its own weights, for peft, and adapter_config.json is written beside it.
+    For an adapter, only its own weights are written, with an adapter_config.json for peft.
     """
     if model.adapter is not None:
         write_config(model.denoiser.network, model.adapter["base"], Path(path).with_name(CONFIG))
@@ -91,22 +92,22 @@ def bare_names(model: Model) -> dict[str, Tensor]:
 
 
 def file_names(model: Model) -> dict[str, Tensor]:
-    """Return the weights as a file names them: those of the built-in network with a prefix.
+    """Return the weights by their names in files: those of the built-in network have a prefix.
 
-    Of an adapter its own alone, as peft names them.
+    For an adapter, only its own weights, by peft's names.
     """
     if model.adapter is not None:
-        own = own_state(model.denoiser.network)
-        return {file_name(name): value for name, value in own.items()}
+        state = own_state(model.denoiser.network)
+        return {file_name(name): value for name, value in state.items()}
     prefix = "network." if model.network.kind == "transformer" else ""
     return {f"{prefix}{name}": value for name, value in bare_names(model).items()}
 
 
 def role_of(description: Mapping[str, Any]) -> str:
-    """Return the role in a description; before it stood there, students were those with a latent.
+    """Return the role in a description; in files without a role, students have a latent.
 
     Raises:
-        UserError: for an unknown one.
+        UserError: for an unknown role.
     """
     role = description.get("role") or (STUDENT if description.get("latent") else TEACHER)
     if role not in (TEACHER, STUDENT):
@@ -124,20 +125,20 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: str)
     """Refuse weights that are not those of a network, which may be an outline on "meta".
 
     Raises:
-        UserError: naming up to three mismatches of names, shapes and types, and what is not finite.
+        UserError: naming up to three mismatches of names, shapes and types, or non-finite weights.
     """
-    own = module.state_dict()
-    problems = [f"missing {k}" for k in own if k not in weights]
-    problems += [f"unexpected {k}" for k in weights if k not in own]
+    expected = module.state_dict()
+    problems = [f"missing {k}" for k in expected if k not in weights]
+    problems += [f"unexpected {k}" for k in weights if k not in expected]
     problems += [
-        f"{k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)}"
-        for k in own
-        if k in weights and weights[k].shape != own[k].shape
+        f"{k} is {tuple(weights[k].shape)}, not {tuple(expected[k].shape)}"
+        for k in expected
+        if k in weights and weights[k].shape != expected[k].shape
     ]
     problems += [
         f"{k} has numbers of {weights[k].dtype}"
-        for k in own
-        if k in weights and weights[k].is_floating_point() != own[k].is_floating_point()
+        for k in expected
+        if k in weights and weights[k].is_floating_point() != expected[k].is_floating_point()
     ]
     problems += [
         f"{k} has numbers that are not finite"

@@ -1,7 +1,7 @@
-"""A model file: safetensors weights, and in their metadata the JSON that describes them.
+"""A model file: safetensors weights, with a JSON description in their metadata.
 
-The one reader of safetensors. Nothing is unpickled, a file replaces an older one only when
-complete, and a digest of both tells of damage.
+The only reader of safetensors. Nothing is unpickled, a file replaces an older one only when it is
+complete, and a digest of weights and description detects damage.
 """
 
 import json
@@ -20,7 +20,7 @@ from di4c_plugin.errors import UserError, reason
 from di4c_plugin.files import atomic_write
 from di4c_plugin.limits import regular
 
-# Of the metadata. One entry: the order of several is another in every file that is written.
+# Of the metadata. One entry: the order of several would differ from file to file.
 ENTRY = "di4c"
 DIGEST = re.compile(r'\{"sha256": "([0-9a-f]{64})", ')
 
@@ -29,26 +29,26 @@ def write_file(
     path: str | Path, description: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> None:
     """Write weights and description to `path`, atomically."""
-    whole: dict[str, Tensor] = {}
-    places: set[int] = set()
+    tensors: dict[str, Tensor] = {}
+    pointers: set[int] = set()
     for name, value in weights.items():
         tensor = value.detach().cpu().contiguous()
         # Tied weights are written under each of their names: the format knows no sharing.
-        whole[name] = tensor.clone() if tensor.data_ptr() in places else tensor
-        places.add(tensor.data_ptr())
+        tensors[name] = tensor.clone() if tensor.data_ptr() in pointers else tensor
+        pointers.add(tensor.data_ptr())
     with atomic_write(path) as temporary:
         # `save_file` would make a file that only its owner can read.
         text = json.dumps(description)
-        entry = f'{{"sha256": "{_digest(text, whole)}", {text[1:]}'
-        temporary.write_bytes(save(whole, metadata={ENTRY: entry}))
+        entry = f'{{"sha256": "{_digest(text, tensors)}", {text[1:]}'
+        temporary.write_bytes(save(tensors, metadata={ENTRY: entry}))
 
 
 def is_safetensors(path: Path) -> bool:
-    """Tell by its first bytes whether a file is one of safetensors, whatever its name."""
+    """Return whether a file is safetensors by its first bytes, whatever its name."""
     try:
         with regular(path).open("rb") as file:
             return file.read(9)[8:] == b"{"
-    except OSError:  # who reads it as something else says what is wrong
+    except OSError:  # the next reader reports it
         return False
 
 
@@ -56,20 +56,20 @@ def read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
     """Return the text of our description, None without one, and the tensors of a file.
 
     Raises:
-        UserError: if it is no such file, or damaged.
+        UserError: if the file is not safetensors, or damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             notes = file.metadata() or {}
-    except Exception as error:  # of another language's reader, for any kind of damage
+    except Exception as error:  # the Rust reader raises several kinds
         raise UserError(f"{path} is not a readable safetensors file: {reason(error)}") from error
     text = notes.get(ENTRY)
-    told = None if text is None else DIGEST.match(text)
-    if text is None or told is None:  # earlier versions wrote no digest
+    match = None if text is None else DIGEST.match(text)
+    if text is None or match is None:  # earlier versions wrote no digest
         return text, weights
-    text = "{" + text[told.end() :]
-    if told[1] != _digest(text, weights):
+    text = "{" + text[match.end() :]
+    if match[1] != _digest(text, weights):
         raise UserError(f"{path} is damaged: it holds other numbers than were written")
     return text, weights
 
@@ -79,7 +79,7 @@ def names_in(path: Path) -> list[str]:
     try:
         with safe_open(path, framework="pt") as file:
             return list(file.keys())
-    except Exception:  # as in `read_safetensors`; who reads them tells
+    except Exception:  # as in `read_safetensors`, which reports it
         return []
 
 
@@ -87,9 +87,9 @@ def described_in(path: Path) -> str | None:
     """Return the text of our description in a file; None for any other file."""
     try:
         with safe_open(path, framework="pt") as file:
-            found: str | None = (file.metadata() or {}).get(ENTRY)
-            return found
-    except Exception:  # as in `read_safetensors`; who reads it as something else tells
+            text: str | None = (file.metadata() or {}).get(ENTRY)
+            return text
+    except Exception:  # as in `read_safetensors`; the next reader reports it
         return None
 
 

@@ -1,4 +1,4 @@
-"""What hosts and their wrappers call the weights of a DiT, and the order in which EMA has them."""
+"""Names of a DiT's weights in hosts and their wrappers, and their order in EMA lists."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,37 +7,37 @@ from torch import Tensor
 
 from di4c_plugin.errors import UserError
 
-# What torch.compile, FSDP and DeepSpeed put somewhere into a name.
+# Parts that torch.compile, FSDP and DeepSpeed insert into names.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.")
 ANCHOR = "vocab_embed.embedding"
-# What stands beside a DiT that has no prefix of its own.
+# Prefixes of other weights beside a DiT without a prefix.
 _METRICS = ("metrics.", "train_metrics.", "valid_metrics.", "test_metrics.", "gen_ppl_metric.")
 _OTHERS = ("teacher", "noise.", *_METRICS)
 _BUFFER = "rotary_emb.inv_freq"
 
 
 def unwrap(name: str) -> str:
-    """Return the name without what wrappers added to it."""
+    """Return the name without the parts that wrappers insert."""
     for wrapper in WRAPPERS:
         name = name.replace(wrapper, "")
     return name
 
 
 def backbone_prefix(names: Iterable[str]) -> str | None:
-    """Return what stands before the names of the DiT, such as "backbone."; None if there is no DiT.
+    """Return the prefix of the DiT's names, such as "backbone."; None without a DiT.
 
-    Of several (a student beside its teacher) the one that is no teacher, and the shortest.
+    Of several (a student beside its teacher), the shortest that is not a teacher's.
     """
-    found = [name for name in map(unwrap, names) if name.endswith(ANCHOR)]
-    prefixes = [name.removesuffix(ANCHOR) for name in found if not name.startswith("teacher")]
+    anchors = [name for name in map(unwrap, names) if name.endswith(ANCHOR)]
+    prefixes = [name.removesuffix(ANCHOR) for name in anchors if not name.startswith("teacher")]
     return min(prefixes, key=len, default=None)
 
 
 def backbone_tensors(state: Mapping[str, Any], origin: str) -> dict[str, Tensor]:
     """Return the weights of the DiT in a state dict under their bare names, in its order.
 
-    Prefixes (`module.`, `backbone.` once or twice, whatever it is), rotary buffers, and what stands
-    beside the DiT (noise, metrics, a teacher) go.
+    Prefixes (`module.`, `backbone.` once or twice, or any other), rotary buffers, and everything
+    beside the DiT (noise, metrics, a teacher) are dropped.
 
     Raises:
         UserError: if there is no DiT among the names.
@@ -72,12 +72,12 @@ def average_names(state: Mapping[str, Any]) -> list[list[str]]:
 def with_averages(
     state: Mapping[str, Any], averages: Sequence[Any], names: Sequence[str] | None, origin: str
 ) -> dict[str, Any]:
-    """Return the state dict with the moving averages in the places of the weights, by name.
+    """Return the state dict with the moving averages in place of the weights, by name.
 
     Args:
         state: the state dict of a checkpoint.
         averages: its list of moving averages.
-        names: which they are, as names of `state`; None for the hosts' own order.
+        names: of the averages, as in `state`; None for the hosts' own order.
         origin: for messages.
 
     Raises:
@@ -99,7 +99,7 @@ def with_averages(
 
 
 def _resolve(name: str, state: Mapping[str, Any]) -> str:
-    """Return the name as it stands in the state dict, where it may have the DiT's prefix."""
+    """Return the name as in the state dict, where it may have the DiT's prefix."""
     name = unwrap(name)
     prefix = backbone_prefix(state) or ""
     return name if name in state else prefix + name

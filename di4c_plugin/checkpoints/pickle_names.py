@@ -1,6 +1,6 @@
-"""What the names in a pickle stand for: stubs, and a few functions of ours, all of them tame.
+"""Safe replacements for the names in a pickle: stubs, and a few functions of ours.
 
-None of these functions runs, imports or allocates what a file says.
+None of these functions runs, imports or allocates on behalf of a file.
 """
 
 import collections
@@ -14,21 +14,21 @@ from di4c_plugin.checkpoints import storages as tensors
 from di4c_plugin.checkpoints.storages import StorageType
 from di4c_plugin.checkpoints.stubs import Inert, Tame, encode, reconstruct, scalar
 
-# What a function of Python copies.
+# Types that functions of Python copy.
 COPIED = (str, bytes, bytearray, list, tuple, set, frozenset, dict, collections.deque)
 KEY_PARTS = 1000  # of a tuple that is a key of a dict: hashing walks through all of them
-# Numbers can be chosen to have one hash, and looking each up takes as long as there are others. So
-# can not text, and whole numbers below this; of others a dict holds no more than so many.
+# A file could choose numbers with equal hashes, which makes dicts quadratic. Text and integers
+# below HASHES are safe; of other keys a dict holds at most CHOSEN.
 HASHES, CHOSEN = 2**61 - 1, 200
 
 
 def checked_key(key: Any) -> Any:
     """Return a key of a dict or a set.
 
-    Hashing a tuple walks through all that it holds, without a limit to depth.
+    Hashing a tuple walks through all its parts, without a limit to depth.
 
     Raises:
-        pickle.UnpicklingError: for what cannot be one, or is too large a tuple.
+        pickle.UnpicklingError: for a tuple that is too large.
     """
     waiting, count = [(key, 0)], 0
     while waiting:
@@ -42,16 +42,16 @@ def checked_key(key: Any) -> Any:
 
 
 def checked_keys(values: Iterable[Any]) -> list[Any]:
-    """Return values that become the keys of one dict or set, each checked."""
-    found = []
+    """Return the keys of one dict or set, each checked."""
+    keys = []
     for count, value in enumerate(values):
         check_chosen(value, count)
-        found.append(checked_key(value))
-    return found
+        keys.append(checked_key(value))
+    return keys
 
 
 def check_chosen(key: Any, count: int) -> None:
-    """Refuse one more key whose hash the file may have chosen, beside so many; see `CHOSEN`."""
+    """Refuse a key whose hash the file may have chosen, after `CHOSEN` others."""
     if count < CHOSEN or isinstance(key, str | bytes | Inert | type | None):
         return
     if isinstance(key, int) and abs(key) < HASHES:
@@ -62,12 +62,12 @@ def check_chosen(key: Any, count: int) -> None:
 
 
 def is_stub_class(target: Any) -> bool:
-    """Whether an object is the class of stubs for a class that was not imported."""
+    """Return whether an object is the stub of a class that was not imported."""
     return isinstance(target, type) and issubclass(target, Inert)
 
 
 def name_of(target: Any) -> str:
-    """Return what an object is called in a message."""
+    """Return an object's name for messages."""
     if isinstance(target, Tame | Inert) or is_stub_class(target):
         return target.path or "the result of a call"
     return f"an object of type {type(target).__name__}"
@@ -129,7 +129,7 @@ def within_type(rebuild: Any, kind: Any, args: Any, state: Any = None) -> Any:
 
 
 def _known() -> dict[tuple[str, str], Any]:
-    """Return what stands for each of the globals that are more than a stub here."""
+    """Return the replacements of all globals that are more than a stub."""
     functions: dict[tuple[str, str], Callable[..., Any]] = {
         ("_codecs", "encode"): encode,
         ("collections", "Counter"): _counter,
@@ -163,16 +163,16 @@ def _known() -> dict[tuple[str, str], Any]:
             (module, "slice"): slice,
             (module, "tuple"): lambda items=(): tuple(_copied(items)),
         }
-    found: dict[tuple[str, str], Any] = {
+    stand_ins: dict[tuple[str, str], Any] = {
         key: Tame(".".join(key), function) for key, function in functions.items()
     }
-    found |= {
+    stand_ins |= {
         ("torch", name): value
         for name, value in vars(torch).items()
         if isinstance(value, torch.dtype)
     }
-    found |= {("torch", name): StorageType(name) for name in tensors.DTYPES}
-    return found | {("torch.storage", "UntypedStorage"): StorageType("UntypedStorage")}
+    stand_ins |= {("torch", name): StorageType(name) for name in tensors.DTYPES}
+    return stand_ins | {("torch.storage", "UntypedStorage"): StorageType("UntypedStorage")}
 
 
 KNOWN = _known()

@@ -1,9 +1,9 @@
 """An unpickler that runs nothing: every class and function that a file names is a stub.
 
 Checkpoints of MDLM, SDTT and Duo hold an OmegaConf config and a tokenizer beside the weights, so
-that torch's `weights_only` refuses them, and full unpickling imports classes that may be gone, or
-hostile. Here a short list of names stands for functions of ours, all others become `Inert` stubs,
-which only record what the file says. No attribute of anything but a stub is ever set.
+torch's `weights_only` refuses them, and full unpickling imports classes that may be missing or
+hostile. Here a short list of names is mapped to functions of ours; all others become `Inert` stubs,
+which only record the file's values. Attributes are set on stubs only.
 """
 
 import collections
@@ -37,8 +37,8 @@ COPIES_FOR_A_BYTE, COPIES = 4, 10**6
 class InertUnpickler(pickle._Unpickler):
     """An unpickler to which every global outside a short list is a class of inert stubs.
 
-    Python's own implementation of the format, with those operations replaced that call or change
-    an object.
+    Python's own implementation of the format, with the operations that call or change an object
+    replaced.
     """
 
     stack: list[Any]
@@ -59,7 +59,7 @@ class InertUnpickler(pickle._Unpickler):
         file.seek(start)
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what the file's global stands for; nothing is imported."""
+        """Return the replacement of the file's global; nothing is imported."""
         key = (str(module), str(name))
         return KNOWN[key] if key in KNOWN else inert_class(*key)
 
@@ -81,10 +81,10 @@ class InertUnpickler(pickle._Unpickler):
     # ---- the operations of the format that call an object
 
     def _called(self, target: Any, arguments: Any) -> Any:
-        """Return what a call stands for.
+        """Return the result of a call, or a stub for it.
 
         Raises:
-            pickle.UnpicklingError: for what is no function here, and for copies without end.
+            pickle.UnpicklingError: for anything that is not callable here, and for too many copies.
         """
         if isinstance(target, Inert) or is_stub_class(target):
             return target(*arguments)
@@ -212,7 +212,7 @@ InertUnpickler.dispatch |= {
 
 
 def read_plain(path: str | Path) -> Any:
-    """Return what a pickle (not one of `torch.save`) holds: plain values and arrays of numbers.
+    """Return the plain values and arrays of numbers in a pickle (not one of `torch.save`).
 
     Strings of Python 2 are read as latin-1, which loses nothing; the rest is as `stubs.plain` says.
 
@@ -228,5 +228,5 @@ def read_plain(path: str | Path) -> Any:
 
 
 def loads_inert(data: bytes) -> Any:
-    """Return what a plain pickle holds, foreign objects as stubs."""
+    """Return the content of a plain pickle, foreign objects as stubs."""
     return InertUnpickler(io.BytesIO(data)).load()

@@ -9,7 +9,7 @@ from di4c_plugin.plugins import lookup
 
 
 def has_scheme(source: str) -> bool:
-    """Whether a source is `scheme:rest`, and not a path with a colon in it."""
+    """Return whether a source is `scheme:rest`, and not a path with a colon in it."""
     return ":" in source and not os.path.exists(source)  # noqa: PTH110, which any text may be given to
 
 
@@ -26,8 +26,8 @@ def load_scheme(source: str, *, ema: bool = True) -> Model:
     """
     scheme, _, rest = source.partition(":")
     load = lookup("teacher source", scheme)
-    taken = inspect.signature(load).parameters.values()
-    if any(p.name == "ema" or p.kind is p.VAR_KEYWORD for p in taken):
+    parameters = inspect.signature(load).parameters.values()
+    if any(p.name == "ema" or p.kind is p.VAR_KEYWORD for p in parameters):
         model: Model = load(rest, ema=ema)
     elif ema:
         model = load(rest)

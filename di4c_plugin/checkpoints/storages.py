@@ -1,8 +1,8 @@
 """The tensors of a torch checkpoint: storages of declared sizes, and views into them.
 
-A pickle says how a tensor lies in its storage. What it says is compared with the bytes that are
-there, so that no tensor reaches beyond its storage (torch would enlarge the storage and hand out
-uninitialised memory) and none is much larger than what the file holds.
+A pickle describes each tensor as a view of a storage. This is compared with the bytes in the file,
+so that no tensor reaches beyond its storage (torch would enlarge it with uninitialised memory) and
+none is much larger than the file.
 """
 
 import math
@@ -35,12 +35,12 @@ DTYPES = {
 }
 # An expanded tensor (stride 0) may be larger than its storage, up to this many bytes.
 EXPANDED = 2**26
-COPIES = 4  # of a file, that its tensors may be in all
+COPIES = 4  # greatest size of all tensors, in sizes of the file
 
 
 @dataclass(frozen=True)
 class StorageType:
-    """What stands for `torch.FloatStorage` and its like in a pickle."""
+    """The replacement of `torch.FloatStorage` and the like in a pickle."""
 
     name: str
 
@@ -82,7 +82,7 @@ def rebuild_tensor(
     """Return a tensor within a storage; the arguments are those of `torch._utils`.
 
     Args:
-        storage: what it lies in.
+        storage: of its elements.
         offset: of its first element.
         size: its shape.
         stride: elements from one index to the next, for each dimension.
@@ -140,7 +140,7 @@ def rebuild_parameter(data: Any, requires_grad: Any, *rest: Any) -> Tensor:
 
 
 def check_total(tensors: Mapping[str, Tensor], size: int, origin: str) -> None:
-    """Refuse tensors that are far larger than the file they come from, for they will be copied.
+    """Refuse tensors that are far larger than their file, since they will be copied.
 
     Args:
         tensors: by name; one may have several names, and several may share a storage.

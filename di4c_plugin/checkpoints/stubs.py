@@ -14,7 +14,7 @@ import numpy as np
 from di4c_plugin.errors import UserError
 from di4c_plugin.limits import exceeds, over
 
-MOST = 10**6  # values in what `plain` goes through
+MOST = 10**6  # values that `plain` visits
 _NUMBER = re.compile(r"[biufc?]\d*")
 
 
@@ -23,9 +23,9 @@ class Inert:
 
     Attributes:
         path: "module.Name" of the class, or of the function whose result it stands for.
-        args: what it was made with.
-        state: what pickle would have given to `__setstate__`; None if nothing.
-        items: what was appended or added to it, or set in it as (key, value).
+        args: of its construction.
+        state: the argument of `__setstate__`; None if it is not called.
+        items: values appended or added to it, or set in it as (key, value).
     """
 
     path = ""
@@ -34,7 +34,7 @@ class Inert:
     items: list[Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
-        """Make a stub; keyword arguments are kept behind the others."""
+        """Make a stub; keyword arguments are kept as a last positional one."""
         self = super().__new__(cls)
         self.args = (*args, kwargs) if kwargs else args
         self.state, self.items = None, []
@@ -76,7 +76,7 @@ class Inert:
 
 @dataclass(frozen=True, slots=True)
 class Tame:
-    """A function of ours under the name of one that pickles call."""
+    """A safe function of ours, under the name of one that pickles call."""
 
     path: str
     call: Callable[..., Any]
@@ -95,8 +95,8 @@ def plain(value: Any) -> Any:
     of numbers are read.
 
     Raises:
-        UserError: for values that are nested without end, or refer to each other so often that
-            they are more than `MOST` in all.
+        UserError: for endless nesting, and for more than `MOST` values, counting repeated
+            references.
     """
     try:
         return _Plain()(value)
@@ -105,7 +105,7 @@ def plain(value: Any) -> Any:
 
 
 class _Plain:
-    """The function `plain`, which counts what it goes through."""
+    """The function `plain`, with a count of visited values."""
 
     def __init__(self) -> None:
         self.left = MOST
@@ -138,7 +138,7 @@ class _Plain:
 
 
 def _key(key: Any) -> Any:
-    """Return the key of a dict: a tuple, which has become a list, as one again."""
+    """Return the key of a dict: lists, which were tuples, become tuples again."""
     return tuple(map(_key, key)) if isinstance(key, list) else key
 
 

@@ -1,9 +1,8 @@
-"""What `torch.save` wrote, read as data: `load_inert`.
+"""Files of `torch.save`, read as data: `load_inert`.
 
-`torch.load` hands a file to one of four readers by what it looks like, and two of them run what
-the file says (TorchScript) or trust its paths (tar). Here there are two, both of this package: zip
-archives, by Python's `zipfile` alone, and the form before torch 1.6, a row of pickles. Whatever is
-neither is refused.
+`torch.load` picks one of four readers by the file's content, and two of them run its code
+(TorchScript) or trust its paths (tar). Here there are two, both our own: zip archives, by Python's
+`zipfile` alone, and the format before torch 1.6, a sequence of pickles. All else is refused.
 """
 
 import io
@@ -38,7 +37,7 @@ def load_inert(path: str | Path, *, mmap: bool = False, device: Any = "cpu") -> 
         device: where the tensors should be.
 
     Raises:
-        UserError: if there is no such file, or it is damaged, or no checkpoint that holds a dict.
+        UserError: if the file is missing, damaged, or not a checkpoint with a dict.
     """
     content = read_torch(path, mmap=mmap, device=device)
     if not isinstance(content, dict):
@@ -48,7 +47,7 @@ def load_inert(path: str | Path, *, mmap: bool = False, device: Any = "cpu") -> 
 
 
 def read_torch(path: str | Path, *, mmap: bool = False, device: Any = "cpu") -> Any:
-    """Return whatever a file of `torch.save` holds; arguments and errors as for `load_inert`."""
+    """Return the content of a file of `torch.save`; arguments and errors as for `load_inert`."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no such checkpoint: {path}")
@@ -106,7 +105,7 @@ class _Archive:
         return self.storages[key, kind.dtype]
 
     def _bytes(self, name: str) -> memoryview:
-        """Return what a member holds; raises UnpicklingError where it is missing or damaged."""
+        """Return the bytes of a member; raises UnpicklingError if it is missing or damaged."""
         if name not in self.members:
             raise pickle.UnpicklingError(f"the archive has no {name}")
         member = self.members[name]
@@ -119,7 +118,7 @@ class _Archive:
 
 
 def _members(file: BinaryIO, size: int) -> dict[str, zipfile.ZipInfo]:
-    """Return the members of an archive by name, which must be as `torch.save` writes them."""
+    """Return the members of an archive by name, which must have the form of `torch.save`."""
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
     members = {info.filename: info for info in infos}

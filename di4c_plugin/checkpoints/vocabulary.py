@@ -1,7 +1,7 @@
-"""Which tokens the numbers of a text model stand for: a fingerprint, compared wherever two meet.
+"""The tokens of a text model, as a fingerprint that is compared wherever two models meet.
 
-Two tokenizers may have as many tokens: weights of one then load into a program with the other, and
-the text is garbage.
+Two tokenizers may have equally many tokens: weights of one then load into a program with the other,
+and the text is garbage.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """What a file or a program says of its tokenizer: a name, "" if none, and ids by token."""
+    """The tokenizer of a file or a program: a name, or "", and ids by token."""
 
     name: str
     ids: Mapping[str, int] = field(default_factory=dict)
@@ -60,11 +60,11 @@ class Tokenizer:
     def vocabulary(self, process: Mapping[str, Any]) -> Vocabulary | None:
         """Return the vocabulary of a model with this process; None where there are no ids.
 
-        The mask is left out, and what the network has no embedding of: programs add tokens there
-        that never occur in a text.
+        Without the mask, and without tokens that have no embedding: programs add some that never
+        occur in a text.
         """
-        kept = {k: i for k, i in self.ids.items() if 0 <= i < process["num_tokens"]}
-        pairs = sorted((token, i) for token, i in kept.items() if i != process.get("mask"))
+        ids = {k: i for k, i in self.ids.items() if 0 <= i < process["num_tokens"]}
+        pairs = sorted((token, i) for token, i in ids.items() if i != process.get("mask"))
         if not pairs:
             return None
         digest = hashlib.sha256()
@@ -77,7 +77,7 @@ class Tokenizer:
 
 
 def live_tokenizer(tokenizer: Any) -> Tokenizer | None:
-    """Return what an object of transformers' kind says; None where it has no `get_vocab`."""
+    """Return the tokens of a tokenizer object of transformers; None without `get_vocab`."""
     if not callable(getattr(tokenizer, "get_vocab", None)):
         return None
     name = str(getattr(tokenizer, "name_or_path", "")) or type(tokenizer).__name__
@@ -85,7 +85,7 @@ def live_tokenizer(tokenizer: Any) -> Tokenizer | None:
 
 
 def pickled_tokenizer(tokenizer: Any) -> Tokenizer | None:
-    """Return what the stub of a pickled tokenizer recorded; None for anything else."""
+    """Return the tokens that the stub of a pickled tokenizer recorded; None for other objects."""
     if not isinstance(tokenizer, Inert):
         return None
     name = tokenizer.get("name_or_path") or tokenizer.path.rpartition(".")[2]
@@ -93,7 +93,7 @@ def pickled_tokenizer(tokenizer: Any) -> Tokenizer | None:
 
 
 def tokenizer_beside(weights: Path, name: str) -> Tokenizer | None:
-    """Return the tokenizer in the folder of a file of weights; None without one that is read."""
+    """Return the tokenizer in the folder of a file of weights; None without a readable one."""
     path = weights.with_name(FILE)
     try:
         if regular(path).stat().st_size > MOST:
@@ -115,7 +115,7 @@ def configured_tokenizer(config: Mapping[str, Any]) -> Tokenizer | None:
 
 
 def bare(name: str) -> str:
-    """Return the name of a tokenizer: of a folder on this machine, its own without the path."""
+    """Return the name of a tokenizer, without the path of a folder on this machine."""
     kind = PureWindowsPath if "\\" in name else PurePosixPath
     return kind(name).name if kind(name).is_absolute() else name
 
@@ -141,13 +141,13 @@ def _recorded(tokenizer: Inert) -> dict[str, int]:
 
 
 def _described(text: Any) -> dict[str, int]:
-    """Return ids by token of what the tokenizers library writes; {} for anything else."""
+    """Return ids by token from JSON of the tokenizers library; {} for anything else."""
     try:
-        found = json.loads(text)
-        vocabulary = found["model"]["vocab"]
+        content = json.loads(text)
+        vocabulary = content["model"]["vocab"]
         if isinstance(vocabulary, list):  # of Unigram: pairs of token and score, by their ids
             vocabulary = {pair[0]: i for i, pair in enumerate(vocabulary)}
-        added = [(entry["content"], entry["id"]) for entry in found.get("added_tokens") or []]
+        added = [(entry["content"], entry["id"]) for entry in content.get("added_tokens") or []]
         return _ids([*vocabulary.items(), *added])
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return {}
@@ -161,32 +161,32 @@ def _ids(pairs: Any) -> dict[str, int]:
 
 
 def vocabulary_in(info: Mapping[str, Any], origin: str) -> Vocabulary | None:
-    """Return the vocabulary that a description, or a model's info, says; None if it says none.
+    """Return the vocabulary in a description or a model's info; None if there is none.
 
     Raises:
-        UserError: if that is damaged.
+        UserError: if it is damaged.
     """
-    said = info.get(ENTRY)
-    if said is None:
+    entry = info.get(ENTRY)
+    if entry is None:
         return None
-    values = said if isinstance(said, Mapping) else {}
+    values = entry if isinstance(entry, Mapping) else {}
     name, size, sha256 = (values.get(key) for key in ("name", "size", "sha256"))
     if isinstance(name, str) and type(size) is int and isinstance(sha256, str):
         return Vocabulary(name, size, sha256)
     raise UserError(
-        f"the description of the model in {origin} is damaged: vocabulary is {quoted(said)}"
+        f"the description of the model in {origin} is damaged: vocabulary is {quoted(entry)}"
     )
 
 
 def entry_of(vocabulary: Vocabulary | None) -> dict[str, Any]:
-    """Return what is added to a description or to info; {} for None."""
+    """Return the entry for a description or for info; {} for None."""
     return {} if vocabulary is None else {ENTRY: asdict(vocabulary)}
 
 
 def check_models(
     one: Mapping[str, Any], another: Mapping[str, Any], name: str, other_name: str
 ) -> None:
-    """Refuse two models, by their info, of which each says a vocabulary, and not the same.
+    """Refuse two models whose infos have different vocabularies.
 
     Raises:
         UserError: naming both.

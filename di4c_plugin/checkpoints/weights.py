@@ -1,4 +1,4 @@
-"""Weights of a DiT from whatever the user has: hub, Lightning checkpoint, safetensors, folder.
+"""Weights of a DiT from any source: hub, Lightning checkpoint, safetensors, folder.
 
 Nothing of a pickle is executed (`pickles`), averages are mapped by name (`naming`), and names come
 out as the hosts' DIT has them.
@@ -34,18 +34,18 @@ OFFICIAL = "latent_projection."  # of the released students of Di4C
 
 @dataclass(frozen=True)
 class Weights:
-    """What a source holds.
+    """The weights of a source, with everything known about them.
 
     Attributes:
         tensors: by the names of the hosts' DIT (`vocab_embed.embedding`, `blocks.0. …`), on the
             CPU, without rotary buffers; a student's latent beside them (`latent_projection. …`).
         latent: name and options of a student's latent; None for a product model.
-        config: what is known of the network and its training: the host's config, or a config.json.
-        process: the forward process, where the source says it in our words.
+        config: of the network and its training: the host's config, or a config.json.
+        process: the forward process, where the source has it in our format.
         origin: what the user named, with the commit for the hub.
         fingerprint: sha256 over names, shapes, types and values.
-        notes: what else our own checkpoints say: teacher, round, sizes of the network, vocabulary.
-        tokenizer: that of the training, where something beside our own notes says it.
+        notes: other entries of our own checkpoints: teacher, round, sizes, vocabulary.
+        tokenizer: of the training, from anything but our own notes.
     """
 
     tensors: dict[str, Tensor]
@@ -58,14 +58,14 @@ class Weights:
     tokenizer: Tokenizer | None = None
 
     def vocabulary(self, process: Mapping[str, Any]) -> Vocabulary | None:
-        """Return the tokens of the model, which has this process; None where nothing says them.
+        """Return the vocabulary of the model, given its process; None where it is unknown.
 
         Raises:
-            UserError: if the file's own note of it is damaged.
+            UserError: if the file's own entry is damaged.
         """
         for notes in (self.notes, self.notes.get("info", {})):
-            if (said := vocabulary_in(notes, self.origin)) is not None:
-                return said
+            if (recorded := vocabulary_in(notes, self.origin)) is not None:
+                return recorded
         return None if self.tokenizer is None else self.tokenizer.vocabulary(process)
 
 
@@ -109,22 +109,22 @@ def weights_in(content: Content, *, ema: bool = True) -> Weights:
 def _tokenizer(content: Content, config: dict[str, Any]) -> Tokenizer | None:
     """Return the tokenizer that is pickled with the weights, lies beside them, or is named."""
     parameters = content.entries.get("hyper_parameters")
-    own = parameters.get("tokenizer") if isinstance(parameters, Mapping) else None
-    found = pickled_tokenizer(own)
-    if found is not None and found.ids:
-        return found
-    named = configured_tokenizer(config) or found
+    pickled = parameters.get("tokenizer") if isinstance(parameters, Mapping) else None
+    tokenizer = pickled_tokenizer(pickled)
+    if tokenizer is not None and tokenizer.ids:
+        return tokenizer
+    named = configured_tokenizer(config) or tokenizer
     name = content.origin if named is None else named.name
     return tokenizer_beside(content.path, name) or named
 
 
 def official_latent(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """Return the latent of a released student of Di4C, which says nothing of it; else None."""
+    """Return the latent of a released student of Di4C, which has no description; else None."""
     return {"name": "token"} if any(name.startswith(OFFICIAL) for name in tensors) else None
 
 
 def _notes(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what our own trainer wrote beside the weights, without the tensors in it."""
+    """Return the entries that our trainer wrote beside the weights, without their tensors."""
     notes = plain(content.get("di4c", {}))
     if not isinstance(notes, dict):
         return {}
@@ -141,7 +141,7 @@ def _averages(content: Mapping[str, Any]) -> list[Any] | None:
 
 
 def host_config(parameters: Any) -> dict[str, Any]:
-    """Return the host's config out of a checkpoint's hyper-parameters, as plain values.
+    """Return the host's config from a checkpoint's hyper-parameters, as plain values.
 
     Its tokenizer adds "mask_index", where it has a mask token.
     """
@@ -154,7 +154,7 @@ def host_config(parameters: Any) -> dict[str, Any]:
 
 
 def _inherited(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what only the dropped rotary buffer tells: half the width of an attention head."""
+    """Return the width of an attention head, which only the dropped rotary buffer tells."""
     buffers = [v for k, v in state.items() if k.endswith("rotary_emb.inv_freq")]
     return {"head_size": 2 * len(buffers[0])} if buffers else {}
 

@@ -1,4 +1,4 @@
-"""Reads .npy and .npz files: arrays without objects, their sizes known before they are made."""
+"""Reads .npy and .npz files: arrays without objects, whose sizes are checked before allocation."""
 
 import io
 import math
@@ -14,11 +14,11 @@ from di4c_plugin.limits import exceeds, over, regular
 
 Array = np.ndarray[Any, Any]
 SUFFIX = ".npy"
-# What the arrays of an archive may take: deflate makes a thousandth of zeros. So many bytes for
-# each of the file, and some.
+# Greatest size of an archive's arrays, in sizes of the file, and spare bytes: deflate shrinks zeros
+# to a thousandth.
 INFLATED, SPARE = 20, 2**26
 ENCRYPTED = 0x1
-NUMBERS = "biufU"  # kinds of types: numbers, and text
+NUMBERS = "biufU"  # kinds of dtypes: numbers, and text
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 HEADER = 10**4  # bytes
 
@@ -29,10 +29,10 @@ def load_arrays(path: Path, name: str, what: str) -> dict[str, Array]:
     Args:
         path: the file.
         name: of the one array of an .npy file.
-        what: the file is, in the message, if it cannot be read.
+        what: the predicate of the message if the file cannot be read.
 
     Raises:
-        UserError: if it is neither, damaged, or holds objects, or far more than its own size.
+        UserError: if it is neither, is damaged, holds objects, or far more than its own size.
     """
     try:
         size = regular(path).stat().st_size
@@ -54,19 +54,19 @@ def _archive(file: BinaryIO, size: int) -> dict[str, Array]:
         if any(info.flag_bits & ENCRYPTED for info in infos):
             raise ValueError("it is encrypted")
         if exceeds(sum(info.file_size for info in infos), INFLATED * size + SPARE):
-            told = f"its arrays would take more than {INFLATED} times its {size} bytes"
-            raise ValueError(over(told))
-        found = {}
+            problem = f"its arrays would take more than {INFLATED} times its {size} bytes"
+            raise ValueError(over(problem))
+        arrays = {}
         for info in infos:
             with archive.open(info) as member:
-                # Whole, and so its checksum is compared. No more is read than was announced.
+                # Reads to the end, which checks the checksum, and not beyond the declared size.
                 data = member.read()
-            found[info.filename.removesuffix(SUFFIX)] = _array(io.BytesIO(data), len(data))
-    return found
+            arrays[info.filename.removesuffix(SUFFIX)] = _array(io.BytesIO(data), len(data))
+    return arrays
 
 
 def _array(file: Any, size: int) -> Array:
-    """Return the array in an .npy file of so many bytes."""
+    """Return the array in an .npy file of `size` bytes."""
     version = npy.read_magic(file)
     if version not in HEADERS:
         raise ValueError("it is no array of numbers")

@@ -1,4 +1,4 @@
-"""Arrays of whole numbers out of .npy and .npz files, and what they are kept as."""
+"""Arrays of integers from .npy and .npz files, and their storage as small tensors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ Array = np.ndarray[Any, Any]
 
 
 def is_array_file(path: Path) -> bool:
-    """Tell whether `path` is for `read_arrays`, by its name."""
+    """Return whether `path` is for `read_arrays`, by its name."""
     return path.suffix.lower() in SUFFIXES
 
 
@@ -30,13 +30,13 @@ def read_arrays(path: Path, name: str) -> dict[str, Array]:
         raise UserError(f"no such file or folder: {path}")
     arrays = load_arrays(path, name, "not a readable .npy or .npz file")
     if name not in arrays:
-        there = ", ".join(sorted(arrays))[:200] or "nothing"
-        raise UserError(f"{path} has no array {name!r}; there are: {there}")
+        listed = ", ".join(sorted(arrays))[:200] or "nothing"
+        raise UserError(f"{path} has no array {name!r}; there are: {listed}")
     return arrays
 
 
 def check_whole(values: Array, low: int, high: int, what: str) -> None:
-    """Refuse what are not whole numbers from `low` to `high`.
+    """Refuse all but integers from `low` to `high`.
 
     Raises:
         UserError: beginning with `what`, such as "x.npz: codes".
@@ -51,7 +51,7 @@ def check_whole(values: Array, low: int, high: int, what: str) -> None:
 
 
 def small(values: Array, most: int) -> Tensor:
-    """Return whole numbers up to `most` as int16 where these suffice, else as int32."""
+    """Return integers up to `most` as int16 if possible, else as int32."""
     fits = most <= np.iinfo(np.int16).max
     return torch.from_numpy(np.ascontiguousarray(values, np.int16 if fits else np.int32))
 
@@ -60,7 +60,7 @@ def read_labels(arrays: Mapping[str, Array], count: int, classes: int, path: Pat
     """Return the array `labels` (count,), int64, if there is one.
 
     Raises:
-        UserError: for another number of them, or labels outside 0 ... classes - 1.
+        UserError: for another number of labels, or labels outside 0 ... classes - 1.
     """
     if "labels" not in arrays:
         return None

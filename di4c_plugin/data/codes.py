@@ -1,4 +1,4 @@
-"""Training data that are there already: codes for the MaskGITs, grey levels for tauLDR."""
+"""Reads existing training data: codes for the MaskGITs, grey levels for tauLDR."""
 
 from math import prod
 from pathlib import Path
@@ -32,36 +32,36 @@ def read_codes(
 
     Args:
         path: an .npz file with `codes` (M, h, w) or (M, D) and, if any, `labels` (M,); an .npy
-            file with the codes alone; or a folder of Halton-MaskGIT's extract_vq_features.py, or
-            the one around its Train/: pickles {"code": (h, w), "y": label}, of which nothing is
+            file with only the codes; or a folder of Halton-MaskGIT's extract_vq_features.py, or the
+            parent of its Train/: pickles {"code": (h, w), "y": label}, of which nothing is
             executed.
         side: h = w of the network; D = side^2.
-        codes: K; there are codes 0 ... K - 1.
-        classes: there are labels 0 ... classes - 1.
+        codes: K; codes are 0 ... K - 1.
+        classes: labels are 0 ... classes - 1.
         progress: called with (files read, all files) of a folder.
 
     Returns:
         x_0 (M, D), int16 or int32; labels (M,), int64, or None.
 
     Raises:
-        UserError: if there is nothing of these, or it is of another grid, code book or classes.
+        UserError: if there are no codes, or the grid, code book or classes differ.
     """
     path = Path(path)
     if path.is_dir():
         arrays = read_code_files(with_codes(path), progress)
     else:
         arrays = read_arrays(path, "codes")
-    found = arrays["codes"]
-    check_grid(found.shape, (side, side), path)
-    check_whole(found, 0, codes - 1, f"{path}: codes")
-    x_0 = small(found.reshape(len(found), -1), codes - 1)
-    return Data(x_0, read_labels(arrays, len(found), classes, path))
+    grids = arrays["codes"]
+    check_grid(grids.shape, (side, side), path)
+    check_whole(grids, 0, codes - 1, f"{path}: codes")
+    x_0 = small(grids.reshape(len(grids), -1), codes - 1)
+    return Data(x_0, read_labels(arrays, len(grids), classes, path))
 
 
 def holds_codes(path: str | Path) -> bool:
-    """Tell whether `path` is for `read_codes`: a file, or a folder with codes, not with pictures.
+    """Return whether `path` is for `read_codes`: a file, or a folder with codes, not pictures.
 
-    So is one that is missing: `read_codes` tells.
+    True for a missing path, which `read_codes` reports.
     """
     path = Path(path)
     return not path.is_dir() or next(with_codes(path).glob("*.pth"), None) is not None
@@ -76,26 +76,26 @@ def read_code_files(folder: Path, progress: Progress | None = None) -> dict[str,
     """Return the `codes` and `labels` of Halton-MaskGIT's files in a folder, by sorted names.
 
     Raises:
-        UserError: if there are none, or one is of another kind or shape.
+        UserError: if there are none, or one has another type or shape.
     """
     files = sorted(folder.glob("*.pth"))
     if not files:
         raise UserError(f"no codes in {folder}: it has no files *.pth of extract_vq_features.py")
-    found: list[Array] = []
+    arrays: list[Array] = []
     labels: list[int] = []
     for count, file in enumerate(files, 1):
         code, label = code_of(file)
-        if found and code.shape != found[0].shape:
-            raise UserError(f"{file}: codes of shape {code.shape}, not {found[0].shape} as before")
-        found.append(code)
+        if arrays and code.shape != arrays[0].shape:
+            raise UserError(f"{file}: codes of shape {code.shape}, not {arrays[0].shape} as before")
+        arrays.append(code)
         labels.append(label)
         if progress is not None:
             progress(count, len(files))
-    return {"codes": np.stack(found), "labels": np.array(labels)}
+    return {"codes": np.stack(arrays), "labels": np.array(labels)}
 
 
 def code_of(file: Path) -> tuple[Array, int]:
-    """Return what a pickle {"code": ..., "y": ...} holds; raises UserError."""
+    """Return code and label in a pickle {"code": ..., "y": ...}; raises UserError."""
     record = read_plain(file)
     if isinstance(record, dict):
         code, label = record.get("code"), record.get("y")
@@ -107,31 +107,31 @@ def code_of(file: Path) -> tuple[Array, int]:
 def read_levels(
     path: str | Path, *, shape: tuple[int, int, int], levels: int, mirror: bool = False
 ) -> Data:
-    """Read pictures as whole grey levels, positions in the order (C, H, W).
+    """Read pictures as integer grey levels, positions in the order (C, H, W).
 
     Args:
         path: a folder of pictures of exactly this size (sub-folders are read too), whose 8-bit
-            values v become round(v (S - 1) / 255); CIFAR-10's folder of Python batches, or the
-            folder around it, likewise; or an .npy or .npz file of `levels`, (M, D) or
-            (M, C, H, W), which are taken as they are.
+            values v become round(v (S - 1) / 255); CIFAR-10's folder of Python batches, or its
+            parent, likewise; or an .npy or .npz file of `levels`, (M, D) or (M, C, H, W), which
+            are not converted.
         shape: (C, H, W).
-        levels: S; there are levels 0 ... S - 1.
-        mirror: whether to add the mirrored picture of each, behind all others.
+        levels: S; levels are 0 ... S - 1.
+        mirror: whether to add the mirrored pictures, after all others.
 
     Returns:
         x_0 (M, D), int16 or int32; never labels: tauLDR's networks take none.
 
     Raises:
-        UserError: if there is nothing of these, or it is of another size, or out of range.
+        UserError: if there are no pictures or levels, or their size or range is wrong.
     """
     path, shape = Path(path), (shape[0], shape[1], shape[2])
     if is_array_file(path):
-        found = read_arrays(path, "levels")["levels"]
-        check_grid(found.shape, shape, path)
-        check_whole(found, 0, levels - 1, f"{path}: levels")
+        values = read_arrays(path, "levels")["levels"]
+        check_grid(values.shape, shape, path)
+        check_whole(values, 0, levels - 1, f"{path}: levels")
     else:
-        found = to_levels(read_pixels(path, shape), levels)
-    x_0 = small(found, levels - 1).view(-1, *shape)
+        values = to_levels(read_pixels(path, shape), levels)
+    x_0 = small(values, levels - 1).view(-1, *shape)
     if mirror:
         x_0 = torch.cat([x_0, x_0.flip(3)])
     return Data(x_0.flatten(1))
@@ -144,8 +144,8 @@ def read_pixels(path: Path, shape: tuple[int, int, int]) -> Array:
         return all_pixels(read_pictures(path, shape)).numpy()
     if shape != CIFAR_SHAPE:
         raise UserError(f"{batches} has pictures of shape {CIFAR_SHAPE}, not {shape}")
-    found = [cifar_batch(file) for file in sorted(batches.glob("data_batch_*"))]
-    return np.concatenate(found).reshape(-1, *CIFAR_SHAPE)
+    pixels = [cifar_batch(file) for file in sorted(batches.glob("data_batch_*"))]
+    return np.concatenate(pixels).reshape(-1, *CIFAR_SHAPE)
 
 
 def cifar_batch(file: Path) -> Array:
@@ -158,20 +158,20 @@ def cifar_batch(file: Path) -> Array:
 
 
 def to_levels(pixels: Array, levels: int) -> Array:
-    """Map 8-bit values v to round(v (S - 1) / 255), in whole numbers: there are no ties."""
+    """Map 8-bit values v to round(v (S - 1) / 255), in integers: there are no ties."""
     table = (np.arange(256) * 2 * (levels - 1) + 255) // 510
     return table.astype(np.int16 if levels <= 2**15 else np.int32)[pixels]
 
 
-def check_grid(found: tuple[int, ...], shape: tuple[int, ...], path: Path) -> None:
+def check_grid(actual: tuple[int, ...], shape: tuple[int, ...], path: Path) -> None:
     """Refuse arrays that are neither (M, *shape) nor (M, D).
 
     Raises:
         UserError: naming both shapes.
     """
-    if found[1:] in (shape, (prod(shape),)) and found[0]:
+    if actual[1:] in (shape, (prod(shape),)) and actual[0]:
         return
-    wanted = " x ".join(map(str, shape))
-    there = " x ".join(map(str, found[1:]))
-    count = found[0] if found else 0
-    raise UserError(f"{path} has {count} examples of {there}: this network takes {wanted}")
+    expected = " x ".join(map(str, shape))
+    given = " x ".join(map(str, actual[1:]))
+    count = actual[0] if actual else 0
+    raise UserError(f"{path} has {count} examples of {given}: this network takes {expected}")

@@ -1,4 +1,4 @@
-"""Pictures to codes, once: the codes are kept in a file."""
+"""Encodes pictures as codes, once: the codes are cached in a file."""
 
 import hashlib
 import os
@@ -32,44 +32,45 @@ def encode(
 ) -> Data:
     """Return the codes of pictures: x_0 (M, D), int16 or int32, and their labels, if any.
 
-    What was encoded before is read from the cache, by names, sizes and times of the files and by
-    the weights of the VQ model; so are the codes of a run that was ended, or that met pictures
-    which cannot be read. Of processes that start at once (torchrun's), one encodes and the others
-    wait for it; the file is whole at any time.
+    Existing codes are read from the cache, by names, sizes and times of the files and by the VQ
+    model's weights; so are those of an interrupted run, or of one with unreadable pictures. Of
+    several processes (torchrun's), one encodes and the others wait for it; the file is complete at
+    any time.
 
     Args:
-        pictures: as `read_pictures(folder, n)` finds them.
-        vq: on the device to work on.
-        cache: an .npz file to keep the codes in (`read_codes` reads it too); None is one in the
-            user's cache folder.
+        pictures: from `read_pictures(folder, n)`.
+        vq: on the device to compute on.
+        cache: an .npz file for the codes (`read_codes` reads it too); None: one in the user's cache
+            folder.
         batch_size: pictures at once.
-        progress: called with (pictures done, all pictures); never if they are in the cache.
+        progress: called with (pictures done, all pictures), unless they are in the cache.
 
     Raises:
-        UserError: if a picture cannot be read, or `cache` holds something else, or cannot be
-            written.
+        UserError: if a picture cannot be read, or `cache` holds other codes or cannot be written.
     """
     keys = keys_of(pictures)
     settings = settings_of(pictures, vq)
     made_from = hashlib.sha256(settings.encode() + keys.tobytes()).hexdigest()
     file = cache_file(made_from) if cache is None else Path(cache)
-    found = kept_codes(file, made_from, own=cache is None)
-    if found is None:
+    codes = kept_codes(file, made_from, ours=cache is None)
+    if codes is None:
         check_writable(file)
         with FileLock(file.with_name(f"{file.name}.lock")):
-            found = kept_codes(file, made_from, own=cache is None)  # by who had the lock before
-            if found is None:
-                place = f"{settings} {pictures.folder.absolute()}".encode()
-                part = cache_file(hashlib.sha256(place).hexdigest()) if cache is None else file
+            codes = kept_codes(
+                file, made_from, ours=cache is None
+            )  # from the last holder of the lock
+            if codes is None:
+                source = f"{settings} {pictures.folder.absolute()}".encode()
+                part = cache_file(hashlib.sha256(source).hexdigest()) if cache is None else file
                 work = Partial(part.with_name(f"{part.name}.part.npz"), settings, keys)
-                found = codes_of(pictures, vq, work, batch_size, progress)
-                keep(file, found, pictures.all_labels(), made_from)
+                codes = codes_of(pictures, vq, work, batch_size, progress)
+                keep(file, codes, pictures.all_labels(), made_from)
                 work.file.unlink(missing_ok=True)
-    return Data(found.flatten(1), pictures.all_labels())
+    return Data(codes.flatten(1), pictures.all_labels())
 
 
 def settings_of(pictures: Pictures, vq: VQ) -> str:
-    """Return a text of all that the codes of a picture depend on, beside the picture."""
+    """Return a text of everything that codes depend on, besides the pictures."""
     return f"{VERSION} {vq.fingerprint} {pictures.shape} {pictures.fit}"
 
 
@@ -77,7 +78,7 @@ def keys_of(pictures: Pictures) -> Array:
     """Return a key for each picture, uint64 (M, 2): by name, size and time of the file, mirrored.
 
     Raises:
-        UserError: for a file that is gone.
+        UserError: for a missing file.
     """
     keys = bytearray()
     for mirrored in range(1 + pictures.mirror):
@@ -99,13 +100,13 @@ def cache_file(made_from: str) -> Path:
     return base / "di4c_plugin" / "codes" / f"{made_from[:32]}.npz"
 
 
-def kept_codes(file: Path, made_from: str, *, own: bool) -> Tensor | None:
+def kept_codes(file: Path, made_from: str, *, ours: bool) -> Tensor | None:
     """Return the codes (M, h, w) that a file holds, or None if there is no such file.
 
     Args:
         file: of the cache.
-        made_from: what the codes must have been made from.
-        own: whether the file is in our own folder, where others are simply made anew.
+        made_from: the digest of settings and pictures that the file must have.
+        ours: whether the file is in our cache folder, where other codes are simply replaced.
 
     Raises:
         UserError: if it holds other codes, or something else.
@@ -117,9 +118,9 @@ def kept_codes(file: Path, made_from: str, *, own: bool) -> Tensor | None:
         if str(arrays.get(MADE_FROM)) == made_from:
             return torch.from_numpy(arrays["codes"])
     except UserError:
-        if not own:
+        if not ours:
             raise
-    if own:
+    if ours:
         return None
     raise UserError(
         f"{file} holds codes of other pictures, another size or another VQGAN: "
@@ -128,7 +129,7 @@ def kept_codes(file: Path, made_from: str, *, own: bool) -> Tensor | None:
 
 
 def check_writable(file: Path) -> None:
-    """Make the folder of a file to be written after what may be hours of work.
+    """Create the folder of a file before hours of work, and check that it is writable.
 
     Raises:
         UserError: if the system refuses.
@@ -148,10 +149,10 @@ def codes_of(
     batch_size: int,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Encode all pictures but those that were before: codes (M, h, w), int16 or int32.
+    """Encode all pictures that `work` lacks, and return all codes (M, h, w), int16 or int32.
 
     Raises:
-        UserError: if some cannot be read, once all others are encoded and kept.
+        UserError: if some cannot be read, after all others are encoded and saved.
     """
     work.read()
     broken: list[str] = []
@@ -187,7 +188,7 @@ def codes_of(
 
 
 def keep(file: Path, codes: Tensor, labels: Tensor | None, made_from: str) -> None:
-    """Write codes to the cache, whole or not at all.
+    """Write codes to the cache, atomically.
 
     Raises:
         UserError: if the system refuses.

@@ -1,4 +1,4 @@
-"""Codes of pictures while some are missing: a run that ends early loses none of them."""
+"""Codes of some of the pictures, so that an interrupted run loses none of them."""
 
 import time
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from di4c_plugin.data.arrays import Array, read_arrays
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import atomic_write
 
-MADE_FROM = "made_from"  # the array that says what codes were made from
-EVERY = 600  # seconds until what is done is written
+MADE_FROM = "made_from"  # the array with a digest of the settings and pictures
+EVERY = 600  # seconds between writes
 
 
 class Partial:
     """Codes of some of the pictures, in a file while others are missing.
 
     Args:
-        file: .npz, with the keys of those that it holds.
-        settings: that they were made with; others are not taken.
+        file: .npz, with the keys of its pictures.
+        settings: of the codes; a file with other settings is ignored.
         keys: of all pictures (M, 2).
     """
 
@@ -32,15 +32,15 @@ class Partial:
 
     @property
     def done(self) -> int:
-        """How many there are."""
+        """The number of encoded pictures."""
         return int(self.known.sum())
 
     def left(self) -> list[int]:
-        """Return the indices of those that are missing."""
+        """Return the indices of the missing pictures."""
         return np.flatnonzero(~self.known).tolist()
 
     def add(self, indices: Sequence[int], codes: Array) -> None:
-        """Take the codes of some more pictures; from time to time the file is written."""
+        """Add codes of more pictures; the file is written every `EVERY` seconds."""
         if self.codes is None:
             self.codes = np.zeros((len(self.keys), *codes.shape[1:]), codes.dtype)
         self.codes[indices], self.known[indices] = codes, True
@@ -48,14 +48,14 @@ class Partial:
             self.write()
 
     def read(self) -> None:
-        """Take what the file holds of these pictures; nothing where it is of others, or damaged."""
+        """Read the file's codes of these pictures; a damaged file, or one of others, is ignored."""
         try:
             arrays = read_arrays(self.file, "codes")
             if str(arrays[MADE_FROM]) != self.settings:
                 return
             rows = {key.tobytes(): row for row, key in enumerate(arrays["keys"])}
-            found = [(i, rows.get(key.tobytes())) for i, key in enumerate(self.keys)]
-            pairs = [(i, row) for i, row in found if row is not None]
+            matches = [(i, rows.get(key.tobytes())) for i, key in enumerate(self.keys)]
+            pairs = [(i, row) for i, row in matches if row is not None]
             if pairs:
                 self.add([i for i, _ in pairs], arrays["codes"][[row for _, row in pairs]])
         except (UserError, LookupError, ValueError):

@@ -1,4 +1,4 @@
-"""Files of pictures: which they are by name, and reading one."""
+"""Files of pictures: recognised by name, and read safely."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,39 +14,39 @@ SUFFIXES = (
     *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm"),
     *(".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
-# What Pillow may take a file for, whatever its name: among its other readers some start programs.
+# Formats that Pillow may read, whatever the name: some of its other readers start programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MODES = {1: "L", 3: "RGB"}
 PIXELS = 50 * 10**6  # of a picture, 200 MB; Pillow only warns up to 179 million
-DEEP = ("F", "I")  # Pillow's modes of more than 8 bits; it would cut them off at 255
+DEEP = ("F", "I")  # Pillow's modes of more than 8 bits, which it would clip at 255
 WIDTH, HEIGHT, TURNED = 256, 257, 274  # tags of TIFF
-SHADOWS = ("@eaDir", "__MACOSX")  # folders in which systems keep copies of their own
+SHADOWS = ("@eaDir", "__MACOSX")  # folders of copies that systems create
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a file or folder is hidden, or a shadow of others, as macOS's ._a.png."""
+    """Return whether a file or folder is hidden, or a system's copy, such as macOS's ._a.png."""
     return name.startswith(".") or name in SHADOWS
 
 
 def is_picture(name: str) -> bool:
-    """Tell by its name whether a file is a picture."""
+    """Return whether a file is a picture by its name."""
     return name.lower().endswith(SUFFIXES) and not is_hidden(Path(name).name)
 
 
 @contextmanager
 def _our_limit() -> Iterator[None]:
-    """Switch Pillow's own limit off, which is above ours, and warns of less."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    """Switch off Pillow's own limit, which is above ours, and its warnings."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = before
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def open_picture(path: Path, channels: int) -> Image.Image:
     """Return a picture in grey (1 channel) or RGB (3), upright, on white where it is transparent.
 
-    Of several pictures in a file the first is taken.
+    If a file holds several pictures, this is the first.
 
     Raises:
         UserError: if it cannot be read, has more than 8 bits for each value, or too many pixels.
@@ -67,7 +67,7 @@ def open_picture(path: Path, channels: int) -> Image.Image:
 
 
 def check_turned(path: Path, image: Any) -> None:
-    """Refuse uncompressed TIFF that lies on its side, which Pillow mixes up; raises UserError."""
+    """Refuse an uncompressed, rotated TIFF, which Pillow garbles; raises UserError."""
     tags = getattr(image, "tag_v2", {})
     raw = image.info.get("compression") == "raw"
     if raw and tags.get(TURNED, 1) >= 5 and tags.get(WIDTH) != tags.get(HEIGHT):
@@ -75,17 +75,17 @@ def check_turned(path: Path, image: Any) -> None:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return a picture turned as its camera says (EXIF), if it says so legibly."""
+    """Return a picture rotated by its EXIF orientation, if that is readable."""
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged note, of a picture that may be whole
+    except Exception:  # damaged EXIF, of a picture that may be intact
         return image
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """Return a picture whose transparent parts show white, not what they hide."""
+    """Return a picture with white in its transparent parts, not their hidden colours."""
     clear = {"A", "a"} & {*image.getbands()} or "transparency" in image.info
     if not clear:
         return image
-    seen = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

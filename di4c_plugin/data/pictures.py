@@ -18,7 +18,7 @@ from di4c_plugin.errors import UserError
 
 Progress = Callable[[int, int], None]
 Read = TypeVar("Read")
-NARROW = 100  # times as long as wide: so many pixels are not made of one to cut the middle out
+NARROW = 100  # greatest ratio of the sides: resizing before the crop would need too many pixels
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Pictures:
     """Pictures in a folder, as a sequence of uint8 tensors (C, H, W).
 
     Attributes:
-        folder: what `files` are relative to.
+        folder: that `files` are relative to.
         files: names of files.
         labels: (len(files),), int64, or None.
         shape: (C, H, W), C = 1 or 3.
         fit: whether to resize and crop to that size; else another size is an error.
-        mirror: whether the mirrored picture of each follows, behind all others.
+        mirror: whether the mirrored pictures follow, after all others.
     """
 
     folder: Path
@@ -55,12 +55,12 @@ class Pictures:
         """Read one picture.
 
         Raises:
-            UserError: if the file is no picture, or of another size.
+            UserError: if the file is not a picture, or has another size.
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
-        mirrored, place = divmod(index, len(self.files))
-        path = self.folder / self.files[place]
+        mirrored, number = divmod(index, len(self.files))
+        path = self.folder / self.files[number]
         pixels = torch.from_numpy(self._read(path)).view(*self.shape[1:], self.shape[0])
         pixels = pixels.permute(2, 0, 1)
         return pixels.flip(2) if mirrored else pixels
@@ -79,10 +79,10 @@ class Pictures:
 
 
 def fitted(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """Return the middle of a picture whose shorter side is resized to the crop's.
+    """Return the centre crop of a picture whose shorter side is resized to the crop's.
 
-    The arithmetic is that of torchvision's Resize(n) and CenterCrop(n), which the hosts evaluate
-    with; so are its bilinear weights, which are Pillow's.
+    The arithmetic is that of torchvision's Resize(n) and CenterCrop(n), which the hosts use for
+    evaluation, with Pillow's bilinear weights.
     """
     wide, high = picture.size
     short = min(wide, high)
@@ -104,13 +104,13 @@ def read_pictures(
 ) -> Pictures:
     """Find the pictures of a folder: a class for each sub-folder, by sorted names, or no classes.
 
-    What was found and left out is said on stderr.
+    The numbers of pictures and skipped files are announced.
 
     Args:
-        folder: with a split `train/` or `Train/` in it, that is taken.
-        size: n, to resize the shorter side to n and cut the middle n x n out of it, as the hosts
-            do for evaluation; or (C, H, W), which pictures must have.
-        classes: how many the network has; None for any number.
+        folder: its split `train/` or `Train/` is taken, if it has one.
+        size: n, to resize the shorter side to n and crop the centre n x n, as the hosts do for
+            evaluation; or (C, H, W), which pictures must have.
+        classes: of the network; None for any number.
         mirror: see `Pictures`.
 
     Raises:
@@ -120,21 +120,21 @@ def read_pictures(
     shape = (3, size, size) if isinstance(size, int) else size
     if shape[0] not in MODES:
         raise UserError(f"pictures have 1 or 3 channels, not {shape[0]}")
-    found = find_pictures(Path(folder))
-    announce_once(str(found))
-    count = len(found.classes)
+    pictures = find_pictures(Path(folder))
+    announce_once(str(pictures))
+    count = len(pictures.classes)
     if classes is not None and count > classes:
-        raise UserError(f"{found.folder} has {count} classes, and the network {classes}")
-    labels = torch.arange(count).repeat_interleave(torch.tensor(found.counts)) if count else None
-    return Pictures(found.folder, found.files, labels, shape, fit=fit, mirror=mirror)
+        raise UserError(f"{pictures.folder} has {count} classes, and the network {classes}")
+    labels = torch.arange(count).repeat_interleave(torch.tensor(pictures.counts)) if count else None
+    return Pictures(pictures.folder, pictures.files, labels, shape, fit=fit, mirror=mirror)
 
 
 def in_parts(
     read: Callable[[int], Read], indices: Sequence[int], size: int, *, threads: int = 4
 ) -> Iterator[list[Read]]:
-    """Yield what `read` returns for the indices, `size` at once; the next part is read meanwhile.
+    """Yield the results of `read` for the indices, `size` at once, reading one part ahead.
 
-    Raises what `read` does.
+    Raises the errors of `read`.
     """
     pool = ThreadPoolExecutor(threads)  # Pillow decodes and resizes without Python's lock
     try:
@@ -148,7 +148,7 @@ def in_parts(
 
 
 def batches(pictures: Pictures, size: int) -> Iterator[Tensor]:
-    """Read all pictures in order, uint8 (B, C, H, W); the next batch while one is worked on.
+    """Read all pictures in order, uint8 (B, C, H, W), one batch ahead.
 
     Raises:
         UserError: see `Pictures.__getitem__`.

@@ -1,8 +1,8 @@
-"""Texts as people have them: lines of JSON, Parquet, plain text, chats; prompts are given.
+"""Texts for training: lines of JSON, Parquet, plain text, chats; prompts are given tokens.
 
-A row of JSON or Parquet holds `messages` (a chat, of which the last message is the answer), or
-`prompt` and an answer (`response`, `completion` or `answer`), or `text`. A prompt is never
-corrupted nor counted in a loss; nor is padding. `read_blocks` runs all texts together instead.
+A row of JSON or Parquet holds `messages` (a chat that ends with the answer), or `prompt` and an
+answer (`response`, `completion` or `answer`), or `text`. Prompts and padding are neither corrupted
+nor counted in a loss. `read_blocks` concatenates all texts instead.
 """
 
 import json
@@ -20,7 +20,7 @@ from di4c_plugin.plain_files import whole_text
 
 ANSWERS = ("response", "completion", "answer")
 TABLES = {".jsonl": "lines of JSON", ".json": "lines of JSON", ".parquet": "Parquet"}
-Example = tuple[list[int], list[int]]  # the prompt, and what is learnt
+Example = tuple[list[int], list[int]]  # prompt and answer
 Chat = Callable[..., Any]
 
 
@@ -36,16 +36,16 @@ def read_texts(
     """Return examples of up to `length` tokens as training data.
 
     Args:
-        source: a file `.jsonl`, `.json` (lines), `.parquet`; any other file is plain text, cut into
-            blocks; what is no file is the name of a data set for `datasets`.
-        tokenizer: of transformers' kind.
-        length: longer examples lose their end, and this is announced.
+        source: a file `.jsonl`, `.json` (lines) or `.parquet`; any other file is plain text, cut
+            into blocks; anything else is the name of a data set for `datasets`.
+        tokenizer: of transformers.
+        length: longer examples are truncated, and this is announced.
         pad: id of padding; None: all examples must have one length.
-        field: that holds plain texts.
+        field: name of the column of plain texts.
         split: of a data set.
 
     Raises:
-        UserError: naming the row that cannot be read, and for no examples.
+        UserError: for a row that cannot be read, naming it, and without examples.
     """
     path = Path(source).expanduser()
     if path.is_file() and path.suffix not in TABLES:
@@ -63,17 +63,17 @@ def read_blocks(
     field: str = "text",
     split: str = "train",
 ) -> Data:
-    """Return texts run together, an end of text behind each, cut into blocks of `length` tokens.
+    """Return concatenated texts, each with an end of text, cut into blocks of `length` tokens.
 
-    A chat, or a prompt with its answer, is one text. The rest that fills no block is left out.
+    A chat, or a prompt with its answer, is one text. An incomplete last block is dropped.
 
     Args:
-        source: as of `read_texts`; each line of plain text is a text.
-        tokenizer: of transformers' kind.
+        source: as for `read_texts`; each line of plain text is a text.
+        tokenizer: of transformers.
         length: D.
-        ends: a block is the beginning of text, length - 2 tokens, the end of text, as the hosts'
-            `wrap` makes them.
-        field: that holds plain texts.
+        ends: a block is the beginning of text, length - 2 tokens, the end of text, as from the
+            hosts' `wrap`.
+        field: name of the column of plain texts.
         split: of a data set.
 
     Raises:
@@ -102,7 +102,7 @@ def read_blocks(
 
 
 def blocks_of(path: Path, tokenizer: Any, length: int) -> Iterator[Example]:
-    """Yield the blocks of a plain text; what is left at its end is too short and left out."""
+    """Yield the blocks of a plain text; an incomplete last block is dropped."""
     ids = encode(tokenizer, _text_of(path))
     for start in range(0, len(ids) - length + 1, length):
         yield [], ids[start : start + length]
@@ -132,7 +132,7 @@ def examples_of(rows: Iterable[Any], tokenizer: Any, field: str, origin: str) ->
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Return the ids of a text, without the special tokens that a tokenizer adds around it.
+    """Return the ids of a text, without special tokens.
 
     Raises:
         UserError: for a text that has no encoding.
@@ -144,26 +144,26 @@ def chat(tokenizer: Any, messages: Any, where: str) -> Example:
     """Return all but the answer of a chat, and the answer, by the tokenizer's template.
 
     Raises:
-        UserError: where the last message is no answer, there is no template, or a prompt is not how
-            the whole begins.
+        UserError: if the last message is not an answer, there is no template, or the prompt is not
+            a prefix of the full chat.
     """
     last = messages[-1] if isinstance(messages, Sequence) and len(messages) else None
     if not isinstance(last, Mapping) or last.get("role") != "assistant":
         raise UserError(f"{where}: the last of its messages is no answer of the assistant")
-    whole = by_template(tokenizer, messages, where)
+    full = by_template(tokenizer, messages, where)
     prompt = by_template(tokenizer, messages[:-1], where, answer=True)
-    if whole[: len(prompt)] != prompt:
+    if full[: len(prompt)] != prompt:
         raise UserError(f"{where}: the template does not begin the whole chat with its prompt")
-    return prompt, whole[len(prompt) :]
+    return prompt, full[len(prompt) :]
 
 
 def by_template(tokenizer: Any, messages: Any, where: str, *, answer: bool = False) -> list[int]:
-    """Return the ids of messages by the tokenizer's chat template, up to an answer if asked for."""
+    """Return the ids of messages by the tokenizer's chat template; `answer` opens an answer."""
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(f"{where} is a chat, and the tokenizer has no chat template")
     try:
         text = tokenizer.apply_chat_template(
-            [dict(each) for each in messages], tokenize=False, add_generation_prompt=answer
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=answer
         )
     except Exception as error:  # of a template of anybody
         raise UserError(f"{where}: the chat template refuses it: {reason(error)}") from error
@@ -171,8 +171,8 @@ def by_template(tokenizer: Any, messages: Any, where: str, *, answer: bool = Fal
 
 
 def packed(examples: Iterable[Example], length: int, pad: int | None, origin: str) -> Data:
-    """Return examples with padding behind them; see `read_texts`."""
-    kept: list[tuple[list[int], int]] = []
+    """Return padded examples; see `read_texts`."""
+    rows: list[tuple[list[int], int]] = []
     cut = empty = 0
     for prompt, answer in examples:
         ids = [*prompt, *answer]
@@ -180,52 +180,49 @@ def packed(examples: Iterable[Example], length: int, pad: int | None, origin: st
             empty += 1  # nothing is left to learn
             continue
         cut += len(ids) > length
-        kept.append((ids[:length], len(prompt)))
-    if not kept:
+        rows.append((ids[:length], len(prompt)))
+    if not rows:
         raise UserError(f"{origin} holds no examples of up to {length} tokens")
     for count, what in ((cut, "lose their end"), (empty, "have no answer and are left out")):
         if count:
-            announce(f"{count} of {len(kept) + empty} examples {what} at {length} tokens")
-    lengths = torch.tensor([len(ids) for ids, _ in kept])
+            announce(f"{count} of {len(rows) + empty} examples {what} at {length} tokens")
+    lengths = torch.tensor([len(ids) for ids, _ in rows])
     longest = int(lengths.max())
     if pad is None and bool((lengths != longest).any()):
         raise UserError(f"{origin} has examples of several lengths: say host.pad=, its id")
-    x_0 = torch.full((len(kept), longest), pad or 0)
-    for row, (ids, _) in zip(x_0, kept, strict=True):
+    x_0 = torch.full((len(rows), longest), pad or 0)
+    for row, (ids, _) in zip(x_0, rows, strict=True):
         row[: len(ids)] = torch.tensor(ids)
-    place, prompts = torch.arange(longest), torch.tensor([prompt for _, prompt in kept])
-    given = (place < prompts[:, None]) | (place >= lengths[:, None])
+    position, prompts = torch.arange(longest), torch.tensor([prompt for _, prompt in rows])
+    given = (position < prompts[:, None]) | (position >= lengths[:, None])
     return Data(x_0, given=given if bool(given.any()) else None, lengths=lengths)
 
 
 def read_prompts(path: Path) -> list[Any]:
     """Return the prompts in a file: texts, or chats (lists of messages).
 
-    Lines of JSON are strings, or hold `prompt` or `messages`; a line of another file is a prompt.
+    Lines of JSON are strings, or hold `prompt` or `messages`; in other files each line is a prompt.
 
     Raises:
-        UserError: for a file that cannot be read, or holds none.
+        UserError: for a file that cannot be read, or is empty.
     """
     if path.suffix in TABLES:
-        found = [_prompt(row, f"row {i + 1} of {path}") for i, row in enumerate(_rows(path))]
+        prompts = [_prompt(row, f"row {i + 1} of {path}") for i, row in enumerate(_rows(path))]
     else:
-        found = [line for line in _lines(path) if line.strip()]
-    if not found:
+        prompts = [line for line in _lines(path) if line.strip()]
+    if not prompts:
         raise UserError(f"{path} holds no prompts")
-    return found
+    return prompts
 
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[Any]) -> list[list[int]]:
     """Return the ids of prompts, texts or chats; raises UserError for one without tokens."""
-    found = []
-    for number, prompt in enumerate(prompts):
-        where = f"prompt {number + 1}"
-        if isinstance(prompt, str):
-            ids = encode(tokenizer, prompt)
-        else:
-            ids = by_template(tokenizer, prompt, where, answer=True)
-        found.append(ids)
-    return found
+    return [
+        encode(tokenizer, prompt)
+        if isinstance(prompt, str)
+        else by_template(tokenizer, prompt, f"prompt {number}", answer=True)
+        for number, prompt in enumerate(prompts, 1)
+    ]
 
 
 def _prompt(row: Any, where: str) -> Any:
@@ -297,7 +294,7 @@ def _data_set(name: str, split: str) -> Iterable[Any]:
             "'di4c_plugin[hf]'"
         ) from error
     try:
-        found: Iterable[Any] = datasets.load_dataset(name, split=split)
+        rows: Iterable[Any] = datasets.load_dataset(name, split=split)
     except Exception as error:  # of the hub, of files, of scripts that it refuses to run
         raise UserError(f"neither a file nor a data set: {name} ({reason(error)})") from error
-    return found
+    return rows

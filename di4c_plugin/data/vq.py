@@ -16,16 +16,16 @@ from di4c_plugin.families.importing import host_module
 from di4c_plugin.plain_files import read_yaml
 
 LLAMAGEN = "vq_ds16_c2i.pt"
-WHERE = {  # in the hosts' own words
+WHERE = {  # from the hosts' documentation
     "maskgit": "its download_models.py gets both from the hub's llvictorll/Maskgit-pytorch",
     "halton_maskgit": f"its README gets {LLAMAGEN} from the hub's FoundationVision/LlamaGen",
 }
 EMBEDDING = "quantize.embedding.weight"
 CHUNK = 16  # pictures at once: distances to 16384 codes are 16 MiB for each of 256 x 256 pixels
-NUMBERS = 8  # of a code, in Halton-MaskGIT's decoder whatever its sizes say
-CHANNELS = 128  # of the first convolution there
+NUMBERS = 8  # dimension of a code, fixed in Halton-MaskGIT's decoder
+CHANNELS = 128  # of its first convolution
 GREY = 128
-# Of taming-transformers' config: what makes the network, and no file or class.
+# Entries of taming-transformers' config that define the network, without files and classes.
 SIZES = ("n_embed", "embed_dim")
 LAYERS = (
     *("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "resamp_with_conv", "dropout"),
@@ -34,16 +34,16 @@ LAYERS = (
 
 
 class VQ:
-    """Pictures to codes and back, in fp32, without gradients.
+    """Converts pictures to codes and back, in fp32, without gradients.
 
-    No `nn.Module`, so that it never becomes part of what is trained or saved.
+    Not an `nn.Module`, so that it is never trained or saved with other networks.
 
     Attributes:
         model: of the host, in eval mode.
         n_codes: K.
         factor: pixels of a picture for each code, along a side.
         fingerprint: of the weights.
-        origin: the file they come from.
+        origin: the file of the weights.
     """
 
     def __init__(self, model: nn.Module, n_codes: int, fingerprint: str, origin: str) -> None:
@@ -64,7 +64,7 @@ class VQ:
         """Return codes (B, h, w), int64, of images (B, 3, H, W) in [-1, 1], on their device.
 
         Raises:
-            UserError: if H and W are no multiples of `factor`.
+            UserError: if H or W is not a multiple of `factor`.
         """
         height, width = images.shape[2:]
         if height % self.factor or width % self.factor:
@@ -94,19 +94,19 @@ class VQ:
         return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).to(codes.device)
 
     def draw(self, codes: Tensor) -> Tensor:
-        """As `decode`; where a code is none, such as the mask, it is drawn mid-grey."""
+        """As `decode`, with invalid codes, such as the mask, in mid-grey."""
         unknown = (codes < 0) | (codes >= self.n_codes)
         pixels = self.decode(codes.masked_fill(unknown, 0))
         hidden = unknown.repeat_interleave(self.factor, 1).repeat_interleave(self.factor, 2)
         return pixels.masked_fill(hidden.unsqueeze(1), GREY)
 
     def check(self, *, side: int, codes: int, image_size: int | None = None) -> None:
-        """Refuse a network of another code book, or of another grid for this size of pictures.
+        """Refuse a network with another code book, or with another grid for this picture size.
 
         Args:
             side: h = w of the network.
             codes: K of the network.
-            image_size: H = W of pictures; None where only codes are decoded.
+            image_size: H = W of pictures; None if codes are only decoded.
 
         Raises:
             UserError: naming both.
@@ -126,9 +126,9 @@ def load_vq(host: str, path: str | Path, root: str | Path | None = None) -> VQ:
     Args:
         host: "maskgit" or "halton_maskgit".
         path: as the host's --vqgan-folder: for maskgit a folder with configs/model.yaml and
-            ckpts/last.ckpt (or both without these folders, as the host's download_models.py
-            leaves them); for halton_maskgit LlamaGen's file, such as vq_ds16_c2i.pt.
-        root: of the host's checkout; None is the usual place.
+            ckpts/last.ckpt (or both without these folders, as from the host's download_models.py);
+            for halton_maskgit LlamaGen's file, such as vq_ds16_c2i.pt.
+        root: of the host's checkout; None: see `importing.checkout`.
 
     Raises:
         UserError: if files or packages are missing, or weights do not fit.
@@ -144,49 +144,49 @@ def _load_taming(folder: Path, root: str | Path | None) -> tuple[nn.Module, Path
     file = existing("maskgit", [folder / "ckpts/last.ckpt", folder / "last.ckpt"])
     kind = host_module("maskgit", "Network.Taming.models.vqgan", root).VQModel
     model = made(kind, parameters(config), config)
-    found = state_of(file, "state_dict")
-    own = model.state_dict()  # the file has the loss's networks too, which the host leaves out
-    load_weights(model, {k: v for k, v in found.items() if k in own}, str(file))
+    tensors = state_of(file, "state_dict")
+    expected = model.state_dict()  # the file has the loss's networks too, which the host leaves out
+    load_weights(model, {k: v for k, v in tensors.items() if k in expected}, str(file))
     return model, file
 
 
 def _load_llamagen(path: Path, root: str | Path | None) -> tuple[nn.Module, Path]:
     file = existing("halton_maskgit", [path / LLAMAGEN if path.is_dir() else path])
-    found = state_of(file, "model")
-    if (numbers := found[EMBEDDING].shape[1]) != NUMBERS:
+    tensors = state_of(file, "model")
+    if (numbers := tensors[EMBEDDING].shape[1]) != NUMBERS:
         raise UserError(f"{file} has codes of {numbers} numbers; Halton-MaskGIT decodes {NUMBERS}")
     module = host_module("halton_maskgit", "Network.vq_model", root)
-    model = made(lambda **sizes: module.VQModel(module.ModelArgs(**sizes)), layout(found), file)
-    load_weights(model, found, str(file))
+    model = made(lambda **sizes: module.VQModel(module.ModelArgs(**sizes)), layout(tensors), file)
+    load_weights(model, tensors, str(file))
     return model, file
 
 
 def existing(host: str, files: Iterable[Path]) -> Path:
-    """Return the first of these files that is there.
+    """Return the first of these files that exists.
 
     Raises:
-        UserError: naming the first, and where the host says to get it.
+        UserError: naming the first, and where to get it.
     """
     files = list(files)
-    if found := next((file for file in files if file.is_file()), None):
-        return found
+    if first := next((file for file in files if file.is_file()), None):
+        return first
     raise UserError(f"no VQGAN for {host}: {files[0]} is missing ({WHERE[host]})")
 
 
 def parameters(config: Path) -> dict[str, Any]:
     """Return the sizes in `model.params` of one of taming-transformers' configs.
 
-    What the config says of other files and of classes (ckpt_path, remap, lossconfig) goes nowhere.
+    Entries for other files and for classes (ckpt_path, remap, lossconfig) are ignored.
 
     Raises:
-        UserError: if there are none, or they are no numbers, or codes are renumbered by a file.
+        UserError: if there are none, or they are not numbers, or codes are renumbered by a file.
     """
-    found = read_yaml(config)
+    content = read_yaml(config)
     try:
-        given, layers = found["model"]["params"], found["model"]["params"]["ddconfig"]
-        sizes = {name: given[name] for name in SIZES if name in given}
+        params, layers = content["model"]["params"], content["model"]["params"]["ddconfig"]
+        sizes = {name: params[name] for name in SIZES if name in params}
         layers = {name: layers[name] for name in LAYERS if name in layers}
-        remap = given.get("remap")
+        remap = params.get("remap")
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
             f"{config} is no config of a VQGAN: it has no model.params.ddconfig"
@@ -201,10 +201,10 @@ def parameters(config: Path) -> dict[str, Any]:
 
 
 def made(kind: Any, options: Mapping[str, Any], origin: Path) -> nn.Module:
-    """Return `kind(**options)`; raises UserError, naming `origin`, if they are not for it."""
+    """Return `kind(**options)`; raises UserError, naming `origin`, if that fails."""
     try:
         model: nn.Module = kind(**options)
-    except Exception as error:  # whatever strange sizes lead to
+    except Exception as error:  # bad sizes may raise anything
         reason = str(error).partition("\n")[0]
         raise UserError(f"{origin} does not make the host's VQ model: {reason}") from error
     return model
@@ -214,15 +214,15 @@ def state_of(file: Path, key: str) -> dict[str, Tensor]:
     """Return the tensors under `key` of a checkpoint.
 
     Raises:
-        UserError: if there are none of a VQ model.
+        UserError: if they are not those of a VQ model.
     """
     state = load_inert(file).get(key)
     tensors = state.items() if isinstance(state, Mapping) else ()
-    found = {str(name): value for name, value in tensors if isinstance(value, Tensor)}
-    if EMBEDDING not in found:
+    vq_tensors = {str(name): value for name, value in tensors if isinstance(value, Tensor)}
+    if EMBEDDING not in vq_tensors:
         raise UserError(f"{file} holds no VQ model: {key!r} has no {EMBEDDING}")
-    check_total(found, file.stat().st_size, str(file))
-    return found
+    check_total(vq_tensors, file.stat().st_size, str(file))
+    return vq_tensors
 
 
 def layout(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -241,9 +241,9 @@ def layout(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def widths(tensors: Mapping[str, Tensor], part: str) -> list[int]:
-    """Return the widths of an encoder's or decoder's blocks, in their order there."""
+    """Return the widths of an encoder's or decoder's blocks, in order."""
     name = f"{part}.conv_blocks.{{}}.res.0.conv1.weight"
-    found: list[int] = []
-    while (key := name.format(len(found))) in tensors:
-        found.append(len(tensors[key]) // CHANNELS)
-    return found
+    multiples: list[int] = []
+    while (key := name.format(len(multiples))) in tensors:
+        multiples.append(len(tensors[key]) // CHANNELS)
+    return multiples

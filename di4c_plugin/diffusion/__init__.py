@@ -52,11 +52,11 @@ __all__ = [
 
 
 def build_process(config: dict[str, Any]) -> Process:
-    """Make the process that `Process.config` describes.
+    """Return the process that `Process.config` describes.
 
     Raises:
-        UserError: for an unknown process or schedule, of which the message lists those that exist,
-            and for options that it does not take or that are missing.
+        UserError: for an unknown process or schedule (the message lists the known ones), and for
+            unknown or missing options.
     """
     options = dict(config)
     name = options.pop("name", None)
@@ -67,22 +67,22 @@ def build_process(config: dict[str, Any]) -> Process:
         raise UserError(
             f"unknown process {shown(name)}; there are {PROCESSES}{nearest(name, NAMES)}"
         )
-    kind, default, own = SCHEDULED[name]
+    kind, default, accepted = SCHEDULED[name]
     schedule = options.pop("schedule", default)
     if not isinstance(schedule, str) or schedule not in SCHEDULES:
-        there = ", ".join(sorted(SCHEDULES)) + nearest(schedule, SCHEDULES)
-        raise UserError(f"unknown schedule {shown(schedule)}; there are {there}")
-    chosen = {key: options.pop(key) for key in ("num_tokens", *own) if key in options}
-    # What is left are parameters of the schedule.
+        known = ", ".join(sorted(SCHEDULES)) + nearest(schedule, SCHEDULES)
+        raise UserError(f"unknown schedule {shown(schedule)}; there are {known}")
+    chosen = {key: options.pop(key) for key in ("num_tokens", *accepted) if key in options}
+    # The remaining options are parameters of the schedule.
     of_schedule = f"{what} with schedule {schedule!r}"
-    names = [*own, *(parameters(SCHEDULES[schedule]) or ())]
+    names = [*accepted, *(parameters(SCHEDULES[schedule]) or ())]
     unknown = next((key for key in options if key not in names), None)
     if unknown is not None:
         hint = nearest(unknown, names)
-        told = f"got an unexpected keyword argument {shown(unknown)}{hint}"
-        raise UserError(f"{of_schedule}: {told}; it takes {', '.join(names)}")
-    rest = _made(of_schedule, SCHEDULES[schedule], options)
-    return _made(what, kind, chosen | {"schedule": rest})
+        problem = f"got an unexpected keyword argument {shown(unknown)}{hint}"
+        raise UserError(f"{of_schedule}: {problem}; it takes {', '.join(names)}")
+    built_schedule = _made(of_schedule, SCHEDULES[schedule], options)
+    return _made(what, kind, chosen | {"schedule": built_schedule})
 
 
 def _made(what: str, kind: Callable[..., Any], options: dict[str, Any]) -> Any:

@@ -115,8 +115,8 @@ class Absorbing(Process):
         """See `Process.restrict`: the mask is never predicted (zero masking in MDLM's SUBS)."""
         if self.barred:
             if logits.device not in self._impossible:  # once: it waits for the device
-                known = torch.tensor(self.barred, device=logits.device)
-                self._impossible[logits.device] = known
+                barred = torch.tensor(self.barred, device=logits.device)
+                self._impossible[logits.device] = barred
             logits = logits.index_fill(-1, self._impossible[logits.device], LOG_ZERO)
         if not self.mask_is_token:
             return logits
@@ -128,9 +128,9 @@ class Absorbing(Process):
         """See `Process.carry_over`: revealed tokens are certain (carry-over in MDLM's SUBS)."""
         active = self.active(x_t).unsqueeze(-1)
         # Two passes over S: vocabularies are large. A masked position gets its own value back.
-        own = x_t.unsqueeze(-1).clamp(max=log_p_0.shape[-1] - 1)
-        certain = log_p_0.gather(-1, own).where(active, 0)
-        return log_p_0.where(active, LOG_ZERO).scatter_(-1, own, certain)
+        current = x_t.unsqueeze(-1).clamp(max=log_p_0.shape[-1] - 1)
+        certain = log_p_0.gather(-1, current).where(active, 0)
+        return log_p_0.where(active, LOG_ZERO).scatter_(-1, current, certain)
 
 
 def point_mass(x: Tensor, like: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def host_uniform(generator: torch.Generator) -> float:
     if generator.device.type == "cpu":
         return float(torch.rand((), generator=generator, dtype=torch.float64))
     key = f"{generator.initial_seed()} {generator.get_offset()}"
-    # Moves the offset, so that the next number is another one.
+    # Moves the offset, so that the next number differs.
     torch.rand((), generator=generator, device=generator.device)
     return random.Random(key).random()
 
@@ -46,7 +46,7 @@ def sample_categorical(log_p: Tensor, *, generator: torch.Generator) -> Tensor:
 
 
 def inverse_cdf(log_p: Tensor, u: Tensor) -> Tensor:
-    """Return the index whose share of [0, 1) holds u, for u (...) of U[0, 1) in float64.
+    """Return the index whose share of [0, 1) contains u, for u (...) of U[0, 1) in float64.
 
     `log_p` (..., S) as for `sample_categorical`; a first axis of size 1 serves all u along it.
     """
@@ -67,12 +67,12 @@ def _two_levels(log_p: Tensor, u: Tensor) -> Tensor:
     cdf = sums.cumsum(-1)
     v = u * cdf[..., -1]
     block = _search(cdf, v)
-    before = _pick(cdf - sums, block)
+    below = _pick(cdf - sums, block)
     rows = p.expand(*block.shape, blocks, BLOCK)
     index = block[..., None, None].expand(*block.shape, 1, BLOCK)
     within = rows.gather(-2, index).squeeze(-2).double().cumsum(-1)
-    # The rest is below the block's sum but for rounding.
-    rest = torch.minimum((v - before).clamp(min=0), within[..., -1] * (1 - 2**-52))
+    # Below the block's sum, but for rounding.
+    rest = torch.minimum((v - below).clamp(min=0), within[..., -1] * (1 - 2**-52))
     return block * BLOCK + _search(within, rest)
 
 

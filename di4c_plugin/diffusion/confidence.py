@@ -1,14 +1,14 @@
-r"""MaskGIT's confidence sampler as a process: how many masks open is exact, which ones is ranked.
+r"""MaskGIT's confidence sampler as a process: it opens an exact number of masks, by rank.
 
 Chang et al. 2022 (arXiv 2202.04200), section 3.2, "Iterative Decoding": draw a token for every
 mask, score it by its log-probability plus Gumbel noise, open the best. The forward process is that
 of masked diffusion. The step is coupled over positions: it has no posterior position by position.
 
-Of the m masks at t the step to s leaves D \gamma_s, and where m is off the schedule's own count at
-t (as after `corrupt`, whose count is random), that surplus times \gamma_s / \gamma_t; \gamma =
-1 - \alpha. This is m \gamma_s / \gamma_t to within one, and does not add up rounding over a run
-from t = 1. The official Di4C opens floor(D (1 - \gamma_s) - number of tokens already open) instead:
-none at all in 8 % of the examples, since that number is random.
+Of the m masks at t the step to s leaves D \gamma_s, plus (m - D \gamma_t) \gamma_s / \gamma_t where
+m is not the schedule's count (as after `corrupt`, whose count is random); \gamma = 1 - \alpha.
+This is m \gamma_s / \gamma_t to within one, without accumulating rounding over a run from t = 1.
+The official Di4C opens floor(D (1 - \gamma_s) - number of tokens already open) instead: none at all
+in 8 % of the examples, since that number is random.
 """
 
 from abc import abstractmethod
@@ -43,8 +43,8 @@ class Ordered(Absorbing):
         at_t, at_s = 1 - self.schedule.alpha(t), 1 - self.schedule.alpha(s)
         ratio = torch.where(at_t > 0, at_s / at_t.where(at_t > 0, 1), 0)
         surplus = masked - (x_t.shape[-1] * at_t).round()
-        left = (x_t.shape[-1] * at_s + surplus * ratio).round().long()
-        opened = (masked - left.where(s > 0, 0)).clamp(min=1)
+        remaining = (x_t.shape[-1] * at_s + surplus * ratio).round().long()
+        opened = (masked - remaining.where(s > 0, 0)).clamp(min=1)
         return torch.minimum(opened, masked)
 
     @property
@@ -54,7 +54,7 @@ class Ordered(Absorbing):
 
     @abstractmethod
     def score(self, noise: Tensor, log_p: Tensor, temperature: Tensor) -> Tensor:
-        """Return what the order is by, ([n,] B, D), float64, finite: the largest open first.
+        """Return the scores of the order, ([n,] B, D), float64, finite: the largest open first.
 
         Args:
             noise: U[0, 1), ([n,] B, D).
@@ -71,8 +71,8 @@ class Ordered(Absorbing):
     ) -> tuple[Tensor, Tensor]:
         """See `Process.draw`: noise[0] decides the order, noise[1] the tokens.
 
-        x_s is the ranked step's, not `bridge`'s: that is of q, which is masked diffusion's, where
-        positions open independently of each other.
+        x_s is that of the ranked step, not of `bridge`, which follows masked diffusion's q, where
+        positions open independently.
         """
         x_0 = inverse_cdf(shared(log_p_0, noise[1]), noise[1])
         count = self.count(x_t, t, s)
@@ -99,13 +99,13 @@ class Ordered(Absorbing):
     ) -> Tensor:
         """Return x_t with `token` at the `count` masks that come first."""
         log_p = shared(log_p_0, noise)
-        own = log_p.expand(*token.shape, -1).gather(-1, token.unsqueeze(-1)).squeeze(-1)
-        score = self.score(noise, own.double(), temperature)
+        token_log_p = log_p.expand(*token.shape, -1).gather(-1, token.unsqueeze(-1)).squeeze(-1)
+        score = self.score(noise, token_log_p.double(), temperature)
         order = score.where(self.active(x_t), -torch.inf).argsort(
             dim=-1, descending=True, stable=True
         )
-        place = torch.arange(x_t.shape[-1], device=x_t.device).expand_as(order)
-        rank = torch.empty_like(order).scatter_(-1, order, place)
+        ranks = torch.arange(x_t.shape[-1], device=x_t.device).expand_as(order)
+        rank = torch.empty_like(order).scatter_(-1, order, ranks)
         return token.where(rank < count.unsqueeze(-1), x_t)
 
     def log_posterior(self, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:

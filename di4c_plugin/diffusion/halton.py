@@ -20,8 +20,8 @@ from di4c_plugin.errors import UserError
 class Halton(Ordered):
     """Masked diffusion that opens in the Halton order of the grid, tokens drawn from p.
 
-    With `randomize` each step of each example starts at a random place of the order and goes round,
-    as an option of the host's sampler does once for each sample (our sampler "halton" too).
+    With `randomize` each step of each example starts at a random rank and wraps around; the host's
+    sampler has an option that does this once for each sample (our sampler "halton" too).
 
     Args:
         num_tokens: S.
@@ -57,40 +57,40 @@ class Halton(Ordered):
         return super().config | {"name": "halton", "grid": grid, "randomize": self.randomize}
 
     def score(self, noise: Tensor, log_p: Tensor, temperature: Tensor) -> Tensor:
-        """See `Ordered.score`; with `randomize` the noise of the first position says where."""
+        """See `Ordered.score`; with `randomize` the noise of the first position sets the start."""
         positions = noise.shape[-1]
-        place = halton_places(*self._grid_of(positions), noise.device)
+        rank = halton_ranks(*self._grid_of(positions), noise.device)
         if self.randomize:
-            place = (place - (noise[..., :1] * positions).long()) % positions
-        return -place.double().expand_as(noise)
+            rank = (rank - (noise[..., :1] * positions).long()) % positions
+        return -rank.double().expand_as(noise)
 
     def _grid_of(self, positions: int) -> tuple[int, int]:
         side = math.isqrt(positions)
         height, width = self.grid or (side, side)
         if height * width != positions:
-            known = "is no square: give the grid" if self.grid is None else f"is not {self.grid}"
-            raise UserError(f"a grid of {positions} positions {known}")
+            problem = "is no square: give the grid" if self.grid is None else f"is not {self.grid}"
+            raise UserError(f"a grid of {positions} positions {problem}")
         return height, width
 
 
 @lru_cache(maxsize=8)
-def halton_places(height: int, width: int, device: torch.device) -> Tensor:
-    """Return when each cell comes in the Halton sequence, (height * width,), int64, from 0.
+def halton_ranks(height: int, width: int, device: torch.device) -> Tensor:
+    """Return the rank of each cell in the Halton sequence, (height * width,), int64, from 0.
 
-    Point i has its row by the base-2 and its column by the base-3 radical inverse of i = 1, 2, ...;
-    a cell's place is that of its first point. In whole numbers: no rounding at cell borders.
+    Point i = 1, 2, ... has its row by the base-2 and its column by the base-3 radical inverse of i;
+    a cell's rank is that of its first point. In integers: no rounding at cell borders.
     """
-    places: dict[int, int] = {}
+    ranks: dict[int, int] = {}
     index = 0
-    while len(places) < height * width:
+    while len(ranks) < height * width:
         index += 1
         row, column = cell(index, 2, height), cell(index, 3, width)
-        places.setdefault(row * width + column, len(places))
-    return torch.tensor([places[i] for i in range(height * width)], device=device)
+        ranks.setdefault(row * width + column, len(ranks))
+    return torch.tensor([ranks[i] for i in range(height * width)], device=device)
 
 
 def cell(index: int, base: int, cells: int) -> int:
-    """Return in which of `cells` equal parts of [0, 1) the radical inverse of `index` is."""
+    """Return which of `cells` equal parts of [0, 1) contains the radical inverse of `index`."""
     numerator, denominator = 0, 1
     while index:
         index, digit = divmod(index, base)

@@ -1,4 +1,4 @@
-r"""The forward process q and its exact posteriors: the contract every process keeps.
+r"""The forward process q and its exact posteriors: the contract of every process.
 
 Notation (as in Di4C, arXiv 2410.08709): x_0 is data, x_t its corruption at t in (0, 1], x_1
 is drawn from the prior; q factorises over the D positions. Data tokens are 0 ... S-1; a process may
@@ -32,7 +32,7 @@ class Process(ABC):
     """A factorised forward process on {0, ..., num_states - 1}^D.
 
     Attributes:
-        noises: how many uniform numbers decide a position's step.
+        noises: number of uniform numbers that decide a position's step.
         factorised: whether a step draws position by position, so that `log_posterior` exists and
             some positions can be stepped without the others.
     """
@@ -51,7 +51,7 @@ class Process(ABC):
 
     @property
     def forward(self) -> dict[str, Any]:
-        """What of `config` decides q(x_t | x_0), and not only how a step goes back."""
+        """The part of `config` that decides q(x_t | x_0), without options of the reverse step."""
         return self.config
 
     @abstractmethod
@@ -93,14 +93,14 @@ class Process(ABC):
     def step_noise(
         self, shape: tuple[int, ...], *, generator: torch.Generator, device: torch.device
     ) -> Tensor:
-        """Draw what decides a step, U[0, 1) of shape (`noises`, *shape), float64."""
+        """Draw the noise of a step, U[0, 1) of shape (`noises`, *shape), float64."""
         return uniform((self.noises, *shape), generator=generator, device=device)
 
     def step_by(self, noise: Tensor, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Return x_s, shape (B, D), as `step`, for the noise (`noises`, B, D) that decides it.
 
-        The noise may be of n steps from the same x_t, (`noises`, n, B, D); then so is x_s,
-        (n, B, D), at the cost of one posterior.
+        Noise for n steps from the same x_t, (`noises`, n, B, D), gives x_s (n, B, D) at the cost of
+        one posterior.
         """
         return inverse_cdf(shared(self.log_posterior(log_p_0, x_t, t, s), noise[0]), noise[0])
 
@@ -121,9 +121,9 @@ class Process(ABC):
     def draw(
         self, noise: Tensor, log_p_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Draw x_0 ~ p_{0|t} and x_s ~ q(x_s | x_t, x_0): a step and the x_0 it is made with.
+        """Draw x_0 ~ p_{0|t} and x_s ~ q(x_s | x_t, x_0): a step, and its x_0.
 
-        By itself, x_s has the law of `step`. Both have shape ([n,] B, D).
+        The marginal law of x_s is that of `step`. Both have shape ([n,] B, D).
 
         Args:
             noise: U[0, 1) in float64, (2, [n,] B, D); noise[1] decides x_0, noise[0] then x_s.
@@ -144,7 +144,7 @@ class Process(ABC):
         return logits
 
     def with_evidence(self, logits: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Add to logits (B, D, S) what x_t says of its own position, if the network left it out."""
+        """Add to logits (B, D, S) the evidence of x_t at each position, if the network omits it."""
         return logits
 
     def carry_over(self, log_p_0: Tensor, x_t: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class Process(ABC):
 
 
 class MatrixProcess(Process):
-    """A process given by its transition matrices; cost O(S^2) a position.
+    """A process given by its transition matrices; cost O(S^2) for each position.
 
     Subclasses with structure override `corrupt` and `log_posterior` by closed forms, and are tested
     against this class.
@@ -177,7 +177,7 @@ class MatrixProcess(Process):
         return safe_log(p_s / p_s.sum(-1, keepdim=True)).to(log_p_0.dtype)
 
     def bridge(self, noise: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """See `Process.bridge`; O(S) a position besides the matrices."""
+        """See `Process.bridge`; O(S) for each position besides the matrices."""
         example = torch.arange(len(s), device=s.device).unsqueeze(-1)
         q_s0 = self.transition(torch.zeros_like(s), s)[example, x_0.expand(noise.shape)]
         p_s = q_s0 * columns(self.transition(s, t), x_t)

@@ -71,9 +71,9 @@ class Uniform(Process):
         alpha_s = self.schedule.alpha(s).view(-1, 1, 1)
         log_likelihood = self._log_likelihood(x_t, self.schedule.alpha(t), dtype)
         log_w = (log_p_0 - log_likelihood).where(log_likelihood > LOG_ZERO, LOG_ZERO)
-        own = safe_log(alpha_s).to(dtype) + log_w
+        kept = safe_log(alpha_s).to(dtype) + log_w
         noise = safe_log((1 - alpha_s) / self.num_tokens).to(dtype)
-        mixed = torch.logaddexp(own, noise + log_w.logsumexp(-1, keepdim=True))
+        mixed = torch.logaddexp(kept, noise + log_w.logsumexp(-1, keepdim=True))
         log_p_s = self._log_likelihood(x_t, survival(self.schedule, s, t), dtype) + mixed
         # Already normalised, but for an x_0 that alpha_t = 1 excludes and the prediction does not.
         return log_p_s.log_softmax(-1)
@@ -90,12 +90,12 @@ class Uniform(Process):
         is_x_t = a * b * self.num_tokens * (x_t == x_0) + a * (1 - b)
         known = is_x_t + (1 - a) * b
         total = known + (1 - a) * (1 - b)
-        place = noise * total
-        # The rest of the interval is cut into S equal parts.
-        share = (place - known) / (total - known).where(total > known, 1)
+        point = noise * total
+        # The remaining interval is cut into S equal parts.
+        share = (point - known) / (total - known).where(total > known, 1)
         other = (share * self.num_tokens).long().clamp(0, self.num_tokens - 1)
-        x_s = torch.where(place < known, x_0, other)
-        return x_s.where((place >= is_x_t) & (total > 0), x_t)
+        x_s = torch.where(point < known, x_0, other)
+        return x_s.where((point >= is_x_t) & (total > 0), x_t)
 
     def with_evidence(self, logits: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """See `Process.with_evidence`."""

@@ -1,4 +1,4 @@
-"""An animation of how samples come about: their states after each step, the result held longer."""
+"""An animation of sampling: the states after each step, with the result held longer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +13,12 @@ from di4c_plugin.evaluation.pictures import sheet, usual_columns
 from di4c_plugin.files import atomic_write
 from di4c_plugin.samplers.base import Step
 
-# Pillow's format, and what it takes to keep the pixels; a GIF has 256 colours a frame at best.
+# Pillow's format, and options that keep the pixels; a GIF has at most 256 colours in a frame.
 FORMATS: dict[str, dict[str, Any]] = {
     ".gif": {"format": "GIF", "disposal": 1},
     ".webp": {"format": "WEBP", "lossless": True},
 }
-# Milliseconds: all steps together, the bounds of one of them, the last.
+# Milliseconds: all steps together, bounds for one of them, the last.
 TOTAL, SHORTEST, LONGEST, HOLD = 4000, 40, 400, 2000
 
 
@@ -40,7 +40,7 @@ class Recorder:
         self._batches[-1].append(step.x.to("cpu", torch.int32, copy=True))
 
     def on_batch(self, done: int) -> None:
-        """The next step will be another batch's first."""
+        """End a batch: the next step is the first of another one."""
         self._open = False
 
     def states(self) -> list[Tensor]:
@@ -49,7 +49,7 @@ class Recorder:
 
 
 def check_animation(path: Path) -> None:
-    """Refuse a path that is none of an animation, or of a format that Pillow here cannot write.
+    """Refuse a path without an animation's suffix, or of a format that this Pillow cannot write.
 
     Raises:
         UserError: naming the formats.
@@ -82,6 +82,6 @@ def write_animation(frames: Sequence[Tensor], path: Path, *, columns: int | None
 
 
 def durations(frames: int) -> list[int]:
-    """Return how long each frame is seen, in milliseconds; in tens, as a GIF counts."""
-    each = min(max(TOTAL // frames, SHORTEST), LONGEST) // 10 * 10
-    return [each] * (frames - 1) + [HOLD]
+    """Return the duration of each frame in milliseconds, in multiples of ten, a GIF's unit."""
+    duration = min(max(TOTAL // frames, SHORTEST), LONGEST) // 10 * 10
+    return [duration] * (frames - 1) + [HOLD]

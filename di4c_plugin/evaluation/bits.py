@@ -1,4 +1,4 @@
-"""Bits per token under an n-gram model of real text: a judge that needs no download."""
+"""Bits per token under an n-gram model of real text, which needs no download."""
 
 import math
 
@@ -14,7 +14,7 @@ from di4c_plugin.evaluation.texts import Texts
 class Bits(TextMetric):
     """The mean of -log2 p(x_i | x_<i) over all tokens, by `NGram` counted on the reference.
 
-    The reference is to be text that neither teacher nor student was trained on.
+    The reference should be text that neither teacher nor student was trained on.
     """
 
     columns = ("bits",)
@@ -29,7 +29,7 @@ class Bits(TextMetric):
         )
 
     def __call__(self, samples: Texts) -> dict[str, Figure]:
-        """See `TextMetric`; raises UserError for tokens that the reference's tokenizer has not."""
+        """See `TextMetric`; raises UserError for tokens that the reference's tokenizer lacks."""
         groups = samples.by_length()
         if not groups:
             raise UserError("bits needs tokens")

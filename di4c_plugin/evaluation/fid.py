@@ -2,8 +2,8 @@
 
 FID (Heusel et al. 2017): the Fréchet distance of Inception's pooled features to those of the
 reference. IS (Salimans et al. 2016): exp of the mean KL of each picture's class distribution to
-that of all; higher is better. Features are torch-fidelity's, and so is the way in which pictures
-are shuffled and split for IS.
+that of all; higher is better. The features are torch-fidelity's, as are the order and the splits of
+pictures for IS.
 """
 
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ class FID(PictureMetric):
     columns = ("fid", "is")
 
     def __init__(self, reference: Reference, options: MetricOptions) -> None:
-        """See `PictureMetric`; statistics that are not there yet are computed and written."""
+        """See `PictureMetric`; missing statistics are computed and written."""
         self._inception = Inception(options.weights, options.device)
         path = options.statistics
         record = {
@@ -71,10 +71,10 @@ class FID(PictureMetric):
             moments.add(pooled)
             logits.append(out)
         score = inception_score(torch.cat(logits))
-        kept = self._reference
-        tell_if_few(moments.count, len(kept.mu))
+        statistics = self._reference
+        tell_if_few(moments.count, len(statistics.mu))
         return {
-            "fid": gaussian_distance(moments.result(), (kept.mu, kept.sigma)),
+            "fid": gaussian_distance(moments.result(), (statistics.mu, statistics.sigma)),
             "is": score,
         }
 
@@ -89,7 +89,7 @@ class FID(PictureMetric):
 
 
 def tell_if_few(pictures: int, features: int) -> None:
-    """Say on stderr that the FID of so few pictures is too large."""
+    """Announce that the FID of so few pictures is too large."""
     if pictures <= features:
         announce_once(
             f"{pictures} pictures are few for {features} features: FID is too large; usual are "

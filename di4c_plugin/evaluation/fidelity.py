@@ -1,8 +1,8 @@
 """KID, precision and recall of pictures, by torch-fidelity on the features of FID.
 
 KID (Bińkowski et al. 2018): the unbiased squared MMD of a cubic kernel. Precision and recall
-(Kynkäänniemi et al. 2019): the share of samples among the real pictures' neighbours, and the other
-way about.
+(Kynkäänniemi et al. 2019): the share of samples among the real pictures' neighbours, and vice
+versa.
 """
 
 from abc import abstractmethod
@@ -26,7 +26,7 @@ class FeatureMetric(PictureMetric):
     """Compares the features of all samples with those of all reference pictures."""
 
     def __init__(self, reference: Reference, options: MetricOptions) -> None:
-        """See `PictureMetric`; statistics cannot stand for the pictures here."""
+        """See `PictureMetric`; statistics cannot replace the pictures here."""
         if options.statistics is not None:
             raise UserError("--statistics is for fid: kid and precision_recall take the pictures")
         self._inception = Inception(options.weights, options.device)
@@ -42,10 +42,12 @@ class FeatureMetric(PictureMetric):
         """Return the values for features (n, 2048) and (m, 2048)."""
 
     def _features(self, batches: Iterable[Tensor], whose: str) -> Tensor:
-        found = torch.cat([pooled for pooled, _ in self._inception.all_features(batches)])
-        if len(found) < FEWEST:
-            raise UserError(f"this takes at least {FEWEST} pictures, not {len(found)} of {whose}")
-        return found
+        features = torch.cat([pooled for pooled, _ in self._inception.all_features(batches)])
+        if len(features) < FEWEST:
+            raise UserError(
+                f"this takes at least {FEWEST} pictures, not {len(features)} of {whose}"
+            )
+        return features
 
     def notes(self) -> dict[str, str]:
         """See `PictureMetric`."""
@@ -64,10 +66,10 @@ class KID(FeatureMetric):
     def _compare(self, features: Tensor, reference: Tensor) -> dict[str, float]:
         subset = min(SUBSET, len(features), len(reference))
         options = {"kid_subsets": SUBSETS, "kid_subset_size": subset, "rng_seed": SEED}
-        found = _library("metric_kid").kid_features_to_metric(
+        scores = _library("metric_kid").kid_features_to_metric(
             features.double(), reference.double(), verbose=False, **options
         )
-        return {"kid": float(found["kernel_inception_distance_mean"])}
+        return {"kid": float(scores["kernel_inception_distance_mean"])}
 
 
 class PrecisionRecall(FeatureMetric):
@@ -76,7 +78,7 @@ class PrecisionRecall(FeatureMetric):
     columns = ("precision", "recall")
 
     def _compare(self, features: Tensor, reference: Tensor) -> dict[str, float]:
-        found = _library("metric_prc").prc_features_to_metric(
+        scores = _library("metric_prc").prc_features_to_metric(
             features,
             reference,
             prc_neighborhood=NEIGHBOURS,
@@ -84,7 +86,7 @@ class PrecisionRecall(FeatureMetric):
             save_cpu_ram=True,
             verbose=False,
         )
-        return {name: float(found[name]) for name in self.columns}
+        return {name: float(scores[name]) for name in self.columns}
 
 
 def _library(module: str) -> Any:

@@ -13,9 +13,9 @@ class Figure:
     """One value.
 
     Attributes:
-        value: what was measured.
-        error: its standard error; None where there is none.
-        n: over how many sequences, pictures or seeds.
+        value: the measured value.
+        error: its standard error, or None.
+        n: number of sequences, pictures or seeds.
     """
 
     value: float
@@ -51,7 +51,7 @@ def ratio_figure(totals: Tensor, counts: Tensor) -> Figure:
 
 
 def pooled(figures: Sequence[Figure]) -> Figure:
-    """Return the mean over seeds, with the standard error over seeds; of one seed: its own."""
+    """Return the mean over seeds, with the standard error over seeds; for one seed, its own."""
     if len(figures) == 1:
         return figures[0]
     return mean_figure([figure.value for figure in figures])

@@ -43,11 +43,11 @@ def _batches(folder: Path, size: tuple[int, int, int]) -> Iterator[Tensor]:
 def _pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"no such folder of pictures: {folder}")
-    left: Counter[str] = Counter()
-    names = pictures_below(folder, "", left)
+    skipped: Counter[str] = Counter()
+    names = pictures_below(folder, "", skipped)
     if not names:
-        raise UserError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}){without(left)}")
-    announce_once(f"{folder}: {len(names)} pictures{without(left)}")
+        raise UserError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}){without(skipped)}")
+    announce_once(f"{folder}: {len(names)} pictures{without(skipped)}")
     return [folder / name for name in names]
 
 

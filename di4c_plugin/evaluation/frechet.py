@@ -15,7 +15,7 @@ from di4c_plugin.errors import UserError
 def frechet_distance(x: Tensor, reference: Tensor) -> float:
     """Return the distance of samples x (n, D) to reference samples (m, D), in squared token units.
 
-    Of few samples it is too large; where n <= D a line on stderr says by how much about.
+    For few samples it is too large; where n <= D the size of this bias is announced.
 
     Raises:
         UserError: if either set has fewer than two samples, or their D differ.

@@ -19,14 +19,14 @@ LOGARITHMIC = ("gen_ppl",)
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured of one source at one setting.
+    """The measurements of one source at one setting.
 
     Attributes:
-        model: as the user named it; a file of samples too.
+        model: as the user named it; may be a file of samples.
         steps: of the sampler; None for a file.
-        swept: value of the option that is swept, as the temperature; None without one.
+        swept: value of the swept option, such as the temperature; None without one.
         seed: of the draws; None for a file.
-        n: how many samples.
+        n: number of samples.
         figures: by column.
         cost: see `shards.cost`; empty for a file.
     """
@@ -57,7 +57,7 @@ class Row:
 
     @property
     def setting(self) -> tuple[str, int | None, float | None]:
-        """What tells it from the other rows."""
+        """The key of the row."""
         return self.model, self.steps, self.swept
 
 
@@ -66,12 +66,12 @@ class Matched:
     """A value at a given entropy.
 
     Attributes:
-        model: which.
+        model: its name.
         steps: of the sampler.
-        column: which value.
+        column: name of the value.
         figure: over seeds; None where the curve does not reach that entropy.
-        difference: from the first model at as many steps, paired by seed; of gen_ppl that of its
-            natural logarithm. None for the first model, and where one of both is missing.
+        difference: from the first model at as many steps, paired by seed; for gen_ppl in natural
+            logarithms. None for the first model, and where either is missing.
         reached: the least and the largest entropy of the curve.
     """
 
@@ -126,26 +126,29 @@ def matched(points: Sequence[Point], at: float) -> list[Matched]:
     values = {
         (k, name): _by_seed(curve, name, at) for k, curve in curves.items() for name in columns
     }
-    first = next(iter(curves), ("", None))[0]
-    found = []
+    baseline = next(iter(curves), ("", None))[0]
+    results = []
     for (model, steps), curve in curves.items():
         entropies = [p.figures[ENTROPY].value for p in curve]
         for name in columns:
-            own, other = values[(model, steps), name], values.get(((first, steps), name), {})
-            both = [s for s in own if s in other] if model != first else []
-            complete = len(own) == len({p.seed for p in curve})
-            figure = mean_figure([*own.values()]) if complete else None
-            difference = mean_figure([own[s] - other[s] for s in both]) if both else None
+            by_seed, reference = (
+                values[(model, steps), name],
+                values.get(((baseline, steps), name), {}),
+            )
+            seeds = [s for s in by_seed if s in reference] if model != baseline else []
+            complete = len(by_seed) == len({p.seed for p in curve})
+            figure = mean_figure([*by_seed.values()]) if complete else None
+            difference = mean_figure([by_seed[s] - reference[s] for s in seeds]) if seeds else None
             if figure is not None and name in LOGARITHMIC:
                 figure = _exp(figure)
             reached = min(entropies), max(entropies)
-            found.append(Matched(model, steps, name, figure, difference, reached))
-    return found
+            results.append(Matched(model, steps, name, figure, difference, reached))
+    return results
 
 
 def _by_seed(curve: Sequence[Point], name: str, at: float) -> dict[int, float]:
     """Return the (log) value at entropy `at` for each seed whose curve reaches it."""
-    found = {}
+    values = {}
     for seed in dict.fromkeys(p.seed for p in curve if p.seed is not None):
         line = [
             (p.figures[ENTROPY].value, _scaled(p.figures[name].value, name))
@@ -154,8 +157,8 @@ def _by_seed(curve: Sequence[Point], name: str, at: float) -> dict[int, float]:
         ]
         value = interpolated(line, at)
         if value is not None:
-            found[seed] = value
-    return found
+            values[seed] = value
+    return values
 
 
 def _scaled(value: float, name: str) -> float:
@@ -167,31 +170,31 @@ def _exp(figure: Figure) -> Figure:
     return Figure(value, None if figure.error is None else value * figure.error, figure.n)
 
 
-def only_entropy(points: Sequence[Point], found: Sequence[Matched]) -> list[str]:
+def only_entropy(points: Sequence[Point], results: Sequence[Matched]) -> list[str]:
     """Return a sentence for each model that looks better than the first one only by low entropy.
 
-    That is: at temperature 1, or unswept, and as many steps its gen_ppl or bits are lower; at equal
-    entropy they are not, by two standard errors where there are some.
+    That is: with equal steps, at temperature 1 or unswept, its gen_ppl or bits are lower; at equal
+    entropy they are not, by two standard errors if these are known.
     """
     raw = {r.setting: r.figures for r in rows(points)}
     first = next((p.model for p in points if p.seed is not None), "")
-    said = []
-    for entry in found:
+    sentences = []
+    for entry in results:
         if entry.difference is None or entry.column not in ("gen_ppl", "bits"):
             continue
-        here, there = (
+        values, base = (
             raw.get((model, entry.steps, 1.0)) or raw.get((model, entry.steps, None))
             for model in (entry.model, first)
         )
-        if here is None or there is None:
+        if values is None or base is None:
             continue
-        lower = here[entry.column].value < there[entry.column].value
+        lower = values[entry.column].value < base[entry.column].value
         better = entry.difference.value < -2 * (entry.difference.error or 0)
         if lower and not better:
-            said.append(
+            sentences.append(
                 f"{entry.model} at {entry.steps} steps: {entry.column} "
-                f"{here[entry.column].value:.4g} is lower than {there[entry.column].value:.4g} of "
+                f"{values[entry.column].value:.4g} is lower than {base[entry.column].value:.4g} of "
                 f"{first}, but not by two standard errors at equal entropy: what it gains is lower "
-                f"entropy ({here[ENTROPY].value:.3f}, {there[ENTROPY].value:.3f})"
+                f"entropy ({values[ENTROPY].value:.3f}, {base[ENTROPY].value:.3f})"
             )
-    return said
+    return sentences

@@ -17,11 +17,11 @@ def frontier_plot(
 ) -> None:
     """Draw one panel for each value: a colour for each model, a marker for each number of steps.
 
-    The values of a sweep are joined. They stand over their entropy where that is measured, else
-    over the swept option, and without a sweep over the steps. Bars are standard errors.
+    The values of a sweep are joined. The x axis is the entropy where it is measured, else the swept
+    option, and without a sweep the steps. Bars are standard errors.
 
     Args:
-        rows: what to draw.
+        rows: the values.
         path: a PNG file.
         swept: name of the swept option; None without one.
         at: an entropy to mark.
@@ -52,8 +52,10 @@ def _panel(axes: Axes, rows: Sequence[Row], name: str, over: str | None) -> None
     models = list(dict.fromkeys(r.model for r in rows))
     steps = list(dict.fromkeys(r.steps for r in rows))
     for number, model in enumerate(models):
-        own = [r for r in rows if r.model == model]
-        lines = [own] if over is None else [[r for r in own if r.steps == k] for k in steps]
+        of_model = [r for r in rows if r.model == model]
+        lines = (
+            [of_model] if over is None else [[r for r in of_model if r.steps == k] for k in steps]
+        )
         for line in filter(None, lines):
             k = line[0].steps
             label = model if over is None or k is None else f"{model}, {k} steps"

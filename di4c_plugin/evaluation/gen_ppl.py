@@ -1,10 +1,10 @@
 """Generative perplexity: how likely samples are under a causal language model.
 
-exp of the mean NLL of all tokens of all samples, as MDLM, Duo and the papers after them. It says
-little alone: samples of low entropy are likely, so read it at equal entropy. Three things differ
-between papers, and each is reported: whether texts were tokenised anew, how long a sequence may be,
-and what counts after the first end of text. Unlike the hosts' code, the last batch counts when it
-is not full, and padding never does (theirs counts its first token, where the end of text pads).
+exp of the mean NLL of all tokens of all samples, as in MDLM, Duo and later papers. Samples of low
+entropy are likely, so compare it at equal entropy. Three choices differ between papers, and are
+reported: whether texts are retokenised, the longest sequence, and which tokens count after the
+first end of text. Unlike in the hosts' code, an incomplete last batch counts, and padding never
+does (theirs counts its first token where the end of text pads).
 """
 
 from dataclasses import replace
@@ -42,11 +42,11 @@ class GenPPL(TextMetric):
             UserError: as `Scorer.encode`, and if there is no token to score.
         """
         rows = self._scorer.encode(samples)
-        kept = [counted(row, self._scorer.end, self._after_end) for row in rows]
+        masks = [counted(row, self._scorer.end, self._after_end) for row in rows]
         nll = self._scorer.nll(rows)
-        pairs = list(zip(nll, kept, strict=True))
+        pairs = list(zip(nll, masks, strict=True))
         totals = torch.stack([x[keep].double().sum() for x, keep in pairs])
-        counts = torch.stack([keep.double().sum() for keep in kept])
+        counts = torch.stack([keep.double().sum() for keep in masks])
         if not counts.sum():
             raise UserError("gen_ppl has no token to score: each text has fewer than two")
         mean = ratio_figure(totals, counts)
@@ -65,5 +65,5 @@ def counted(row: Tensor, end: int | None, after_end: str) -> Tensor:
     if after_end == "keep":
         return torch.ones_like(ends)[1:]
     before = ends.cumsum(0) - ends.long()  # ends of text before each token
-    kept = before == 0 if after_end == "cut" else ~ends | (before == 0)
-    return kept[1:]
+    counts = before == 0 if after_end == "cut" else ~ends | (before == 0)
+    return counts[1:]

@@ -1,13 +1,12 @@
 r"""The gradient moment of D-MMD (Hoogeboom et al. 2026, arXiv 2603.20155).
 
 GM = |E_gen g(x) - E_data g(x)|^2 with g(x) the gradient, by the weights of a language model, of a
-sequence's mean next-token NLL. Nonsense that a language model finds likely does not please it.
+sequence's mean next-token NLL. Unlike gen_ppl, it does not favour likely nonsense.
 
 With samples and reference each in two independent halves, and d_k = mean g(gen_k) - mean g(data_k),
 d_1 . d_2 is unbiased. Its variance is estimated by Var(d_1 . v) + Var(d_2 . w) at v = d_2, w = d_1,
-from the projections of single sequences; that is too large by tr(C_1 C_2), C_k the covariance of
-d_k, so that the standard error is never too small, and at most sqrt 2 too large, where both are
-alike.
+from the projections of single sequences. That is too large by tr(C_1 C_2), C_k the covariance of
+d_k: the standard error is never too small, and at most sqrt 2 too large, for equal distributions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ Gradient = list[Tensor]
 class GradientMoment(TextMetric):
     """Needs a scorer, a reference, and two sequences of two tokens in each half of both.
 
-    Of the reference as many sequences are taken as there are samples, evenly spaced.
+    The reference is reduced to as many sequences as there are samples, evenly spaced.
     """
 
     columns = ("gradient_moment",)
@@ -35,7 +34,7 @@ class GradientMoment(TextMetric):
     def __init__(self, reference: Texts | None, options: TextOptions) -> None:
         self._scorer = options.needed_scorer("gradient_moment")
         self._reference = needed_reference(reference, "gradient_moment")
-        self._count = 0  # of samples that the reference was cut to last
+        self._count = 0  # of samples that the reference was last reduced to
 
     def __call__(self, samples: Texts) -> dict[str, Figure]:
         """See `TextMetric`.
@@ -58,8 +57,8 @@ class GradientMoment(TextMetric):
 
     def _along(self, rows: Sequence[Tensor], direction: Gradient) -> Tensor:
         """Return g(x) . direction for each sequence, float64."""
-        found = [dot(g, direction) for g in gradients(self._scorer, rows)]
-        return torch.tensor(found, dtype=torch.float64)
+        projections = [dot(g, direction) for g in gradients(self._scorer, rows)]
+        return torch.tensor(projections, dtype=torch.float64)
 
     def notes(self) -> dict[str, str]:
         """See `TextMetric`."""

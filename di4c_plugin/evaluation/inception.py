@@ -1,8 +1,8 @@
-"""The Inception network of FID and IS, as torch-fidelity has it, with weights from a file.
+"""The Inception network of FID and IS, that of torch-fidelity, with weights from a file.
 
-torch-fidelity (the extra `images`) has the network of the original FID converted to PyTorch,
-with its TensorFlow resizing to 299x299. It would unpickle a file of weights, whatever is in it;
-here the file is read as tensors only.
+torch-fidelity (the extra `images`) has the network of the original FID converted to PyTorch, with
+its TensorFlow resizing to 299x299. It would unpickle any file of weights; here the file is read as
+tensors only.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ class Inception:
             device: where to compute.
 
         Raises:
-            UserError: if torch-fidelity or the weights are missing, or they are no such weights.
+            UserError: if torch-fidelity or the weights are missing, or the weights do not fit.
         """
         library = _library()
         path = weights or _kept(library)
@@ -55,7 +55,7 @@ class Inception:
     def features(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Return pooled features (B, 2048) and logits without bias (B, 1008) of (B, C, H, W).
 
-        Pictures are uint8; grey ones (C = 1) count as colour with three equal channels.
+        Pictures are uint8; grey ones (C = 1) are repeated to three channels.
         """
         parts = [self._part(part) for part in pictures.split(BATCH)]
         pooled, logits = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -86,13 +86,13 @@ def _library() -> Any:
 
 
 def _kept(library: Any) -> Path:
-    """Return where torch-fidelity keeps the file that it downloads."""
+    """Return the path of the file that torch-fidelity downloads."""
     name = str(library.URL_INCEPTION_V3).rpartition("/")[2]
     return Path(torch.hub.get_dir()) / "checkpoints" / name
 
 
 def _network(library: Any, path: Path) -> nn.Module:
-    """Return the network in eval mode, its weights read from `path`, and nothing executed."""
+    """Return the network in eval mode with weights from `path`, of which nothing is executed."""
     buffer = io.BytesIO()
     torch.save(_state_dict(path), buffer)
     buffer.seek(0)

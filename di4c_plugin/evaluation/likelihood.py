@@ -1,14 +1,14 @@
-r"""Likelihood bounds of masked diffusion, with tokens given, as LLaDA (Nie et al. 2025) has them.
+r"""Likelihood bounds of masked diffusion with given tokens, as in LLaDA (Nie et al. 2025).
 
-Of L tokens x whose likelihood is asked for, masked diffusion's evidence lower bound in continuous
-time is, whatever the schedule,
+For the likelihood of L tokens x, masked diffusion's evidence lower bound in continuous time is, for
+every schedule,
 
   log p(x | given) >= E_{l ~ U{1 ... L}} E_M (L / l) \sum_{i in M} log p_{0|t}(x_i | x without M)
 
-with M a uniform set of l of the L positions. A network that is told the time is told t with
+with M a uniform set of l of the L positions. A time-conditioned network gets t with
 1 - \alpha_t ~ Beta(l, L - l + 1), the law of the share of masks given l of them. Unlike the same
-integral over t it has a finite variance. Of a mixture, log p is that of the mean over N latents,
-which makes the estimate smaller in the mean, and a bound still.
+integral over t it has a finite variance. For a mixture, log p is that of the mean over N latents,
+which lowers the estimate on average, so that it is still a bound.
 """
 
 import torch
@@ -39,15 +39,15 @@ def bound(
     Args:
         denoiser: of masked diffusion, in eval mode, on the generator's device.
         process: its process.
-        x: one sequence (D,), int64; masks where nothing is known.
+        x: one sequence (D,), int64; masks where tokens are unknown.
         scored: bool (D,).
-        count: how many sets M; their sizes are spread evenly over 1 ... L.
+        count: number of sets M; their sizes are spread evenly over 1 ... L.
         latents: N of a student.
         batch_size: sequences in a network call.
         generator: source of all draws.
 
     Raises:
-        UserError: for another process, tokens that are none, and fewer than two sets.
+        UserError: for another process, invalid tokens, and fewer than two sets.
     """
     mask = _mask(process)
     if count < 2 or latents < 1 or batch_size < 1:
@@ -58,9 +58,9 @@ def bound(
     wrong = (x < 0) | (x >= process.num_tokens) | (x == mask)
     if bool((wrong & scored).any()):
         raise UserError(f"{int(x[wrong & scored][0])} is no token whose likelihood could be asked")
-    device, found = generator.device, []
+    device, estimates = generator.device, []
     x, scored = x.to(device), scored.to(device)
-    own = x.where(scored, 0)  # a mask may be no token of the predictions
+    tokens = x.where(scored, 0)  # a mask may be no token of the predictions
     v = uniform((count,), generator=generator, device=device)
     sizes = ((torch.arange(count, device=device) + v) / count * length).long() + 1
     with torch.no_grad():
@@ -68,10 +68,10 @@ def bound(
             masked = _masks(part, scored, generator)
             t = _times(process, part, length, generator)
             x_t = torch.where(masked, mask, x)
-            log_p = _log_prob(denoiser, x_t, t, own, latents, generator)
+            log_p = _log_prob(denoiser, x_t, t, tokens, latents, generator)
             total = log_p.double().where(masked, 0).sum(-1)
-            found.append(total * length / part)
-    return _spread_mean(torch.cat(found).cpu())
+            estimates.append(total * length / part)
+    return _spread_mean(torch.cat(estimates).cpu())
 
 
 def is_greedy(
@@ -82,9 +82,9 @@ def is_greedy(
     *,
     generator: torch.Generator,
 ) -> bool:
-    """Tell whether opening the likeliest token of all masks, one in each call, gives x.
+    """Return whether opening the likeliest token of all masks, one in each call, gives x.
 
-    A student has one latent for all calls. It ends at the first token that is another.
+    A student has one latent for all calls. The calls end at the first wrong token.
     """
     mask, shape = _mask(process), getattr(denoiser, "latent_shape", None)
     device = generator.device
@@ -97,10 +97,10 @@ def is_greedy(
             x_t = torch.where(masks, mask, x)
             share = masks.double().mean(-1).clamp(min=1e-3)
             best, token = denoiser(x_t, time_of_share(process, share), **options).max(-1)
-            place = int(best.where(masks, -torch.inf).argmax())
-            if int(token[0, place]) != int(x[0, place]):
+            position = int(best.where(masks, -torch.inf).argmax())
+            if int(token[0, position]) != int(x[0, position]):
                 return False
-            masks[0, place] = False
+            masks[0, position] = False
     return True
 
 
@@ -111,14 +111,14 @@ def _mask(process: Process) -> int:
 
 
 def _masks(sizes: Tensor, scored: Tensor, generator: torch.Generator) -> Tensor:
-    """Return uniform sets of so many scored positions each, bool (B, D)."""
+    """Return uniform sets of `sizes` (B,) scored positions, bool (B, D)."""
     shape = (len(sizes), len(scored))
     order = uniform(shape, generator=generator, device=scored.device).where(scored, 2)
     return order.argsort(-1).argsort(-1) < sizes[:, None]
 
 
 def _times(process: Process, sizes: Tensor, length: int, generator: torch.Generator) -> Tensor:
-    """Return times at which so many of `length` tokens are masked, float64 (B,)."""
+    """Return times at which `sizes` (B,) of `length` tokens are masked, float64 (B,)."""
     # The l-th smallest of L uniform numbers has the law Beta(l, L - l + 1).
     u = uniform((len(sizes), length), generator=generator, device=sizes.device)
     share = u.sort(-1).values.gather(-1, sizes[:, None] - 1).squeeze(-1)
@@ -126,7 +126,7 @@ def _times(process: Process, sizes: Tensor, length: int, generator: torch.Genera
 
 
 def time_of_share(process: Process, share: Tensor) -> Tensor:
-    r"""Return t with 1 - \alpha_t = share, or 1 where no t has so many masks; float64 (B,)."""
+    r"""Return t with 1 - \alpha_t = share, or 1 where no t reaches it; float64 (B,)."""
     schedule: Schedule = process.schedule  # type: ignore[attr-defined]
     low, high = torch.zeros_like(share), torch.ones_like(share)
     for _ in range(52):
@@ -160,7 +160,7 @@ def _log_prob(
 def _spread_mean(values: Tensor) -> Figure:
     """Return the mean of values of evenly spread cells, with its standard error.
 
-    It is that of neighbours' differences: what changes slowly over the cells is no noise.
+    The error is from differences of neighbours: slow changes over the cells are not noise.
     """
     n = len(values)
     variance = values.diff().square().sum() / (2 * (n - 1))

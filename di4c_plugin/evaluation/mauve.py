@@ -41,12 +41,12 @@ class Mauve(TextMetric):
             raise UserError(f"--mauve-buckets is from 2 to the {count} samples")
         if self._features is None or len(self._features) != count:
             self._features = self._of(self._reference.spread(count))
-        found = self._library.compute_mauve(
+        result = self._library.compute_mauve(
             p_features=self._of(samples.spread(count)),
             q_features=self._features,
             num_buckets="auto" if self._buckets is None else self._buckets,
         )
-        return {"mauve": Figure(float(found.mauve), None, count)}
+        return {"mauve": Figure(float(result.mauve), None, count)}
 
     def _of(self, texts: Texts) -> Any:
         return self._scorer.features(self._scorer.encode(texts)).numpy()

@@ -7,7 +7,7 @@ from di4c_plugin.errors import UserError
 
 
 class Moments:
-    """Sums of what was added, float64, about the first batch's mean: no digits cancel."""
+    """Sums of vectors, float64, about the first batch's mean, which avoids cancellation."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,9 +1,8 @@
 """How likely samples are under an n-gram model of held-out text.
 
-A judge that needs no download: interpolated Witten-Bell estimates (Witten & Bell 1991; Chen &
-Goodman 1999, section 2.4) counted on text that neither teacher nor student was trained on.
-Likely samples alone prove little, since a sampler that repeats itself is likely too: read the
-bits beside the entropy, which should stay near that of real text.
+This needs no download: interpolated Witten-Bell estimates (Witten & Bell 1991; Chen & Goodman 1999,
+section 2.4) counted on text that neither teacher nor student was trained on. Repetitive samples are
+likely too: read the bits beside the entropy, which should stay near that of real text.
 """
 
 from collections.abc import Sequence
@@ -18,15 +17,15 @@ from di4c_plugin.errors import UserError
 
 @dataclass(frozen=True)
 class Table:
-    """How often each sequence of some length was seen: its code, ascending, and its count."""
+    """Counts of sequences of one length, by their codes in ascending order."""
 
     codes: Tensor
     counts: Tensor
 
     def count(self, codes: Tensor) -> Tensor:
         """Return the counts of sequences by their codes, 0 for the unseen, in float64."""
-        at = torch.searchsorted(self.codes, codes).clamp(max=len(self.codes) - 1)
-        return torch.where(self.codes[at] == codes, self.counts[at], 0).double()
+        index = torch.searchsorted(self.codes, codes).clamp(max=len(self.codes) - 1)
+        return torch.where(self.codes[index] == codes, self.counts[index], 0).double()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""What a metric of pictures is, beside the functions (samples, reference) -> float of tokens.
+"""The contract of metrics of pictures; those of tokens are functions (samples, reference) -> float.
 
-A plugin registers a subclass of `PictureMetric` under `di4c_metrics`. It is made once for a run of
-`di4c evaluate`, reads the reference then, and is called for each number of steps.
+A plugin registers a subclass of `PictureMetric` under `di4c_metrics`. It is constructed once for a
+run of `di4c evaluate`, with the reference, and called for each number of steps.
 """
 
 from abc import ABC, abstractmethod
@@ -19,8 +19,8 @@ class Reference:
     """The pictures that samples are compared with.
 
     Attributes:
-        name: which pictures these are.
-        resizing: how they came to their size.
+        name: of the set of pictures.
+        resizing: how they were resized.
         size: (C, H, W) of the pictures, and of the samples.
         batches: starts to read them: pictures (B, C, H, W), uint8.
     """
@@ -33,7 +33,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class MetricOptions:
-    """What a user says about a metric of pictures.
+    """The user's options for a metric of pictures.
 
     Attributes:
         weights: file of the feature extractor's weights; None: where its library keeps them.
@@ -62,4 +62,4 @@ class PictureMetric(ABC):
 
     @abstractmethod
     def notes(self) -> dict[str, str]:
-        """Return what a reader of the values must know, as the reference set and the resizing."""
+        """Return what a reader of the values must know, such as reference and resizing."""

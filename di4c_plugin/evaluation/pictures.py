@@ -1,7 +1,7 @@
 """Pictures of samples and of quality against steps, as PNG files.
 
-matplotlib's object interface is used, so that no display is needed and no global state is touched;
-pictures that are bytes already are written by Pillow, pixel by pixel.
+matplotlib's object interface needs no display and no global state; pictures that are bytes already
+are written by Pillow, pixel by pixel.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.sweep import Cell
 from di4c_plugin.files import atomic_write
 
-# Small pictures are enlarged, by a whole number, up to SIDE pixels; few of the WIDE go in a row.
+# Small pictures are enlarged, by an integer factor, up to SIDE pixels; rows of WIDE ones are short.
 SIDE, WIDE, WHITE = 64, 128, 255
 
 
@@ -43,8 +43,8 @@ def check_png(path: Path) -> None:
 def tile(images: Tensor, columns: int, blank: int = 0) -> NDArray[Any]:
     """Lay images (n, H, W) or (n, H, W, C) out in rows of `columns`; `blank` fills the last row."""
     columns = min(columns, len(images))
-    rest = images.new_full((-len(images) % columns, *images.shape[1:]), blank)
-    grid = torch.cat([images, rest]).unflatten(0, (-1, columns)).transpose(1, 2)
+    padding = images.new_full((-len(images) % columns, *images.shape[1:]), blank)
+    grid = torch.cat([images, padding]).unflatten(0, (-1, columns)).transpose(1, 2)
     return grid.flatten(2, 3).flatten(0, 1).numpy()
 
 
@@ -58,7 +58,7 @@ def image_grid(
             (n, C, H, W), uint8, C = 1 or 3, drawn as they are.
         path: a PNG file.
         levels: of the grey levels.
-        columns: how many side by side.
+        columns: number of images in a row.
 
     Raises:
         UserError: for a path that does not end in .png, and when the system refuses.
@@ -79,7 +79,7 @@ def image_grid(
 
 
 def usual_columns(images: Tensor) -> int:
-    """Return how many images (n, ..., H, W) stand side by side."""
+    """Return the number of images (n, ..., H, W) in a row."""
     return 16 if images.shape[-1] < WIDE else 8
 
 
@@ -107,7 +107,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 
 def check_empty(folder: Path) -> None:
-    """Refuse a folder that holds something already; raises UserError."""
+    """Refuse a folder that is not empty; raises UserError."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: pictures go to a folder")
     if folder.exists() and any(folder.iterdir()):
@@ -121,11 +121,11 @@ def write_pictures(batches: Iterable[Tensor], folder: Path) -> None:
         UserError: if the folder is not empty, and when the system refuses.
     """
     check_empty(folder)
-    done = 0
+    count = 0
     for images in batches:
         for image in images.movedim(1, -1).numpy():
-            save_picture(_picture(image), folder / f"{done}.png")
-            done += 1
+            save_picture(_picture(image), folder / f"{count}.png")
+            count += 1
 
 
 def sample_sheet(
@@ -202,7 +202,7 @@ def label_axes(axes: Any, x: Collection[float], y: Collection[float]) -> None:
 def round_values(low: float, high: float) -> list[float]:
     """Return round values within a range, at least two, evenly on a logarithmic axis if it can."""
     for locator in (LogLocator(subs=(1, 2, 5)), MaxNLocator(4, steps=[1, 2, 5, 10])):
-        found = [float(v) for v in locator.tick_values(low, high) if low <= v <= high]
-        if len(found) > 1:
+        ticks = [float(v) for v in locator.tick_values(low, high) if low <= v <= high]
+        if len(ticks) > 1:
             break
-    return found
+    return ticks

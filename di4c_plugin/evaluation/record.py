@@ -27,17 +27,17 @@ SAME = 1e-9  # relative: rounding of sums in another order
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that figures depend on."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def commit() -> str | None:
-    """Return the commit of the checkout that this package lies in, "+" where it was edited."""
+    """Return the commit of this package's checkout, with "+" where it was edited."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -68,30 +68,30 @@ def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 
-def plain_matched(found: Sequence[Matched]) -> list[dict[str, Any]]:
+def plain_matched(values: Sequence[Matched]) -> list[dict[str, Any]]:
     """Return values at an entropy as JSON values."""
-    return [asdict(entry) for entry in found]
+    return [asdict(entry) for entry in values]
 
 
 def read_report(path: Path) -> dict[str, Any]:
     """Read a report, its points as `Point`.
 
     Raises:
-        UserError: if it is missing, damaged, no report, or of another format.
+        UserError: if it is missing, damaged, not a report, or of another format.
     """
     try:
-        found = json.loads(regular(path).read_text(encoding="utf-8"))
+        report = json.loads(regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no report of di4c evaluate: it is no JSON") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise UserError(f"{path} is no report of di4c evaluate of format {FORMAT}")
     with refusing(f"{path} is a damaged report"):
-        return found | {
-            "arguments": dict(found["arguments"]),
-            "sources": [dict(source) for source in found["sources"]],
-            "points": [_point(point) for point in found["points"]],
+        return report | {
+            "arguments": dict(report["arguments"]),
+            "sources": [dict(source) for source in report["sources"]],
+            "points": [_point(point) for point in report["points"]],
         }
 
 
@@ -121,11 +121,11 @@ class Comparison:
 
 def compare(before: Sequence[Point], now: Sequence[Point]) -> list[Comparison]:
     """Compare each value of an earlier run with that of a later one."""
-    found = {(p.setting, p.seed): p.figures for p in now}
+    later = {(p.setting, p.seed): p.figures for p in now}
     return [
         Comparison(
             *(p.model, p.steps, p.swept, p.seed, name, old),
-            new := found.get((p.setting, p.seed), {}).get(name),
+            new := later.get((p.setting, p.seed), {}).get(name),
             verdict(old, new),
         )
         for p in before
@@ -134,10 +134,10 @@ def compare(before: Sequence[Point], now: Sequence[Point]) -> list[Comparison]:
 
 
 def verdict(before: Figure, now: Figure | None) -> str:
-    """Return how two values go together.
+    """Return how two values compare: "missing", "equal", "agrees" or "differs".
 
-    They are "equal" but for rounding, or "agree" within two standard errors of their difference;
-    values without errors can only be equal.
+    Equal values may differ by rounding; values agree within two standard errors of their
+    difference. Values without errors cannot agree.
     """
     if now is None:
         return "missing"

@@ -14,7 +14,7 @@ from di4c_plugin.files import atomic_write
 def by_sampler(
     cells: Sequence[Cell], value: Callable[[Cell], float]
 ) -> dict[str, dict[str, float]]:
-    """Return {sampler: {steps: value}}, steps as text, as JSON wants its keys."""
+    """Return {sampler: {steps: value}}, steps as text, as JSON requires of keys."""
     table: dict[str, dict[str, float]] = {}
     for cell in cells:
         table.setdefault(cell.sampler, {})[str(cell.steps)] = value(cell)
@@ -27,11 +27,11 @@ def rows(cells: Sequence[Cell]) -> list[list[str]]:
     What was not measured is empty.
     """
     names = list(dict.fromkeys(cell.sampler for cell in cells))
-    found = {(cell.sampler, cell.steps): cell for cell in cells}
+    by_setting = {(cell.sampler, cell.steps): cell for cell in cells}
     header = ["steps", *(f"{name} FD" for name in names), *(f"{name} ms" for name in names)]
     table = [header]
     for steps in dict.fromkeys(cell.steps for cell in cells):
-        line = [found.get((name, steps)) for name in names]
+        line = [by_setting.get((name, steps)) for name in names]
         fds = ["" if c is None else f"{c.value:.1f}" for c in line]
         times = ["" if c is None else f"{c.seconds * 1e3:.2f}" for c in line]
         table.append([str(steps), *fds, *times])

@@ -1,7 +1,7 @@
 """A causal language model of transformers that scores texts.
 
-Weights are read from safetensors only, nothing of a repository is run, and all is computed in
-float32 unless the user asks for less.
+Weights are read from safetensors only, no code of a repository runs, and computations are in
+float32 unless the user chooses less.
 """
 
 import hashlib
@@ -42,13 +42,13 @@ class Pretrained:
         return len(self.inner)
 
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
-        """See `Tokenizer`; special tokens that the tokenizer adds by itself are among them."""
+        """See `Tokenizer`; with the special tokens that the tokenizer adds."""
         with _quiet():
-            found = self.inner(list(texts), verbose=False)["input_ids"]
-        return [torch.tensor(row, dtype=torch.int64) for row in found]
+            ids = self.inner(list(texts), verbose=False)["input_ids"]
+        return [torch.tensor(row, dtype=torch.int64) for row in ids]
 
     def decode(self, tokens: Sequence[Tensor]) -> list[str]:
-        """See `Tokenizer`; as the hosts do, special tokens stay."""
+        """See `Tokenizer`; special tokens are kept, as in the hosts."""
         return list(self.inner.batch_decode([row.tolist() for row in tokens]))
 
 
@@ -69,7 +69,7 @@ class Scorer:
     Attributes:
         name: the folder or hub id.
         fingerprint: SHA-256 of names and values of its weights, hexadecimal.
-        context: the most tokens that it takes; None where its config does not say.
+        context: its maximum number of tokens; None where its config does not say.
         end: the token that ends a text; None where there is none.
     """
 
@@ -84,17 +84,17 @@ class Scorer:
         """Load the model.
 
         Raises:
-            UserError: if there is no such model, or it has no safetensors.
+            UserError: if the model does not exist, or has no safetensors.
         """
         self.name, self.dtype, self.batch_size = source, dtype, batch_size
         self.device = torch.device(device)
         if dtype not in DTYPES:
             raise UserError(f"a scorer computes in {', '.join(DTYPES)}, not {dtype!r}")
         with _loading(source, "causal language model"), _quiet():
-            made = library().AutoModelForCausalLM.from_pretrained(source, use_safetensors=True)
-        self.fingerprint = fingerprint(made.state_dict())
-        self.network: nn.Module = made.to(self.device, DTYPES[dtype]).eval().requires_grad_(False)
-        config = made.config
+            model = library().AutoModelForCausalLM.from_pretrained(source, use_safetensors=True)
+        self.fingerprint = fingerprint(model.state_dict())
+        self.network: nn.Module = model.to(self.device, DTYPES[dtype]).eval().requires_grad_(False)
+        config = model.config
         self.num_tokens = int(config.vocab_size)
         context = getattr(config, "max_position_embeddings", None)
         self.context = int(context) if isinstance(context, int) and context > 0 else None
@@ -106,13 +106,12 @@ class Scorer:
         self.end: int | None = config.eos_token_id if end is None else end
 
     def encode(self, texts: Texts) -> list[Tensor]:
-        """Return the tokens (L_i,) that are scored: texts tokenised anew, or tokens as they are.
+        """Return the tokens (L_i,) to score: retokenised texts, or tokens as they are.
 
-        At most as many of a sequence as a model's samples have, or as the scorer takes.
+        Sequences are cut to the length of a model's samples, and to the scorer's context.
 
         Raises:
-            UserError: if tokens are of another vocabulary, or texts meet a scorer without a
-                tokenizer.
+            UserError: for tokens of another vocabulary, and for texts without a tokenizer.
         """
         limits = [limit for limit in (texts.length, self.context) if limit is not None]
         if texts.strings is None:
@@ -125,10 +124,10 @@ class Scorer:
         return [row[: min(limits, default=None)] for row in rows]
 
     def _check_vocabulary(self, texts: Texts) -> None:
-        known = self.num_tokens if self.tokenizer is None else len(self.tokenizer)
-        if texts.num_tokens not in (known, self.num_tokens):
+        size = self.num_tokens if self.tokenizer is None else len(self.tokenizer)
+        if texts.num_tokens not in (size, self.num_tokens):
             raise UserError(
-                f"the samples are of {texts.num_tokens} tokens and scorer {self.name} has {known}: "
+                f"the samples are of {texts.num_tokens} tokens and scorer {self.name} has {size}: "
                 "it is of another vocabulary, so name the model's tokenizer (--tokenizer), and "
                 "texts are tokenised anew"
             )
@@ -138,11 +137,11 @@ class Scorer:
 
         The first token is given and not scored; shorter sequences are padded on the right.
         """
-        found = []
+        nll = []
         for x, logits, _ in self._batches(rows):
             losses = cross_entropy(logits[:, :-1].float().mT, x[:, 1:], reduction="none").cpu()
-            found += list(losses)
-        return [loss[: max(len(row) - 1, 0)] for loss, row in zip(found, rows, strict=True)]
+            nll += list(losses)
+        return [loss[: max(len(row) - 1, 0)] for loss, row in zip(nll, rows, strict=True)]
 
     def features(self, rows: Sequence[Tensor]) -> Tensor:
         """Return the last layer's hidden state at the last token of each sequence, (n, H).
@@ -152,13 +151,13 @@ class Scorer:
         """
         if not all(len(row) for row in rows):
             raise UserError("an empty text has no features")
-        found = []
+        features = []
         done = 0
         for x, _, hidden in self._batches(rows, hidden=True):
             last = torch.tensor([len(row) - 1 for row in rows[done : done + len(x)]])
-            found.append(hidden[torch.arange(len(x)), last].float().cpu())
+            features.append(hidden[torch.arange(len(x)), last].float().cpu())
             done += len(x)
-        return torch.cat(found)
+        return torch.cat(features)
 
     def _batches(
         self, rows: Sequence[Tensor], *, hidden: bool = False
@@ -185,8 +184,10 @@ class Scorer:
             x = row.to(self.device)[None]
             logits = self.network(input_ids=x, use_cache=False).logits
             loss = cross_entropy(logits[0, :-1].float(), x[0, 1:])
-            found = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-            return list(found)
+            gradients = torch.autograd.grad(
+                loss, weights, allow_unused=True, materialize_grads=True
+            )
+            return list(gradients)
         finally:
             for weight in weights:
                 weight.requires_grad_(False)
@@ -222,7 +223,7 @@ def _loading(source: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' bars and warnings from the lines that are printed."""
+    """Silence transformers' progress bars and warnings."""
     logging = library().utils.logging
     level = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()

@@ -1,8 +1,7 @@
-"""Samples drawn in shards: kept in a folder, so that a killed evaluation goes on.
+"""Samples drawn in shards: kept in a folder, so that a killed evaluation resumes.
 
-Shard k holds the samples k B ... of a point, B at most, and is drawn with a seed of its own: the
-samples are the same whoever draws which shard, in how many processes. The first shard is what
-`di4c sample` draws with the same seed.
+Shard k holds the samples k B ... of a point, at most B, and has its own seed: the samples do not
+depend on the number of processes. The first shard equals that of `di4c sample` with the same seed.
 """
 
 import hashlib
@@ -27,7 +26,7 @@ from di4c_plugin.samplers.checks import usable
 
 @dataclass(frozen=True)
 class Shard:
-    """Samples (B, D), and what they took: wall seconds, rows through networks, peak MB."""
+    """Samples (B, D), and their cost: wall seconds, rows through networks, peak MB."""
 
     tokens: Tensor
     seconds: float
@@ -37,7 +36,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Part:
-    """Which samples of a point a shard holds: its number, first sample, how many, and its seed."""
+    """The samples of a shard: its number, first sample, count, and seed."""
 
     index: int
     start: int
@@ -65,28 +64,28 @@ def shard_seed(seed: int, index: int) -> int:
 
 
 def point_folder(folder: Path, key: Mapping[str, Any]) -> Path:
-    """Return where the shards of a point lie; `key` is all that its samples depend on."""
+    """Return the folder of a point's shards; `key` is everything that its samples depend on."""
     text = json.dumps(key, sort_keys=True, default=str)
     return folder / hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def drawn(
-    wanted: Iterable[Part], draw: Draw, folder: Path | None, *, length: int, num_tokens: int
+    requested: Iterable[Part], draw: Draw, folder: Path | None, *, length: int, num_tokens: int
 ) -> list[Shard]:
     """Return the shards: read where they are kept in `folder`, else drawn, and kept there.
 
     Args:
-        wanted: which.
+        requested: the shards.
         draw: draws one.
-        folder: None: they are kept nowhere.
+        folder: None: they are not kept.
         length: tokens of a sample.
-        num_tokens: that there are.
+        num_tokens: size of the vocabulary.
 
     Raises:
         UserError: for a damaged file, and when the system refuses to write.
     """
-    found = []
-    for part in wanted:
+    shards = []
+    for part in requested:
         path = None if folder is None else folder / f"{part.index:05d}.npz"
         shard = None
         if path is not None and path.is_file():
@@ -95,8 +94,8 @@ def drawn(
             shard = draw(part)
             if path is not None:
                 write_shard(path, shard)
-        found.append(shard)
-    return found
+        shards.append(shard)
+    return shards
 
 
 def write_shard(path: Path, shard: Shard) -> None:
@@ -125,7 +124,7 @@ def read_shard(path: Path, shape: tuple[int, int], num_tokens: int) -> Shard:
 
 
 def measured(draw: Callable[[], Tensor], networks: Iterable[nn.Module], device: str) -> Shard:
-    """Draw, with the clock running and the networks' calls counted."""
+    """Draw a shard, and measure time, network calls and memory."""
     where = usable(device)
     cuda = where.type == "cuda"
     if cuda:
@@ -142,7 +141,7 @@ def measured(draw: Callable[[], Tensor], networks: Iterable[nn.Module], device: 
 
 @contextmanager
 def counted(networks: Iterable[nn.Module]) -> Iterator[list[int]]:
-    """Give a list whose one number grows by the rows of each call of one of the networks."""
+    """Yield a list with one number, which grows by the rows of each call of a network."""
     rows = [0]
 
     def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -155,7 +154,7 @@ def counted(networks: Iterable[nn.Module]) -> Iterator[list[int]]:
 
 
 def cost(shards: list[Shard], device: str) -> dict[str, Any]:
-    """Return what a sample took: network calls, milliseconds, tokens a second, peak memory."""
+    """Return the cost of a sample: network calls, milliseconds, tokens a second, peak memory."""
     n = sum(len(shard.tokens) for shard in shards)
     seconds = sum(shard.seconds for shard in shards)
     return {

@@ -1,7 +1,7 @@
-"""Mean and covariance of a reference's features, as a file that says what they are of.
+"""A file with mean and covariance of a reference's features, and a record of their origin.
 
-An .npz with `mu` (F,), `sigma` (F, F), as other tools have them, and `record`, a JSON text. There
-is no object in it that would have to be unpickled.
+An .npz with `mu` (F,), `sigma` (F, F), as in other tools, and `record`, a JSON text. It contains no
+pickled objects.
 """
 
 import json
@@ -21,7 +21,7 @@ from di4c_plugin.files import atomic_write
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean (F,) and covariance (F, F), float64, and what they are of: plain JSON values."""
+    """Mean (F,) and covariance (F, F), float64, and the record: plain JSON values."""
 
     mu: Tensor
     sigma: Tensor
@@ -47,11 +47,10 @@ def check_path(path: Path) -> None:
 
 
 def read_statistics(path: Path, expected: Mapping[str, Any]) -> Statistics:
-    """Read a file whose record agrees with what is `expected` of it.
+    """Read a file whose record agrees with `expected`.
 
     Raises:
-        UserError: if it is damaged, has no record, or is of something else; the first difference
-            is named.
+        UserError: if it is damaged, has no record, or another one; the first difference is named.
     """
     arrays = load_arrays(path, "", "no readable file of statistics")
     if "" in arrays:
@@ -68,7 +67,7 @@ def read_statistics(path: Path, expected: Mapping[str, Any]) -> Statistics:
 
 
 def _record(arrays: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the record, and see that the arrays go together."""
+    """Return the record, after a check of the arrays."""
     missing = [name for name in ("mu", "sigma", "record") if name not in arrays]
     if missing:
         raise UserError(

@@ -34,13 +34,13 @@ class Cell:
 def measure(
     name: str, steps: int, draw: Draw, reference: Tensor, metric: Metric = frechet_distance
 ) -> Cell:
-    """Sample once, with the clock running, and compare with the reference data (m, D)."""
+    """Sample once, with timing, and compare with the reference data (m, D)."""
     samples, seconds = timed(draw, steps)
     return Cell(name, steps, metric(samples, reference), seconds, samples)
 
 
 def timed(draw: Draw, steps: int) -> tuple[Tensor, float]:
-    """Return samples (n, D) and the wall seconds that one of them took."""
+    """Return samples (n, D) and the wall seconds for each of them."""
     start = time.perf_counter()
     samples = draw(steps=steps)
     return samples, (time.perf_counter() - start) / len(samples)

@@ -1,7 +1,7 @@
-"""What a metric of texts is; those of this package are registered through `di4c_metrics` too.
+"""The contract of metrics of texts; those of this package are registered by `di4c_metrics` too.
 
-A plugin registers a subclass of `TextMetric`. It is made once for a run of `di4c evaluate` and
-called for the samples of each model, number of steps, temperature and seed.
+A plugin registers a subclass of `TextMetric`. It is constructed once for a run of `di4c evaluate`
+and called for the samples of each model, number of steps, temperature and seed.
 """
 
 from abc import ABC, abstractmethod
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextOptions:
-    """What a user says about metrics of texts.
+    """The user's options for metrics of texts.
 
     Attributes:
         scorer: the causal language model that scores; None: there is none.
-        features: the one whose hidden states MAUVE compares; None: the scorer.
-        after_end: what counts after the first end of text, see `GenPPL`.
+        features: the model whose hidden states MAUVE compares; None: the scorer.
+        after_end: which tokens count after the first end of text, see `GenPPL`.
         ngram_order: of the n-gram model of `bits`.
         mauve_buckets: clusters of MAUVE; None: a tenth of the samples.
     """

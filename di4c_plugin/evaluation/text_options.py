@@ -1,4 +1,4 @@
-"""What a user says about metrics of texts, at the command line or in a host's config, as values."""
+"""Options of text metrics from the command line or a host's config, as `TextOptions`."""
 
 from functools import partial
 
@@ -22,11 +22,11 @@ def text_options(
 
     Args:
         scorer: a causal language model, a folder or hub id; None: there is none.
-        scorer_dtype: it computes in.
+        scorer_dtype: of its computations.
         scorer_batch: texts scored at once.
-        after_end: what counts after the first end of text, see `GenPPL`.
+        after_end: which tokens count after the first end of text, see `GenPPL`.
         ngram_order: of `bits`.
-        mauve_model: whose features MAUVE compares; None: the scorer's.
+        mauve_model: the model whose features MAUVE compares; None: the scorer.
         mauve_buckets: None: a tenth of the samples.
         device: of the models.
 

@@ -1,4 +1,4 @@
-"""Sequences of tokens and the texts they stand for: of a model, or out of a file."""
+"""Sequences of tokens and their texts: a model's samples, or the content of a file."""
 
 import json
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ FIELDS = ("generated_seqs", "texts", "samples")
 
 
 class Tokenizer(Protocol):
-    """Between texts and tokens."""
+    """Converts between texts and tokens."""
 
     name: str
 
     def __len__(self) -> int:
-        """Return how many tokens there are."""
+        """Return the size of the vocabulary."""
         ...
 
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
@@ -51,7 +51,7 @@ class Bytes:
         return [torch.tensor(list(text.encode()), dtype=torch.int64) for text in texts]
 
     def decode(self, tokens: Sequence[Tensor]) -> list[str]:
-        """See `Tokenizer`; what is no UTF-8 becomes U+FFFD."""
+        """See `Tokenizer`; invalid UTF-8 becomes U+FFFD."""
         return [bytes(row.tolist()).decode(errors="replace") for row in tokens]
 
 
@@ -61,9 +61,9 @@ class Texts:
 
     Attributes:
         tokens: n of (L_i,), int64, on the CPU; their lengths may differ.
-        num_tokens: how many tokens there are, without a mask.
+        num_tokens: size of the vocabulary, without a mask.
         strings: the texts; None where no tokenizer is known.
-        length: the length of a model's samples; None: of a file.
+        length: of a model's samples; None for a file.
     """
 
     tokens: Sequence[Tensor]
@@ -80,7 +80,7 @@ class Texts:
         return [torch.stack([r for r in self.tokens if len(r) == length]) for length in lengths]
 
     def spread(self, most: int) -> "Texts":
-        """Return `most` of the sequences, evenly spaced; all where there are no more."""
+        """Return at most `most` of the sequences, evenly spaced."""
         if len(self) <= most:
             return self
         chosen = [k * len(self) // most for k in range(most)]
@@ -89,7 +89,7 @@ class Texts:
 
 
 def of_tokens(tokens: Tensor, num_tokens: int, tokenizer: Tokenizer | None) -> Texts:
-    """Return samples (n, D) of a model, as texts too where there is a tokenizer.
+    """Return samples (n, D) of a model, with their texts if there is a tokenizer.
 
     Raises:
         UserError: for tokens that the tokenizer does not have.
@@ -107,30 +107,30 @@ def of_tokens(tokens: Tensor, num_tokens: int, tokenizer: Tokenizer | None) -> T
 
 
 def data_tokens(process: Process) -> int:
-    """Return how many tokens a model draws from, without a mask that is counted as the last one."""
+    """Return the number of tokens that a model draws from, without a mask that is the last one."""
     last = process.num_tokens - 1
     return last if getattr(process, "mask", None) == last else process.num_tokens
 
 
 def is_texts(source: str) -> bool:
-    """Tell whether `source` names a file of samples and no model."""
+    """Return whether `source` names a file of samples, not a model."""
     return source.endswith(SUFFIXES)
 
 
 def read_samples(path: Path, tokenizer: Tokenizer | None) -> Texts:
-    """Read samples: texts, one a line (.txt), or strings or {"text": ...} (.jsonl, .json); tokens.
+    """Read samples: lines of text (.txt); strings or {"text": ...} (.jsonl, .json); tokens (.npy).
 
-    Of the JSON of MDLM and Duo the "generated_seqs" are taken. A .npy file holds tokens (n, D).
+    In the JSON of MDLM and Duo these are "generated_seqs". A .npy file holds tokens (n, D).
 
     Raises:
-        UserError: if there is no such file, it is damaged or empty, or texts have no tokenizer.
+        UserError: if the file is missing, damaged or empty, and for texts without a tokenizer.
     """
     if path.suffix == ".npy":
         tokens = _array(path)
         return of_tokens(tokens, int(tokens.max()) + 1, tokenizer)
     strings = _strings(path)
-    known = _needed(tokenizer, path)
-    return Texts(known.encode(strings), len(known), strings)
+    needed = _needed(tokenizer, path)
+    return Texts(needed.encode(strings), len(needed), strings)
 
 
 def read_reference(path: Path, tokenizer: Tokenizer | None, length: int | None) -> Texts:
@@ -143,20 +143,20 @@ def read_reference(path: Path, tokenizer: Tokenizer | None, length: int | None) 
         UserError: see `read_samples`; and for running text without a length, or shorter than it.
     """
     if path.suffix != ".txt":
-        found = read_samples(path, tokenizer)
-        rows = [row[:length] for row in found.tokens]
-        if found.strings is None or all(map(torch.equal, rows, found.tokens)):
-            return replace(found, tokens=rows, length=length)
+        texts = read_samples(path, tokenizer)
+        rows = [row[:length] for row in texts.tokens]
+        if texts.strings is None or all(map(torch.equal, rows, texts.tokens)):
+            return replace(texts, tokens=rows, length=length)
         strings = _needed(tokenizer, path).decode(rows)
-        return Texts(rows, found.num_tokens, strings, length)
+        return Texts(rows, texts.num_tokens, strings, length)
     if length is None:
         raise UserError(f"{path} is running text, cut to the samples' length: --length N")
-    known = _needed(tokenizer, path)
-    (tokens,) = known.encode([_read(path)])
+    needed = _needed(tokenizer, path)
+    (tokens,) = needed.encode([_read(path)])
     if len(tokens) < length:
         raise UserError(f"{path} has {len(tokens)} tokens, and a sequence takes {length}")
     rows = list(tokens[: len(tokens) // length * length].view(-1, length))
-    return Texts(rows, len(known), known.decode(rows), length)
+    return Texts(rows, len(needed), needed.decode(rows), length)
 
 
 def _needed(tokenizer: Tokenizer | None, path: Path) -> Tokenizer:
@@ -170,10 +170,10 @@ def _needed(tokenizer: Tokenizer | None, path: Path) -> Tokenizer:
 
 def _array(path: Path) -> Tensor:
     arrays = load_arrays(path, "", "no readable file of tokens")
-    found = arrays.get("")
-    if found is None or found.ndim != 2 or found.dtype.kind not in "iu" or not found.size:
+    array = arrays.get("")
+    if array is None or array.ndim != 2 or array.dtype.kind not in "iu" or not array.size:
         raise UserError(f"{path} holds no tokens (n, D)")
-    tokens = torch.from_numpy(found.astype("int64"))
+    tokens = torch.from_numpy(array.astype("int64"))
     if int(tokens.min()) < 0:
         raise UserError(f"{path} holds the token {int(tokens.min())}: tokens are 0 or more")
     return tokens
@@ -191,28 +191,28 @@ def _read(path: Path) -> str:
 def _strings(path: Path) -> list[str]:
     text = _read(path)
     if path.suffix == ".txt":
-        found: list[Any] = [line for line in text.split("\n") if line]
+        texts: list[Any] = [line for line in text.split("\n") if line]
     else:
-        found = [_text(item) for item in _items(path, text)]
-    if not found:
+        texts = [_text(item) for item in _items(path, text)]
+    if not texts:
         raise UserError(f"{path} holds no texts")
-    if not all(isinstance(item, str) for item in found):
+    if not all(isinstance(item, str) for item in texts):
         raise UserError(f"{path} holds something else than texts: strings, or objects with 'text'")
-    return [whole_text(item, str(path)) for item in found]
+    return [whole_text(item, str(path)) for item in texts]
 
 
 def _items(path: Path, text: str) -> list[Any]:
     try:
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in text.split("\n") if line.strip()]
-        found = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no readable JSON") from error
-    if isinstance(found, dict):
-        found = next((found[name] for name in FIELDS if name in found), None)
-    if not isinstance(found, list):
+    if isinstance(content, dict):
+        content = next((content[name] for name in FIELDS if name in content), None)
+    if not isinstance(content, list):
         raise UserError(f"{path} holds no list of texts, nor one as {', '.join(FIELDS)}")
-    return found
+    return content
 
 
 def _text(item: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How varied samples are: their n-grams, and how alike they are among themselves."""
+"""The variety of samples: their distinct n-grams, and their similarity to each other."""
 
 from collections.abc import Sequence
 from itertools import takewhile
@@ -15,9 +15,9 @@ MOST = 100  # sequences of self-BLEU: each is compared with all others
 
 
 class DistinctN(TextMetric):
-    """The different n-grams of all samples together over the number of their n-grams, n = 1, 2, 3.
+    """The share of distinct n-grams among all n-grams of all samples, n = 1, 2, 3.
 
-    Li et al. 2016. It falls with the number of samples: compare at equal n.
+    Li et al. 2016. It falls with the number of samples: compare equal numbers.
     """
 
     columns = tuple(f"distinct_{n}" for n in ORDERS)
@@ -27,10 +27,10 @@ class DistinctN(TextMetric):
 
     def __call__(self, samples: Texts) -> dict[str, Figure]:
         """See `TextMetric`; raises UserError where no sample has as many tokens."""
-        found = (distinct([row.tolist() for row in samples.tokens], n) for n in ORDERS)
+        values = (distinct([row.tolist() for row in samples.tokens], n) for n in ORDERS)
         return {
             name: Figure(value, None, len(samples))
-            for name, value in zip(self.columns, found, strict=True)
+            for name, value in zip(self.columns, values, strict=True)
         }
 
 
@@ -45,8 +45,8 @@ def distinct(rows: Sequence[Sequence[int]], n: int) -> float:
 class SelfBLEU(TextMetric):
     """The mean BLEU-4 of each sample against all others (Zhu et al. 2018); lower is more varied.
 
-    By torchmetrics, on tokens, without smoothing, of the first hundred samples at most. What all
-    samples begin with, as a prompt, is left out.
+    By torchmetrics, on tokens, without smoothing, for at most the first hundred samples. A prefix
+    of all samples, such as a prompt, is left out.
     """
 
     columns = ("self_bleu",)
@@ -75,6 +75,6 @@ class SelfBLEU(TextMetric):
 
 
 def shared_prefix(rows: Sequence[Tensor]) -> int:
-    """Return how many tokens all sequences begin with."""
+    """Return the length of the prefix that all sequences share."""
     columns = zip(*(row.tolist() for row in rows), strict=False)
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))

@@ -29,16 +29,16 @@ def new_model(
 def student_of(teacher: Model, latent: Mapping[str, Any] | None) -> Model:
     """Return a student that starts from the teacher's weights; see `Family.student_of`."""
     family = teacher.family or family_named(teacher.network.kind, "the teacher")
-    made: Model = family.student_of(teacher, latent)
-    return made
+    student: Model = family.student_of(teacher, latent)
+    return student
 
 
 def load_model(path: str | Path) -> Model:
     """Return the model in a file; see `Family.load`.
 
     Raises:
-        UserError: if the file is missing or damaged, of a newer format, or of no network that we
-            know, or its weights do not fit.
+        UserError: if the file is missing, damaged or of a newer format, if its network is unknown,
+            or its weights do not fit.
     """
     content = read_content(Path(path))
     family = family_of(content)

@@ -1,4 +1,4 @@
-"""Models that are an adapter on a base: made of a teacher, or loaded from a small file."""
+"""Models that are an adapter on a base: made from a teacher, or loaded from a small file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def shared(model: Model) -> Model:
-    """Return a model whose weights others may share: those of the model itself, frozen."""
+    """Return the model with its weights frozen, so that students may share them."""
     return replace(model, denoiser=sharing(model.denoiser))
 
 
@@ -44,37 +44,42 @@ def adapted_student(
     """
     if teacher.adapter is not None:
         raise UserError("the teacher is an adapter itself: training.adapter=null, or its base")
-    own = None if latent is None else dict(latent)
-    if teacher.latent is not None and not same_options(teacher.latent, own):
+    options = None if latent is None else dict(latent)
+    if teacher.latent is not None and not same_options(teacher.latent, options):
         raise UserError(
             f"the teacher has the latent {teacher.latent}, and an adapter cannot take it away: "
             "training.adapter=null"
         )
     denoiser = copied(teacher.denoiser)
-    _adapt(family, denoiser, own, teacher.network, adapter)
-    described = adapter.plain | {"base": _place_of(teacher), "fingerprint": _digest(teacher)}
+    _adapt(family, denoiser, options, teacher.network, adapter)
+    described = adapter.plain | {"base": _origin_of(teacher), "fingerprint": _digest(teacher)}
     return Model(
-        denoiser.train(), teacher.network, own, role=STUDENT, family=family, adapter=described
+        denoiser.train(),
+        teacher.network,
+        options,
+        role=STUDENT,
+        family=family,
+        adapter=described,
     )
 
 
 def continued(family: "Family[Any]", teacher: Model, start: Model, adapter: Adapter) -> Model:
-    """Return a student as `adapted_student`, with the adapter and latent of a start.
+    """Return a student as `adapted_student`, with the adapter and latent weights of `start`.
 
     Raises:
-        UserError: where the start is no such adapter on this teacher.
+        UserError: unless `start` is such an adapter on this teacher.
     """
     if start.adapter is None:
         raise UserError("the student to start from is a whole network: training.adapter=null")
-    said = {name: start.adapter[name] for name in adapter.plain}
-    if said != adapter.plain:
-        raise UserError(f"the student to start from has the adapter {said}, not {adapter.plain}")
+    stored = {name: start.adapter[name] for name in adapter.plain}
+    if stored != adapter.plain:
+        raise UserError(f"the student to start from has the adapter {stored}, not {adapter.plain}")
     if start.adapter["fingerprint"] != _digest(teacher):
         raise UserError("the student to start from is an adapter on another teacher")
-    found = adapted_student(family, teacher, start.latent, adapter)
-    whole = bare_names(found) | own_state(start.denoiser.network)
-    load_weights(found.denoiser.network, whole, "the student to start from")
-    return replace(found, info=dict(start.info), sampling=dict(start.sampling))
+    student = adapted_student(family, teacher, start.latent, adapter)
+    weights = bare_names(student) | own_state(start.denoiser.network)
+    load_weights(student.denoiser.network, weights, "the student to start from")
+    return replace(student, info=dict(start.info), sampling=dict(start.sampling))
 
 
 def restored(
@@ -82,46 +87,47 @@ def restored(
     weights: Weights,
     sizes: Any,
     process: Mapping[str, Any],
-    place: Any = None,
+    source: Any = None,
 ) -> NetworkDenoiser:
-    """Return the denoiser of an adapter that was read, on its base, in eval mode.
+    """Return the denoiser of an adapter on its base, in eval mode.
 
     Args:
         family: of the model.
         weights: of the adapter.
         sizes: of the network.
         process: of the model.
-        place: file, folder or hub id of the base; None: what the file says, whose code never runs.
+        source: file, folder or hub id of the base; None: the one that the file names, whose code
+            never runs.
 
     Raises:
-        UserError: without a base, and for another one.
+        UserError: for a base that is missing, or is not the one of the adapter.
     """
-    said, origin = _Said.of(weights.notes["adapter"], weights.origin), weights.origin
-    base = _read_base(family, said, origin, place)
-    family = family if place is None else family.beside(base)
+    stored, origin = _Stored.of(weights.notes["adapter"], weights.origin), weights.origin
+    base = _read_base(family, stored, origin, source)
+    family = family if source is None else family.beside(base)
     if base.latent is not None and not same_options(base.latent, weights.latent):
         raise UserError(f"the base of {origin}, {base.origin}, has another latent")
     noted = base.fingerprint or _noted(base.notes.get("info"))
-    if (noted or fingerprint(base.tensors)) != said.fingerprint:
+    if (noted or fingerprint(base.tensors)) != stored.fingerprint:
         raise UserError(f"{base.origin} has other weights than the base that {origin} was made on")
     ranks = {value.shape[:1] for name, value in weights.tensors.items() if ".lora_A." in name}
-    if ranks != {(said.adapter.r,)}:
+    if ranks != {(stored.adapter.r,)}:
         raise UserError(f"the description of the model in {origin} is damaged: its adapter's r")
     denoiser = family.restore(base, sizes, process=process)
-    with torch.random.fork_rng(devices=[]):  # none of its numbers stay
-        _adapt(family, denoiser, weights.latent, sizes, said.adapter)
+    with torch.random.fork_rng(devices=[]):  # its initial values are overwritten
+        _adapt(family, denoiser, weights.latent, sizes, stored.adapter)
     network = denoiser.network
     names = {file_name(name): name for name in own_state(network)}
-    own = {names.get(name, name): value for name, value in weights.tensors.items()}
+    adapter_state = {names.get(name, name): value for name, value in weights.tensors.items()}
     base_state = {k: v for k, v in network.state_dict().items() if k not in names.values()}
-    load_weights(network, base_state | own, origin)
+    load_weights(network, base_state | adapter_state, origin)
     return denoiser.eval()
 
 
 def without_adapter(model: Model) -> Model:
-    """Return a model without its adapter, whose weights have it in them; other models as they are.
+    """Return a model with its adapter merged into the weights; other models as they are.
 
-    Weights that the adapter is not on are those of the base.
+    Weights without an adapter are shared with the base.
     """
     if model.adapter is None:
         return model
@@ -131,31 +137,31 @@ def without_adapter(model: Model) -> Model:
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What a file says of its adapter and base."""
+class _Stored:
+    """The adapter and the base as a file describes them."""
 
     adapter: Adapter
     base: str | None
     fingerprint: str
 
     @classmethod
-    def of(cls, said: Mapping[str, Any], origin: str) -> "_Said":
+    def of(cls, entries: Mapping[str, Any], origin: str) -> "_Stored":
         damaged = f"the description of the model in {origin} is damaged: adapter"
-        options = {k: v for k, v in said.items() if k not in ("base", "fingerprint")}
-        base, digest = said.get("base"), said.get("fingerprint")
+        options = {k: v for k, v in entries.items() if k not in ("base", "fingerprint")}
+        base, digest = entries.get("base"), entries.get("fingerprint")
         if not isinstance(base, str | None) or not isinstance(digest, str):
             raise UserError(f"{damaged} says no base")
         return cls(Adapter.of(options, damaged), base, digest)
 
 
-def _read_base(family: "Family[Any]", said: _Said, origin: str, place: Any) -> Weights:
-    source = said.base if place is None else place
+def _read_base(family: "Family[Any]", stored: _Stored, origin: str, override: Any) -> Weights:
+    source = stored.base if override is None else override
     if source is None:
         raise UserError(f"{origin} is an adapter on a base: say host.base=, its file or folder")
     try:
         return family.read(read_content(source))
     except UserError as error:
-        if place is not None:
+        if override is not None:
             raise
         raise UserError(
             f"{origin} is an adapter on {quoted(source)}: say host.base=, its file or folder "
@@ -170,7 +176,7 @@ def _adapt(
     sizes: Any,
     adapter: Adapter,
 ) -> None:
-    """Give a denoiser a latent, if it has none, and an adapter; both are its own, in fp32."""
+    """Give a denoiser a latent, if it has none, and an adapter, both unshared and in fp32."""
     network: Any = denoiser.network
     process: Process = denoiser.process
     if latent is not None and denoiser.latent_shape is None:
@@ -184,8 +190,8 @@ def _adapt(
     inject(network, family.doors(network, latent).blocks, adapter)
 
 
-def _place_of(teacher: Model) -> str | None:
-    """Return where the teacher's weights are; None: not known."""
+def _origin_of(teacher: Model) -> str | None:
+    """Return the path or hub id of the teacher's weights; None: unknown."""
     file = getattr(teacher, "file", None)
     origin = teacher.info.get("origin") if file is None else str(file)
     if not isinstance(origin, str):
@@ -199,5 +205,5 @@ def _digest(teacher: Model) -> str:
 
 
 def _noted(info: Any) -> str | None:
-    found = info.get("fingerprint") if isinstance(info, Mapping) else None
-    return found if isinstance(found, str) else None
+    digest = info.get("fingerprint") if isinstance(info, Mapping) else None
+    return digest if isinstance(digest, str) else None

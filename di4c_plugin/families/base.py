@@ -1,7 +1,4 @@
-"""A family of networks: everything that the rest must know of it, and what is done alike with all.
-
-There is one way to load a network, one to make a student of a teacher, one to keep either.
-"""
+"""A family of networks: how one is recognised, built, loaded, and copied into a student."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,24 +33,26 @@ from di4c_plugin.networks.latent import new_injector, same_options
 
 Sizes = TypeVar("Sizes")
 Own = TypeVar("Own", bound="Family[Any]")
+Latent = Mapping[str, Any] | None
+AnyProcess = Process | Mapping[str, Any] | None  # None: the family's
 # What every process of a network has in common with its family's.
 SHARED = ("num_tokens", "mask")
 
 
 class Family(ABC, Generic[Sizes]):
-    """Networks of one architecture, ours or made from the class in a program's checkout.
+    """Networks of one architecture, ours or built from the class in a program's checkout.
 
-    Sizes are a frozen dataclass of plain values, a `NetworkConfig`: with the options of the latent,
+    Sizes are a frozen dataclass of plain values, a `NetworkConfig`. With the options of the latent,
     the config of the process and the weights they rebuild a network.
 
     Attributes:
-        name: the `kind` of its sizes, which stands in model files.
-        title: what people call it.
-        mark: how the name of a weight ends that only its networks have.
+        name: the `kind` of its sizes in model files.
+        title: its name in messages.
+        mark: suffix of the name of a weight that only its networks have.
         made_of: the dataclass of the sizes.
         names: its doors, see `find_doors`.
-        said: what the user may say of sizes, where weights do not tell, and its type.
-        settings: those of them that change a network and no weight of it.
+        said: options, with types, for sizes that weights do not determine.
+        settings: those of them that change a network but none of its weights.
         root: the program's checkout; None: see `importing.checkout`.
     """
 
@@ -73,11 +72,11 @@ class Family(ABC, Generic[Sizes]):
         return type(self)(root)
 
     def trusting(self: Own, options: Mapping[str, Any]) -> Own:
-        """Return the family that runs what the options of a host trust; raises UserError."""
+        """Return the family that runs the code that a host's options trust; raises UserError."""
         return self
 
     def beside(self: Own, weights: Weights) -> Own:
-        """Return the family of the code that lies beside weights; by default this one."""
+        """Return the family whose code lies beside the weights; by default this one."""
         return self
 
     @abstractmethod
@@ -85,11 +84,8 @@ class Family(ABC, Generic[Sizes]):
         """Return the weights in a checkpoint of its program; raises UserError."""
 
     @abstractmethod
-    def sizes(self, weights: Weights, **said: Any) -> Sizes:
-        """Return the sizes of the network with these weights; raises UserError if some are missing.
-
-        `said` is what the user says of them, see `said`; None: nothing.
-        """
+    def sizes(self, weights: Weights, **options: Any) -> Sizes:
+        """Return the sizes of a network, by weights and options (see `said`); raises UserError."""
 
     @abstractmethod
     def process(self, sizes: Sizes, weights: Weights | None = None) -> dict[str, Any]:
@@ -105,13 +101,13 @@ class Family(ABC, Generic[Sizes]):
 
     def doors(self, network: nn.Module, latent: Mapping[str, Any] | None = None) -> Doors:
         """Return where a latent enters; its `doors` go over the family's; raises UserError."""
-        said = (latent or {}).get("doors") or {}
-        if not isinstance(said, Mapping):
-            raise UserError(f"latent.doors is a set of names of sub-modules, not {said!r}")
-        return find_doors(network, {**self.names, **said})
+        overrides = (latent or {}).get("doors") or {}
+        if not isinstance(overrides, Mapping):
+            raise UserError(f"latent.doors is a set of names of sub-modules, not {overrides!r}")
+        return find_doors(network, {**self.names, **overrides})
 
     def blocks(self, network: nn.Module, sizes: Sizes) -> tuple[nn.Module, ...]:
-        """Return the blocks of a network, by which FSDP shards it; none: they are not known."""
+        """Return the blocks of a network, by which FSDP shards it; () where they are unknown."""
         names: Any = self.names.get("blocks") or ()
         names = [names] if isinstance(names, str) else names
         return tuple(find_modules(network, "blocks", names))
@@ -130,49 +126,49 @@ class Family(ABC, Generic[Sizes]):
     def read(self, content: Content, *, ema: bool = True) -> Weights:
         """Return the weights in a file, of the program's or ours; raises UserError.
 
-        Without `ema` they are those of the last step, where a file has averages too.
+        With `ema` these are the moving averages, where a file has some.
         """
-        said = content.description
-        if said is None:
+        notes = content.description
+        if notes is None:
             self.check(content.state, content.origin)
             return self.weights_in(content, ema=ema)
-        if said.get("kind", "transformer") != self.name:
-            kind = quoted(said.get("kind"))
+        if notes.get("kind", "transformer") != self.name:
+            kind = quoted(notes.get("kind"))
             raise UserError(f"{content.origin} is a model of {kind}, not of {self.name!r}")
         tensors, prefix = dict(content.entries), "network."
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-        return Weights(tensors, said["latent"], {}, said["process"], content.origin, "", said)
+        return Weights(tensors, notes["latent"], {}, notes["process"], content.origin, "", notes)
 
     def load(
-        self, weights: Weights, *, process: Mapping[str, Any] | None = None, **said: Any
+        self, weights: Weights, *, process: Mapping[str, Any] | None = None, **options: Any
     ) -> Model:
         """Return the teacher or student with these weights, in eval mode, on the CPU.
 
         Args:
             weights: from `read`.
-            process: name and options in place of the family's; None: what the weights say, else
-                the family's.
-            said: see `sizes`; of a model file of ours only `settings` are taken.
+            process: name and options in place of the family's; None: as the weights say, else the
+                family's.
+            options: see `sizes`; for our own model files, `settings` only.
 
         Raises:
-            UserError: where the weights are not all of them, or something else does not go with
-                the rest; before anything of these sizes is made.
+            UserError: for missing weights, and for parts that do not go together, before a network
+                of these sizes is allocated.
         """
         notes, origin = weights.notes, weights.origin
         with refusing(f"the model in {origin} cannot be made"):
-            sizes = self._sizes(weights, said)
+            sizes = self._sizes(weights, options)
         described = weights.process or self.process(sizes, weights)
-        if process:  # what it does not say is as the family's has it
-            own = self.process(sizes, weights)
-            same = process.get("name", own["name"]) == own["name"]
-            described = {k: v for k, v in own.items() if same or k in SHARED} | dict(process)
+        if process:  # the rest is as in the family's
+            default = self.process(sizes, weights)
+            same = process.get("name", default["name"]) == default["name"]
+            described = {k: v for k, v in default.items() if same or k in SHARED} | dict(process)
         if (adapter := notes.get("adapter")) is None:
             denoiser = self.restore(weights, sizes, process=described)
         else:
-            denoiser = restored(self, weights, sizes, described, said.get("base"))
+            denoiser = restored(self, weights, sizes, described, options.get("base"))
         info: dict[str, Any] = {}
-        if weights.fingerprint:  # of no model file of ours
+        if weights.fingerprint:  # not one of our own model files
             info = {"origin": origin, "fingerprint": weights.fingerprint}
             info |= {key: notes[key] for key in ("teacher", "run") if key in notes}
         role = role_of({"role": notes.get("role"), "latent": weights.latent})
@@ -189,30 +185,25 @@ class Family(ABC, Generic[Sizes]):
         info: dict[str, Any] | None = None,
         role: str | None = None,
     ) -> Model:
-        """Return a model with random weights; without a role it is a student if it has a latent.
+        """Return a model with random weights; errors as `denoiser`.
 
-        Raises:
-            UserError: as `build` and `let_latent_in`.
+        Without a role it is a student if it has a latent.
         """
-        own = None if latent is None else dict(latent)
-        denoiser = self.denoiser(sizes, own, process=process)
-        role = role_of({"role": role, "latent": own})
-        return Model(denoiser, sizes, own, info or {}, role, family=self)  # type: ignore[arg-type]
+        options = None if latent is None else dict(latent)
+        denoiser = self.denoiser(sizes, options, process=process)
+        role = role_of({"role": role, "latent": options})
+        return Model(denoiser, sizes, options, info or {}, role, family=self)  # type: ignore[arg-type]
 
     def student_of(self, teacher: Model, latent: Mapping[str, Any] | None) -> Model:
         """Return a student that starts from the teacher's weights; see `student`."""
-        own = None if latent is None else dict(latent)
+        options = None if latent is None else dict(latent)
         weights = Weights(bare_names(teacher), teacher.latent, {}, None, "the teacher", "")
         sizes: Any = teacher.network
-        denoiser = self.student(weights, sizes, own, process=teacher.process)
-        return Model(denoiser, sizes, own, role=STUDENT, family=self)
+        denoiser = self.student(weights, sizes, options, process=teacher.process)
+        return Model(denoiser, sizes, options, role=STUDENT, family=self)
 
     def denoiser(
-        self,
-        sizes: Sizes,
-        latent: Mapping[str, Any] | None = None,
-        *,
-        process: Process | Mapping[str, Any] | None = None,
+        self, sizes: Sizes, latent: Latent = None, *, process: AnyProcess = None
     ) -> NetworkDenoiser:
         """Return a denoiser with random weights; raises UserError."""
         built = self._built(sizes, process)
@@ -222,23 +213,15 @@ class Family(ABC, Generic[Sizes]):
         return self.wrap(network, sizes, built)
 
     def outline(
-        self,
-        sizes: Sizes,
-        latent: Mapping[str, Any] | None = None,
-        *,
-        process: Process | Mapping[str, Any] | None = None,
+        self, sizes: Sizes, latent: Latent = None, *, process: AnyProcess = None
     ) -> NetworkDenoiser:
-        """Return a denoiser of shapes alone, which takes no memory and no random numbers."""
+        """Return a denoiser on "meta", which takes no memory and no random numbers."""
         built = self._built(sizes, process)
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             return self.denoiser(sizes, latent, process=built)
 
     def restore(
-        self,
-        weights: Weights,
-        sizes: Sizes,
-        *,
-        process: Process | Mapping[str, Any] | None = None,
+        self, weights: Weights, sizes: Sizes, *, process: AnyProcess = None
     ) -> NetworkDenoiser:
         """Return the teacher, or student, with these weights, in eval mode; errors as `load`."""
         with refusing(f"the model in {weights.origin} cannot be made"), _naming(weights.origin):
@@ -250,67 +233,57 @@ class Family(ABC, Generic[Sizes]):
         return denoiser.eval()
 
     def student(
-        self,
-        weights: Weights,
-        sizes: Sizes,
-        latent: Mapping[str, Any] | None,
-        *,
-        process: Process | Mapping[str, Any] | None = None,
+        self, weights: Weights, sizes: Sizes, latent: Latent, *, process: AnyProcess = None
     ) -> NetworkDenoiser:
         """Return a student that starts from the teacher's weights, in train mode.
 
         Without a latent it is a product model. Raises UserError as `load`.
         """
         built = self._built(sizes, process)
-        with torch.random.fork_rng(devices=[]):  # none of its numbers stay
+        with torch.random.fork_rng(devices=[]):  # its initial values are overwritten
             network = self.build(sizes, built)
         self.start_from(network, weights, latent, sizes, built)
         return self.wrap(network, sizes, built).train()
 
     def start_from(
-        self,
-        network: nn.Module,
-        weights: Weights,
-        latent: Mapping[str, Any] | None,
-        sizes: Any,
-        process: Process,
+        self, network: nn.Module, weights: Weights, latent: Latent, sizes: Any, process: Process
     ) -> None:
         """Give a network, in place, a latent if one is named, and a teacher's weights.
 
-        If the teacher is a student with the same latent (Di4C twice over), its injector carries
-        over too; otherwise the injector starts as its class says. Raises UserError.
+        If the teacher is a student with the same latent (Di4C twice over), its injector is copied
+        too; otherwise the injector keeps its initial values. Raises UserError.
         """
         body = set(network.state_dict())
         if latent is not None:
             self.let_latent_in(network, latent, sizes, process)
-        given = dict(weights.tensors)
+        tensors = dict(weights.tensors)
         if not same_options(weights.latent, latent):
-            # Without a latent nothing is left out, so that every name is checked.
-            given = {k: v for k, v in given.items() if weights.latent is None or k in body}
-            given |= {k: v for k, v in network.state_dict().items() if k not in body}
-        load_weights(network, given, weights.origin)
+            # For a teacher without a latent nothing is dropped, so that every name is checked.
+            tensors = {k: v for k, v in tensors.items() if weights.latent is None or k in body}
+            tensors |= {k: v for k, v in network.state_dict().items() if k not in body}
+        load_weights(network, tensors, weights.origin)
 
     def check(self, names: Iterable[Any], origin: str) -> None:
-        """Refuse weights of another network; raises UserError, which says of which."""
-        known = [bare(str(name)) for name in names]
-        found = self if self.holds(known) else family_with(known, origin)
-        if found.name != self.name:
-            raise UserError(f"{origin} is of {found.title}, not of {self.title}")
+        """Refuse weights of another network; raises UserError, which names it."""
+        plain_names = [bare(str(name)) for name in names]
+        family = self if self.holds(plain_names) else family_with(plain_names, origin)
+        if family.name != self.name:
+            raise UserError(f"{origin} is of {family.title}, not of {self.title}")
 
     def holds(self, names: Iterable[str]) -> bool:
-        """Tell whether names of weights are those of a network of this family."""
+        """Return whether these are names of weights of a network of this family."""
         return any(name == self.mark or name.endswith(f".{self.mark}") for name in names)
 
-    def _sizes(self, weights: Weights, said: Mapping[str, Any]) -> Sizes:
+    def _sizes(self, weights: Weights, options: Mapping[str, Any]) -> Sizes:
         if "network" not in weights.notes:
-            return self.sizes(weights, **said)
+            return self.sizes(weights, **options)
         described = {k: v for k, v in weights.notes["network"].items() if k != "kind"}
-        made: Any = sizes_of(self.made_of, described, weights.origin, weights=len(weights.tensors))
-        asked = {k: v for k, v in said.items() if k in self.settings and v is not None}
-        sizes: Sizes = replace(made, **asked)
-        return sizes
+        count = len(weights.tensors)
+        stored: Any = sizes_of(self.made_of, described, weights.origin, weights=count)
+        overrides = {k: v for k, v in options.items() if k in self.settings and v is not None}
+        return replace(stored, **overrides)
 
-    def _built(self, sizes: Sizes, process: Process | Mapping[str, Any] | None) -> Process:
+    def _built(self, sizes: Sizes, process: AnyProcess) -> Process:
         if isinstance(process, Process):
             return process
         return build_process(dict(process or self.process(sizes)))
@@ -318,7 +291,7 @@ class Family(ABC, Generic[Sizes]):
 
 @contextmanager
 def _naming(origin: str) -> Iterator[None]:
-    """Say which file it is that a UserError of its model is about."""
+    """Add the file of its model to a UserError."""
     try:
         yield
     except UserError as error:

@@ -1,7 +1,7 @@
-"""The DiT of MDLM, SDTT and Duo: sizes and process, read off whatever describes them.
+"""The DiT of MDLM, SDTT and Duo: sizes and process, from any description of them.
 
-The hosts' configs, the config.json files on the hub, and our own notes say the same in different
-words.
+The hosts' configs, the config.json files on the hub, and our own notes use different names for the
+same values.
 """
 
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ from di4c_plugin.networks.latent import KnownSizes
 
 # Duo's names for uniform-state diffusion, and the model_type of its hub repositories.
 UNIFORM = ("duo", "duo_base", "distillation", "ot-finetune", "rectification")  # the last: ReDi's
-# What predicts no clean tokens.
+# Models that predict no clean tokens.
 NO_TEACHER = {"ar": "an autoregressive model", "sedd": "SEDD (a score)", "score": "SEDD (a score)"}
 EPS = 1e-3  # of the log-linear noise in all three hosts
-# Tokens, width and blocks of the students that Di4C's authors released, which say nothing; and what
-# their weights do not tell.
+# Tokens, width and blocks of the students that Di4C's authors released without a description; and
+# the sizes that their weights do not determine.
 RELEASED = (50258, 768, 12)
 OF_RELEASED = {"length": 1024, "n_heads": 12}
 
@@ -43,7 +43,7 @@ class DiTNetworks(Family[DiTConfig]):
         """See `Family.weights_in`."""
         return weights_in(content, ema=ema)
 
-    def sizes(self, weights: Weights, **said: Any) -> DiTConfig:
+    def sizes(self, weights: Weights, **options: Any) -> DiTConfig:
         """See `Family.sizes` and `network_of`."""
         return network_of(weights)
 
@@ -57,8 +57,8 @@ class DiTNetworks(Family[DiTConfig]):
         """See `Family.build`.
 
         Raises:
-            UserError: for a process that has neither mask nor uniform noise, on other states, or
-                with infinite noise where the network knows the time.
+            UserError: for a process that is neither absorbing nor uniform, has other states, or
+                has infinite noise where the network is conditioned on time.
         """
         if not isinstance(process, Absorbing | Uniform):
             raise UserError(f"a DiT is for absorbing and uniform diffusion, not {process.config}")
@@ -81,7 +81,7 @@ class DiTNetworks(Family[DiTConfig]):
 def backbone_sizes(
     network: nn.Module, positions: int, latent: Mapping[str, Any] | None = None
 ) -> KnownSizes:
-    """Return what an injector must know of a DiT, ours or a host's; raises UserError."""
+    """Return the sizes that an injector needs of a DiT, ours or a host's; raises UserError."""
     doors = DiTNetworks().doors(network, latent)
     table = next(doors.embedding.parameters(), None)
     if table is None:
@@ -95,7 +95,7 @@ def network_of(weights: Weights) -> DiTConfig:
     """Return the sizes of the DiT.
 
     Raises:
-        UserError: if neither the tensors nor their description tell one of them.
+        UserError: if neither the tensors nor their description determine one of them.
     """
     _check_diffusion(weights)
     tensors, config = weights.tensors, weights.config
@@ -124,39 +124,39 @@ def process_of(weights: Weights) -> dict[str, Any]:
     """Return the forward process as `build_process` takes it.
 
     Raises:
-        UserError: for models that predict no clean tokens, and for noise that time-conditioned
-            weights know and we do not.
+        UserError: for models that predict no clean tokens, and for time-conditioned weights with
+            an unknown noise schedule.
     """
     if weights.process is not None:
         return weights.process
     _check_diffusion(weights)
-    return check_process(_told(weights), weights.origin)
+    return check_process(_config_process(weights), weights.origin)
 
 
-def _told(weights: Weights) -> dict[str, Any]:
-    """Return the process that the config of a host tells; raises UserError."""
+def _config_process(weights: Weights) -> dict[str, Any]:
+    """Return the process in the config of a host; raises UserError."""
     config, (vocab, _) = weights.config, _embedding(weights)
     noise = _noise(weights)
     if is_uniform(config):
-        # Duo's networks leave out what a token says of itself.
+        # Duo's networks exclude a token's evidence about itself.
         return {"name": "uniform", "num_tokens": vocab, "leave_one_out": True} | noise
     mask = config.get("mask_index", vocab - 1)
     return {"name": "absorbing", "num_tokens": vocab, "mask": mask} | noise
 
 
 def tells_process(weights: Weights) -> bool:
-    """Whether the source says what it is for; else `process_of` takes it for masked diffusion."""
+    """Return whether the source says its process; without one, masked diffusion is assumed."""
     return weights.process is not None or bool(weights.config.keys() - {"head_size"})
 
 
 def is_uniform(config: Mapping[str, Any]) -> bool:
-    """Whether a config is of uniform-state diffusion."""
+    """Return whether a config is for uniform-state diffusion."""
     kind = str(config.get("model_type", "")).lower()
     return _section(config, "algo").get("name") in UNIFORM or kind.startswith("duo")
 
 
 def _noise(weights: Weights) -> dict[str, Any]:
-    """Return the schedule; any will do for a network that does not see the time."""
+    """Return the schedule; for a network that does not see the time any will do."""
     config = weights.config
     noise = _section(config, "noise")
     kind, eps = str(noise.get("type", "loglinear")).replace("-", ""), noise.get("eps", EPS)
@@ -171,11 +171,10 @@ def _noise(weights: Weights) -> dict[str, Any]:
 
 
 def _check_diffusion(weights: Weights) -> None:
-    """Refuse what is no diffusion model that predicts x_0; raises UserError."""
+    """Refuse all but diffusion models that predict x_0; raises UserError."""
     config = weights.config
-    asked = said(config, "parameterization", default="")
-    asked = asked.get("name", "") if isinstance(asked, Mapping) else asked
-    kind = NO_TEACHER.get(str(asked))
+    value = said(config, "parameterization", default="")
+    kind = NO_TEACHER.get(str(value.get("name", "") if isinstance(value, Mapping) else value))
     if kind is None and "sigma_map.mlp.0.weight" not in weights.tensors:
         kind = NO_TEACHER["ar"]
     if kind is not None:
@@ -183,37 +182,37 @@ def _check_diffusion(weights: Weights) -> None:
 
 
 def _heads(weights: Weights, hidden: int) -> int:
-    """Return the number of attention heads, which no weight has in its shape."""
+    """Return the number of attention heads, which no weight's shape contains."""
     size = weights.config.get("head_size")
     return hidden // int(size) if size else _number(weights, "n_heads")
 
 
 def _number(weights: Weights, *names: str) -> int:
     values = [said(weights.config, name) for name in names]
-    found = next((value for value in values if isinstance(value, int)), None)
-    if found is None and is_released(weights):
+    number = next((value for value in values if isinstance(value, int)), None)
+    if number is None and is_released(weights):
         announce_once(f"{weights.origin} is taken for a released student of Di4C: {OF_RELEASED}")
-        found = OF_RELEASED[names[0]]
-    if found is None:
+        number = OF_RELEASED[names[0]]
+    if number is None:
         raise UserError(
             f"{weights.origin} does not say its {names[0]}: put a config.json beside the weights "
             '(as on the hub: {"model_length": ..., "n_heads": ...})'
         )
-    return found
+    return number
 
 
 def is_released(weights: Weights) -> bool:
-    """Whether a file without a description has the layout of the released students."""
+    """Return whether a file without a description has the layout of the released students."""
     blocks = sum(name.endswith(".attn_qkv.weight") for name in weights.tensors)
     student = any(name.startswith(OFFICIAL) for name in weights.tensors)
     return student and not weights.notes and (*_embedding(weights), blocks) == RELEASED
 
 
 def said(config: Mapping[str, Any], name: str, *, default: Any = None) -> Any:
-    """Return what a config says, at its top, or in the sections `model` and `algo`."""
-    for place in (config, _section(config, "model"), _section(config, "algo")):
-        if place.get(name) is not None:
-            return place[name]
+    """Return a value of a config, from its top level or its sections `model` and `algo`."""
+    for section in (config, _section(config, "model"), _section(config, "algo")):
+        if section.get(name) is not None:
+            return section[name]
     return default
 
 

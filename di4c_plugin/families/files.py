@@ -1,4 +1,4 @@
-"""Weights out of the checkpoints of image programs, by the names of their networks."""
+"""Weights in the checkpoints of image programs, by the names of their networks."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,7 +20,7 @@ def grid_weights(content: Content) -> Weights:
 def weights_of(state: Mapping[str, Any], origin: str, *, size: int | None = None) -> Weights:
     """Return the tensors of a state dict by the names of the program's network.
 
-    `size` is that of the file, of which they cannot be many times as much.
+    `size` is that of the file, in bytes; tensors of many times that size are refused.
     """
     tensors = {bare(str(k)): v.detach() for k, v in state.items() if isinstance(v, Tensor)}
     if size is not None:

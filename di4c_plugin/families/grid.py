@@ -1,7 +1,7 @@
 """A transformer over a square of codes with a class label, as a `Denoiser`.
 
-What MaskGIT and Halton-MaskGIT have in common: codes 0 ... K - 1, the mask K, which is a column of
-the logits as well and is never predicted here; a label or none; no time.
+Shared by MaskGIT and Halton-MaskGIT: codes 0 ... K - 1; the mask K, which has a column of logits
+but is never predicted here; an optional label; no time.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from di4c_plugin.networks.denoiser import NO_LABEL, NetworkDenoiser, normalise, 
 
 @dataclass(frozen=True)
 class GridSizes:
-    """What makes a transformer over a square of codes.
+    """The sizes of a transformer over a square of codes.
 
     Attributes:
         hidden: width.
@@ -57,7 +57,7 @@ class GridSizes:
 
     @property
     def hidden_size(self) -> int:
-        """H; see `di4c_plugin.networks.latent.Sizes` for this and what follows."""
+        """H; see `di4c_plugin.networks.latent.Sizes` for this and the next properties."""
         return self.hidden
 
     @property
@@ -72,7 +72,7 @@ class GridSizes:
 
     @property
     def num_norms(self) -> int:
-        """Two a block, and the last one."""
+        """Two for each block, and the last one."""
         return 2 * self.depth + 1
 
     @property
@@ -89,18 +89,18 @@ class GridDenoiser(NetworkDenoiser):
 
     Args:
         network: of the host.
-        process: masked diffusion with the mask K, as a token of K + 1 (as the hosts count) or as
-            the state beside K tokens.
+        process: masked diffusion with the mask K, as one of K + 1 tokens (as the hosts count) or
+            as an extra state beside K tokens.
         side: h = w; D = side^2.
         codes: K.
         classes: labels are 0 ... classes - 1, and -1 for none.
-        carry_over: whether revealed tokens are certain. False is the hosts': their networks are
-            trained to predict revealed positions too. Samplers keep what is revealed either way,
-            and losses are over masked positions; what differs is the target of Di4C's consistency
-            at positions that the teacher's step has just revealed: certain, or predicted anew.
+        carry_over: whether revealed tokens are certain. False as in the hosts, whose networks are
+            trained to predict revealed positions too. Samplers keep revealed tokens either way, and
+            losses are over masked positions; the difference is the target of Di4C's consistency
+            at positions that the teacher's step has just revealed: certain, or predicted again.
 
     Raises:
-        UserError: if the process is none for this code book.
+        UserError: if the process does not fit this code book.
     """
 
     def __init__(
@@ -124,9 +124,9 @@ class GridDenoiser(NetworkDenoiser):
 
     @property
     def head(self) -> Head | None:
-        """See `HiddenDenoiser.head`: one that gives logits as `forward` has them, or None.
+        """See `HiddenDenoiser.head`; None where its logits would differ from those of `forward`.
 
-        Losses by hidden states count revealed tokens as certain.
+        Losses from hidden states count revealed tokens as certain.
         """
         same = self.carry_over and self.process.num_tokens == self.codes + 1
         return super().head if same else None
@@ -137,8 +137,8 @@ class GridDenoiser(NetworkDenoiser):
         """See `Denoiser.__call__`; `cond` is -1 for no label.
 
         Raises:
-            UserError: for another number of positions; codes or labels that the network has not
-                are found on the CPU only (see `check_range`).
+            UserError: for another number of positions, and, on the CPU only (see `check_range`),
+                for codes or labels out of range.
         """
         logits = self.logits(x_t, t, cond, latent)[..., : self.process.num_tokens]
         x_t, t = repeated(len(logits), x_t, t)
@@ -153,14 +153,14 @@ class GridDenoiser(NetworkDenoiser):
         return self.network(*self.arguments(x_t, cond), **options)
 
     def arguments(self, x_t: Tensor, cond: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the host's network takes: codes (B, h, w), labels (B,), whether to drop."""
+        """Return the host network's inputs: codes (B, h, w), labels (B,), whether to drop (B,)."""
         self.check(x_t, cond)
         if cond is None:
             cond = torch.full((len(x_t),), NO_LABEL, device=x_t.device)
         return x_t.reshape(-1, self.side, self.side), cond.clamp(min=0), cond == NO_LABEL
 
     def check(self, x_t: Tensor, cond: Tensor | None) -> None:
-        """Refuse what the network was not made for; errors as `forward`."""
+        """Refuse inputs that the network cannot take; errors as `forward`."""
         if x_t.shape[1] != self.side**2:
             raise UserError(
                 f"x has {x_t.shape[1]} positions: this network has {self.side} x {self.side}"
@@ -173,7 +173,7 @@ class GridDenoiser(NetworkDenoiser):
 class GridNetworks(Family[Sizes], Generic[Sizes]):
     """See `Family`."""
 
-    made: ClassVar[type[GridDenoiser]] = GridDenoiser
+    denoiser_class: ClassVar[type[GridDenoiser]] = GridDenoiser
     said: ClassVar[Mapping[str, Any]] = {
         "heads": int | None,
         "dropout": float | None,
@@ -191,7 +191,7 @@ class GridNetworks(Family[Sizes], Generic[Sizes]):
 
     def wrap(self, network: nn.Module, sizes: Sizes, process: Process) -> GridDenoiser:
         """See `Family.wrap`."""
-        return self.made(
+        return self.denoiser_class(
             network,
             process,
             side=sizes.side,
@@ -201,15 +201,16 @@ class GridNetworks(Family[Sizes], Generic[Sizes]):
         )
 
 
-def given(**options: Any) -> dict[str, Any]:
+def not_none(**options: Any) -> dict[str, Any]:
     """Return the options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def check_range(values: Tensor, low: int, high: int, what: str) -> None:
-    """Refuse values outside low ... high; data are checked by this when they are read.
+    """Refuse values outside low ... high.
 
-    Of tensors on a GPU nothing is checked here: it would wait for the device at every call.
+    Tensors on a GPU are not checked: each call would wait for the device. Data are checked when
+    they are read.
 
     Raises:
         UserError: naming the values and the range.

@@ -1,8 +1,8 @@
 """Halton-MaskGIT (Besnier et al. 2025): its DiT-like `Transformer` as teacher and student.
 
 A sequence of D codes and registers; the class scales and shifts (adaLN) every normalised input.
-A latent by `token` is appended behind the registers; by `adaln` it scales and shifts what is
-normalised before the class does. It may enter late.
+The latent `token` is appended after the registers; `adaln` scales and shifts each normalised input
+before the class does. A latent may enter late.
 """
 
 from dataclasses import dataclass, replace
@@ -15,20 +15,20 @@ from di4c_plugin.checkpoints.content import Content
 from di4c_plugin.checkpoints.weights import Weights, fingerprint
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.grid import GridNetworks, GridSizes, given
+from di4c_plugin.families.grid import GridNetworks, GridSizes, not_none
 from di4c_plugin.families.importing import host_module
 from di4c_plugin.families.sizing import check_heads, known_heads
 from di4c_plugin.networks.attach import exact_head
 from di4c_plugin.networks.doors import Names
 
-# By width and depth, the heads of the host's --vit-size tiny ... xlarge: no weight tells them.
+# Heads by (width, depth), of the host's --vit-size tiny ... xlarge; weights do not determine them.
 HEADS = {(384, 6): 6, (512, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16}
 TIED = ("tok_emb.weight", "head.weight")
 
 
 @dataclass(frozen=True)
 class HaltonSizes(GridSizes):
-    """What makes a `Transformer`; `registers` are tokens that belong to no position."""
+    """The sizes of a `Transformer`; `registers` are tokens that belong to no position."""
 
     registers: int = 1
 
@@ -61,7 +61,7 @@ class HaltonNetworks(GridNetworks[HaltonSizes]):
     }
 
     def weights_in(self, content: Content, *, ema: bool = True) -> Weights:
-        """See `Family.weights_in`; of the tied weights files of safetensors may have but one."""
+        """See `Family.weights_in`; safetensors files may have only one of the tied weights."""
         weights = super().weights_in(content, ema=ema)
         tied = [weights.tensors[name] for name in TIED if name in weights.tensors]
         if len(tied) != 1:
@@ -69,7 +69,7 @@ class HaltonNetworks(GridNetworks[HaltonSizes]):
         tensors = weights.tensors | dict.fromkeys(TIED, tied[0])
         return replace(weights, tensors=tensors, fingerprint=fingerprint(tensors))
 
-    def sizes(self, weights: Weights, **said: Any) -> HaltonSizes:
+    def sizes(self, weights: Weights, **options: Any) -> HaltonSizes:
         """See `Family.sizes`."""
         tensors, origin = weights.tensors, weights.origin
         if "in_proj.weight" in tensors:  # its forward pass is an error of einops
@@ -81,11 +81,11 @@ class HaltonNetworks(GridNetworks[HaltonSizes]):
             codes=rows - 1,
             side=isqrt(len(tensors["pos_emb.weight"])),
             depth=depth,
-            heads=said.get("heads") or known_heads(HEADS, hidden, depth, origin),
+            heads=options.get("heads") or known_heads(HEADS, hidden, depth, origin),
             mlp=len(tensors["transformer.layers.0.ff.w1.weight"]),
             classes=len(tensors["cls_emb.weight"]) - 1,
             registers=len(tensors.get("reg_tokens.weight", ())),
-            **given(dropout=said.get("dropout"), carry_over=said.get("carry_over")),
+            **not_none(dropout=options.get("dropout"), carry_over=options.get("carry_over")),
         )
 
     def build(self, sizes: HaltonSizes, process: Process | None = None) -> nn.Module:

@@ -2,9 +2,9 @@ r"""tauLDR's prediction: a logistic distribution over pixel values, cut into S b
 
 The truncated logistic of D3PM (Austin et al. 2021, arXiv 2107.03006, appendix) over [-1, 1]: bin i
 has the logit log(F(right edge) - F(left edge)), F(x) = sigmoid((x - mu) / scale), with
-1 / scale = exp(2 - s). What falls outside [-1, 1] is left out, so these are no log-probabilities
-yet. It is evaluated in the host's own order, rounding included: where F is almost 1, a bin's logit
-is known to a few per cent only (6e-8 of eps), and a better way would be another function.
+1 / scale = exp(2 - s). The mass outside [-1, 1] is dropped, so the logits are not normalised. They
+are evaluated in the host's order of operations, with its rounding: where F is almost 1, a bin's
+logit is accurate to a few per cent only, and a better formula would be another function.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """MaskGIT-pytorch v1 (Besnier & Chen 2023): its `MaskTransformer` as teacher and student.
 
-A sequence of D codes and one class token; the last layer is the table of embeddings, with a bias of
-each position's own, so that there is no head in the sense of `HiddenDenoiser` (nor need: there are
-about a thousand codes). A latent by `token` is the official Di4C's layout: behind the class token.
+A sequence of D codes and one class token. The last layer is the table of embeddings with a bias for
+each position, so there is no head in the sense of `HiddenDenoiser` (and with about a thousand codes
+no need). The latent `token` has the official Di4C's layout: after the class token.
 """
 
 from collections.abc import Mapping
@@ -19,21 +19,21 @@ from di4c_plugin.checkpoints.content import Content
 from di4c_plugin.checkpoints.weights import Weights, fingerprint
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.grid import GridDenoiser, GridNetworks, GridSizes, given
+from di4c_plugin.families.grid import GridDenoiser, GridNetworks, GridSizes, not_none
 from di4c_plugin.families.importing import host_module
 from di4c_plugin.families.sizing import check_heads, known_heads
 from di4c_plugin.networks.doors import Names
 
-# By width and depth, the heads of the host's --vit-size base, big, huge: no weight tells them.
+# Heads by (width, depth), of the host's --vit-size base, big, huge; weights do not determine them.
 HEADS = {(768, 24): 16, (1024, 32): 16, (1024, 48): 16}
-CLASSES = 1000  # the host makes no other
-# What ReDi (Yoo et al. 2025) adds: weights of its loss, and of positions that start at random.
+CLASSES = 1000  # the host's only number
+# Added by ReDi (Yoo et al. 2025): weights of its loss, and of positions that start at random.
 REDI = ("reweight", "rand_token")
 
 
 @dataclass(frozen=True)
 class MaskGITSizes(GridSizes):
-    """What makes a `MaskTransformer`."""
+    """The sizes of a `MaskTransformer`."""
 
     dropout: float = 0.1
 
@@ -42,21 +42,21 @@ class MaskGITSizes(GridSizes):
 
 
 class Tap:
-    """A hook that takes the hidden states, and leaves no rows to the host's own last product."""
+    """A hook that captures the hidden states, and passes no rows to the host's last product."""
 
     def __init__(self) -> None:
         self.on = False
         self.h = torch.empty(0)
 
     def __call__(self, module: nn.Module, args: Any, h: Tensor) -> Tensor | None:
-        """Take h (n B, L, H) while on."""
+        """Capture h (n B, L, H) while on."""
         if not self.on:
             return None
         self.h = h
         return h[:0]
 
     def take(self) -> Tensor:
-        """Return what was taken, and let it go."""
+        """Return the captured states, and release them."""
         h, self.h = self.h, torch.empty(0)
         return h
 
@@ -81,7 +81,7 @@ class MaskGITDenoiser(GridDenoiser):
 class MaskGITNetworks(GridNetworks[MaskGITSizes]):
     """See `GridNetworks`. A latent cannot enter late: no block is called."""
 
-    name, made, made_of = "maskgit", MaskGITDenoiser, MaskGITSizes
+    name, denoiser_class, made_of = "maskgit", MaskGITDenoiser, MaskGITSizes
     title, mark = "MaskGIT-pytorch v1", "first_layer.0.weight"
     said: ClassVar[Mapping[str, Any]] = {
         **GridNetworks.said,
@@ -96,30 +96,30 @@ class MaskGITNetworks(GridNetworks[MaskGITSizes]):
     }
 
     def weights_in(self, content: Content, *, ema: bool = True) -> Weights:
-        """See `Family.weights_in`; parts that only ReDi's training and start use are left out."""
+        """See `Family.weights_in`; weights that only ReDi's training and start use are dropped."""
         weights = super().weights_in(content, ema=ema)
-        kept = {k: v for k, v in weights.tensors.items() if not k.startswith(REDI)}
-        if len(kept) == len(weights.tensors):
+        tensors = {k: v for k, v in weights.tensors.items() if not k.startswith(REDI)}
+        if len(tensors) == len(weights.tensors):
             return weights
         parts = " and ".join(REDI)
         announce_once(f"{weights.origin} is of ReDi: its {parts} are left out, all starts masked")
-        return replace(weights, tensors=kept, fingerprint=fingerprint(kept))
+        return replace(weights, tensors=tensors, fingerprint=fingerprint(tensors))
 
-    def sizes(self, weights: Weights, **said: Any) -> MaskGITSizes:
+    def sizes(self, weights: Weights, **options: Any) -> MaskGITSizes:
         """See `Family.sizes` and `count`."""
         tensors = weights.tensors
         rows, hidden = tensors["tok_emb.weight"].shape
-        codes, classes = count(rows, said.get("codes"), said.get("classes"), weights.origin)
+        codes, classes = count(rows, options.get("codes"), options.get("classes"), weights.origin)
         depth = sum(name.endswith(".1.norm.weight") for name in tensors)
         return MaskGITSizes(
             hidden=hidden,
             codes=codes,
             side=isqrt(tensors["pos_emb"].shape[1] - 1),
             depth=depth,
-            heads=said.get("heads") or known_heads(HEADS, hidden, depth, weights.origin),
+            heads=options.get("heads") or known_heads(HEADS, hidden, depth, weights.origin),
             mlp=len(tensors["transformer.layers.0.1.fn.net.0.weight"]),
             classes=classes,
-            **given(dropout=said.get("dropout"), carry_over=said.get("carry_over")),
+            **not_none(dropout=options.get("dropout"), carry_over=options.get("carry_over")),
         )
 
     def build(self, sizes: MaskGITSizes, process: Process | None = None) -> nn.Module:
@@ -129,7 +129,7 @@ class MaskGITNetworks(GridNetworks[MaskGITSizes]):
         network: nn.Module = kind(
             hidden_dim=sizes.hidden,
             codebook_size=sizes.codes,
-            f_factor=sizes.side,  # so it is called there
+            f_factor=sizes.side,  # the host's name for it
             depth=sizes.depth,
             heads=sizes.heads,
             mlp_dim=sizes.mlp,
@@ -150,12 +150,12 @@ class MaskGITNetworks(GridNetworks[MaskGITSizes]):
 def count(rows: int, codes: int | None, classes: int | None, origin: str) -> tuple[int, int]:
     """Return the numbers of codes and classes of a table with `rows` embeddings.
 
-    Weights tell their sum alone, beside the mask and "no class". Who says codes need not say
-    classes; who says neither gets the 1000 classes that the host makes, and codes that nobody said
-    must be as many as a code book has, a power of two.
+    Weights determine only their sum (with the mask and "no class"). From the codes the classes
+    follow; without both, there are 1000 classes, as in the host. Inferred codes must be a power of
+    two, as in code books.
 
     Raises:
-        UserError: for numbers that do not go together, or must be said.
+        UserError: for numbers that do not add up, or cannot be inferred.
     """
     if codes is None:
         classes = classes or CLASSES
@@ -175,7 +175,7 @@ def count(rows: int, codes: int | None, classes: int | None, origin: str) -> tup
 
 
 def drop_attention_maps(network: nn.Module) -> None:
-    """Have no maps (B, L, L) of attention computed, which the host's transformer only collects."""
+    """Skip the attention maps (B, L, L), which the host's transformer only collects."""
     for part in network.modules():
         if isinstance(part, nn.MultiheadAttention):
             part.register_forward_pre_hook(_without_map, with_kwargs=True)

@@ -1,4 +1,4 @@
-"""Which families of networks there are: those of the registered hosts."""
+"""The known families of networks: those of the registered hosts."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 
 def families() -> "dict[str, Family[Any]]":
     """Return the families of the registered hosts, by name."""
-    found: dict[str, Family[Any]] = {}
+    by_name: dict[str, Family[Any]] = {}
     for host in names_of("host"):
         family = lookup("host", host).family
-        found.setdefault(family.name, family)
-    return found
+        by_name.setdefault(family.name, family)
+    return by_name
 
 
 def family_named(kind: Any, origin: str) -> "Family[Any]":
     """Return the family of that name; raises UserError."""
-    found = families()
-    if kind not in found:
+    by_name = families()
+    if kind not in by_name:
         raise UserError(f"{origin} has an unknown kind of network, {quoted(kind)}")
-    return found[kind]
+    return by_name[kind]
 
 
 def family_of(content: Content) -> "Family[Any]":
     """Return the family whose network a file holds.
 
     Raises:
-        UserError: for none of those that there are.
+        UserError: if no known family has it.
     """
     if content.description is not None:
         return family_named(content.description.get("kind", "transformer"), content.origin)
@@ -44,5 +44,5 @@ def family_with(names: Sequence[str], origin: str) -> "Family[Any]":
     for family in families().values():
         if family.holds(names):
             return family
-    known = ", ".join(family.title for family in families().values())
-    raise UserError(f"{origin} holds no weights of a network that we know: {known}")
+    titles = ", ".join(family.title for family in families().values())
+    raise UserError(f"{origin} holds no weights of a network that we know: {titles}")

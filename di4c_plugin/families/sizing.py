@@ -1,4 +1,4 @@
-"""What no weight tells of a transformer: the number of its attention heads."""
+"""The number of attention heads of a transformer, which its weights do not determine."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from di4c_plugin.errors import UserError
 
 
 def known_heads(table: Mapping[tuple[int, int], int], hidden: int, depth: int, origin: str) -> int:
-    """Return the number of heads of a size that the host names, by width and depth.
+    """Return the number of heads of one of the host's named sizes, by width and depth.
 
     Raises:
         UserError: for another size.

@@ -1,9 +1,9 @@
 """tauLDR (Campbell et al. 2022): its U-Net over pixel values as teacher and student.
 
-The network is the U-Net alone: the host's model around it swaps weights in `eval()`, and keeps its
-rate matrices where `.to()` does not find them; here `logistic` makes logits of what the U-Net
-returns, and the process is `DiscretisedGaussian`, which follows its arguments' device. Use fp32, as
-the host does: bf16 cannot tell 256 levels apart, and the U-Net adds its input to its output.
+The network is the U-Net alone: the host's model around it swaps weights in `eval()`, and has rate
+matrices that `.to()` does not move. Here `logistic` turns the U-Net's output into logits, and the
+process is `DiscretisedGaussian`, which follows its arguments' device. Use fp32, as the host does:
+bf16 cannot resolve 256 levels, and the U-Net adds its input to its output.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.base import Family
-from di4c_plugin.families.grid import check_range, given
+from di4c_plugin.families.grid import check_range, not_none
 from di4c_plugin.families.importing import host_module
 from di4c_plugin.families.logistic import logistic_logits
 from di4c_plugin.families.tauldr_files import read_config, run_weights
@@ -34,13 +34,13 @@ PROCESS = ("rate_sigma", "q_sigma", "time_exponential", "time_base")
 
 @dataclass(frozen=True)
 class TauLDRSizes:
-    """What makes a U-Net and its process; by default what weights do not tell is as released.
+    """The sizes of a U-Net and its process; the defaults are those of the released model.
 
     Attributes:
-        layout: what the weights tell.
+        layout: the sizes that the weights determine.
         shape: of an image, (C, H, W); D = C H W.
         num_tokens: S, levels of a pixel.
-        data_min_max: levels that become -1 and 1.
+        data_min_max: levels that are mapped to -1 and 1.
     """
 
     layout: Layout
@@ -86,8 +86,8 @@ class TauLDRDenoiser(NetworkDenoiser):
         """Return the logits of the truncated logistic, (n B, D, S), fp32.
 
         Raises:
-            UserError: for labels, or another number of positions; levels that the network has not
-                are found on the CPU only (see `check_range`).
+            UserError: for labels, for another number of positions, and, on the CPU only (see
+                `check_range`), for levels out of range.
         """
         self.check(x_t, cond)
         options = {} if latent is None else {"latent": latent}
@@ -96,7 +96,7 @@ class TauLDRDenoiser(NetworkDenoiser):
         return logistic_logits(mu, s, self.process.num_tokens, fix=self.fix)
 
     def check(self, x_t: Tensor, cond: Tensor | None) -> None:
-        """Refuse what the network was not made for; errors as `logits`."""
+        """Refuse inputs that the network cannot take; errors as `logits`."""
         if x_t.shape[1] != prod(self.shape):
             size = " x ".join(map(str, self.shape))
             raise UserError(f"x has {x_t.shape[1]} positions: this network has {size}")
@@ -106,7 +106,7 @@ class TauLDRDenoiser(NetworkDenoiser):
 
 
 class TauLDRNetworks(Family[TauLDRSizes]):
-    """See `Family`; of the sizes the user may say `config` (data and model) and `dropout`."""
+    """See `Family`; its options are `config` (data and model) and `dropout`."""
 
     name, made_of = "tauldr", TauLDRSizes
     title, mark = "tauLDR's U-Net", "temb_modules.0.weight"
@@ -120,12 +120,12 @@ class TauLDRNetworks(Family[TauLDRSizes]):
         """See `Family.weights_in`."""
         return run_weights(content, ema=ema)
 
-    def sizes(self, weights: Weights, **said: Any) -> TauLDRSizes:
+    def sizes(self, weights: Weights, **options: Any) -> TauLDRSizes:
         """See `Family.sizes`; `config` is a mapping, or the path of the program's file."""
         layout = layout_of(weights.tensors)
-        config = said.get("config") or weights.config
+        config = options.get("config") or weights.config
         config = read_config(Path(config)) if isinstance(config, str) else config
-        dropout = given(dropout=said.get("dropout"))
+        dropout = not_none(dropout=options.get("dropout"))
         if config:
             return replace(sizes_of_config(config, layout, weights.origin), **dropout)
         if layout == RELEASED:
@@ -180,23 +180,23 @@ class TauLDRNetworks(Family[TauLDRSizes]):
 
 
 def sizes_of_config(config: Mapping[str, Any], layout: Layout, origin: str) -> TauLDRSizes:
-    """Return the sizes that the host's config adds to those of the weights.
+    """Return the sizes, of which the host's config adds those that the weights do not determine.
 
     Raises:
         UserError: if one is missing.
     """
     try:
         data, model = config["data"], config["model"]
-        said = {name: model[name.replace("q_", "Q_")] for name in PROCESS}
-        said |= {name: model[name] for name in MODEL}
-        said |= {"layout": layout, "shape": data["shape"], "num_tokens": data["S"]}
+        values = {name: model[name.replace("q_", "Q_")] for name in PROCESS}
+        values |= {name: model[name] for name in MODEL}
+        values |= {"layout": layout, "shape": data["shape"], "num_tokens": data["S"]}
     except (KeyError, TypeError) as error:
         raise UserError(f"the config of {origin} says no {error}") from error
-    return sizes_of(TauLDRSizes, said, f"the config of {origin}")
+    return sizes_of(TauLDRSizes, values, f"the config of {origin}")
 
 
 def check_shape(sizes: TauLDRSizes) -> None:
-    """Refuse images that the U-Net cannot halve as often as it does; raises UserError."""
+    """Refuse images that the U-Net cannot halve at each of its scales; raises UserError."""
     channels, *sides = sizes.shape
     factor = 2 ** (len(sizes.layout.widths) - 1)
     if channels != sizes.layout.inputs or any(side % factor for side in sides):

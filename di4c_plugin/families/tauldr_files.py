@@ -1,4 +1,4 @@
-"""Weights and config out of tauLDR's runs: moving averages under the names of the U-Net."""
+"""Weights and config from tauLDR's runs: moving averages under the names of the U-Net."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,8 +19,8 @@ AVERAGES = "ema_shadow_params"
 def run_weights(content: Content, *, ema: bool = True) -> Weights:
     """Return the weights in a checkpoint of tauLDR or of the official Di4C, on the CPU.
 
-    They are named as the U-Net's (`input_conv.weight`), and are the moving averages where there are
-    some; `config` is that of ../config/config_001.yaml, where the host leaves it, or empty;
+    They have the U-Net's names (`input_conv.weight`), and are the moving averages where there are
+    some; `config` is that of ../config/config_001.yaml, where the host writes it, or empty;
     `latent` is {"name": "unet"} for a student.
 
     Raises:
@@ -33,16 +33,14 @@ def run_weights(content: Content, *, ema: bool = True) -> Weights:
 
 
 def unet_tensors(state: Mapping[str, Any], origin: str, ema: bool) -> dict[str, Tensor]:
-    """Return a model's tensors, or the averages of them: a list in the order of the tensors.
-
-    That is the file's own order: a student's layers may lie in another one here.
+    """Return a model's tensors, or their averages, which a file lists in the order of its tensors.
 
     Raises:
-        UserError: if the averages are not of these tensors.
+        UserError: if the averages do not match the tensors.
     """
     tensors = {bare(str(k)): v for k, v in state.items() if isinstance(v, Tensor)}
     tensors = {name.removeprefix("net."): value for name, value in tensors.items()}
-    # Averages that a method has kept of its own are none of the host's, and not averaged again.
+    # A method's own averages are not the host's, and are not averaged again.
     tensors = {k: v for k, v in tensors.items() if not k.startswith("di4c_averages.")}
     averages = list(state.get(AVERAGES) or ())
     if not ema or not averages:
@@ -56,7 +54,7 @@ def unet_tensors(state: Mapping[str, Any], origin: str, ema: bool) -> dict[str, 
 
 
 def of_student(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out further networks, which a method has trained beside the student."""
+    """Drop the other networks that a method has trained beside the student."""
     return {name: value for name, value in tensors.items() if not name.startswith("di4c_")}
 
 

@@ -16,7 +16,7 @@ from di4c_plugin.networks.transformer import Transformer, TransformerConfig
 
 
 class TransformerNetworks(Family[TransformerConfig]):
-    """See `Family`; its files are ours, and say everything of a model."""
+    """See `Family`; its files are ours, and describe a model completely."""
 
     name, made_of = "transformer", TransformerConfig
     title, mark = "the built-in transformer", "patch_in.weight"
@@ -26,7 +26,7 @@ class TransformerNetworks(Family[TransformerConfig]):
         """See `Family.weights_in`: there are no other files than ours."""
         raise UserError(f"{content.origin} was not written by di4c: it has no description")
 
-    def sizes(self, weights: Weights, **said: Any) -> TransformerConfig:
+    def sizes(self, weights: Weights, **options: Any) -> TransformerConfig:
         """See `Family.sizes`: they stand in the file."""
         raise UserError(f"{weights.origin} does not say the sizes of its network")
 
@@ -37,11 +37,11 @@ class TransformerNetworks(Family[TransformerConfig]):
 
     def build(self, sizes: TransformerConfig, process: Process) -> nn.Module:
         """See `Family.build`; raises UserError for a process on other states."""
-        known = (sizes.num_tokens, sizes.num_states)
+        expected = (sizes.num_tokens, sizes.num_states)
         masks = (None, getattr(process, "mask", None))
-        if (process.num_tokens, process.num_states) != known or sizes.mask not in masks:
+        if (process.num_tokens, process.num_states) != expected or sizes.mask not in masks:
             raise UserError(
-                f"the network has {known[0]} tokens, {known[1]} states, and the process "
+                f"the network has {expected[0]} tokens, {expected[1]} states, and the process "
                 f"{process.num_tokens} and {process.num_states}"
             )
         return Transformer(sizes)
@@ -53,7 +53,7 @@ class TransformerNetworks(Family[TransformerConfig]):
         sizes: TransformerConfig,
         process: Process,
     ) -> None:
-        """See `Family.let_latent_in`: this network knows of latents, and needs no hooks."""
+        """See `Family.let_latent_in`: this network takes latents itself, and needs no hooks."""
         assert isinstance(network, Transformer)
         if latent.get("doors"):
             raise UserError("latent.doors is for networks of others: the built-in one has its own")

@@ -30,10 +30,10 @@ SILU_RMS = 0.596
 
 
 class UNetLatent:
-    """The hooks of one U-Net; what they hold lives from the start of a forward pass to its end.
+    """The hooks of one U-Net; their state lives from the start of a forward pass to its end.
 
     Args:
-        network: gets the layers of the latent, as its own and its residual blocks'.
+        network: gets the layers of the latent, itself and in its residual blocks.
         std: initial standard deviation of what dense1 adds to a feature. The official 0 is a
             saddle, where all lambda get the same gradient.
     """
@@ -45,11 +45,14 @@ class UNetLatent:
         size = parts.temb_modules[0].in_features
         self.parts, self.size, self.scale = parts, size, parts.time_scale_factor
         middle = parts.middle_modules[0].conv0.in_channels
-        parts.tlam_mix, parts.lemb_modules = made(2 * size, size, 0.5**0.5), two_layers(size)
-        parts.h_t_lam_mix = made(2 * size + middle, size, 0.5**0.5)
+        parts.tlam_mix, parts.lemb_modules = (
+            scaled_linear(2 * size, size, 0.5**0.5),
+            two_layers(size),
+        )
+        parts.h_t_lam_mix = scaled_linear(2 * size + middle, size, 0.5**0.5)
         parts.hlemb_modules = two_layers(size)
         for block in residual_blocks(network):
-            block.dense1 = made(4 * size, block.dense0.out_features, SILU_RMS, std)
+            block.dense1 = scaled_linear(4 * size, block.dense0.out_features, SILU_RMS, std)
             # After dense0's, in the official order: the same sums, rounding included.
             block.groupnorm1.register_forward_pre_hook(partial(self.added, block.dense1))
         self.clear()
@@ -62,7 +65,7 @@ class UNetLatent:
         self.features = self.code = torch.empty(0)
 
     def begin(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        """Take `latent` from the arguments; missing, it is drawn for each example.
+        """Take `latent` from the arguments; without it, one is drawn for each example.
 
         With n latents for each row, all arguments are repeated.
         """
@@ -74,18 +77,18 @@ class UNetLatent:
         if len(latent) % len(x):
             raise UserError(f"{len(latent)} latents for {len(x)} examples: each needs equally many")
         x, t = repeated(len(latent), x, t)
-        both = (sinusoid(v, self.size, scale=self.scale) for v in (latent, t.unsqueeze(-1)))
-        self.features = torch.cat([*both], 1)
+        embeddings = (sinusoid(v, self.size, scale=self.scale) for v in (latent, t.unsqueeze(-1)))
+        self.features = torch.cat([*embeddings], 1)
         self.code = embedded(self.features, self.parts.tlam_mix, self.parts.lemb_modules)
         return (x, t), kwargs
 
     def middle(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Go on with the embedding that has seen the down path's output (B, C, H, W)."""
-        seen = torch.cat([self.features, args[0].mean(3).mean(2)], 1)
-        self.code = embedded(seen, self.parts.h_t_lam_mix, self.parts.hlemb_modules)
+        """Switch to the embedding of the down path's output (B, C, H, W)."""
+        features = torch.cat([self.features, args[0].mean(3).mean(2)], 1)
+        self.code = embedded(features, self.parts.h_t_lam_mix, self.parts.hlemb_modules)
 
     def added(self, dense1: nn.Module, module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        """Add the latent's part to a block's features (B, C, H, W), where that of the time is."""
+        """Add the latent's part to a block's features (B, C, H, W), beside that of the time."""
         return (args[0] + dense1(self.code)[:, :, None, None],)
 
     def end(self, network: nn.Module, args: Any, output: Any) -> None:
@@ -120,7 +123,7 @@ def let_latent_in(network: nn.Module, latent: Mapping[str, Any]) -> None:
 
 
 def residual_blocks(network: nn.Module) -> list[Any]:
-    """Return the blocks that add something of the time."""
+    """Return the blocks with an input for the time."""
     return [block for block in network.modules() if hasattr(block, "dense0")]
 
 
@@ -133,10 +136,12 @@ def embedded(features: Tensor, mix: nn.Module, layers: Any) -> Tensor:
 
 def two_layers(size: int) -> nn.ModuleList:
     """Return the layers E to 4 E to 4 E of an embedding."""
-    return nn.ModuleList([made(size, 4 * size, SILU_RMS), made(4 * size, 4 * size, SILU_RMS)])
+    return nn.ModuleList(
+        [scaled_linear(size, 4 * size, SILU_RMS), scaled_linear(4 * size, 4 * size, SILU_RMS)]
+    )
 
 
-def made(size: int, out: int, rms: float, std: float = 1.0) -> nn.Linear:
+def scaled_linear(size: int, out: int, rms: float, std: float = 1.0) -> nn.Linear:
     """Return a layer whose output has standard deviation `std` for inputs of that size."""
     layer = nn.Linear(size, out)
     nn.init.normal_(layer.weight, std=std / (rms * size**0.5))

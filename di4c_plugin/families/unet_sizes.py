@@ -1,4 +1,4 @@
-"""What the weights of tauLDR's U-Net tell of its layout."""
+"""The layout of tauLDR's U-Net, from its weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

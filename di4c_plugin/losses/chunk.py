@@ -1,4 +1,4 @@
-"""One chunk of the terms of Di4C: c positions, whose tokens are summed over at once."""
+"""The terms of Di4C for one chunk of c positions."""
 
 from dataclasses import dataclass
 
@@ -13,15 +13,15 @@ from di4c_plugin.networks.predictions import Prediction
 
 @dataclass(frozen=True)
 class Targets:
-    """What the student is to predict at P positions.
+    """The student's targets at P positions.
 
     Attributes:
         x_0: clean tokens (J, P), int64.
-        teacher: its prediction at the student's states, of one lambda or several.
-        target: what stands for the student after the teacher's step, one prediction for each of the
-            N samples of it; None: no consistency terms.
-        u: U[0, 1) (N, P), float64, by which x_s^j is drawn from `target`; None without one.
-        x_s: these samples (N, P), where they are drawn already.
+        teacher: its prediction at the student's states, for one lambda or several.
+        target: predictions of the target network after the teacher's step, one for each of its N
+            samples; None: no consistency terms.
+        u: U[0, 1) (N, P), float64, which decides x_s^j ~ `target`; None without one.
+        x_s: these samples (N, P), if they are drawn already.
     """
 
     x_0: Tensor
@@ -33,7 +33,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class ChunkTargets:
-    """What `Targets` say of c positions: x_s is (N, c), q and q_s are log-marginals (c, S)."""
+    """`Targets` at c positions: x_s is (N, c), q and q_s are log-marginals (c, S)."""
 
     x_0: Tensor
     q: Tensor
@@ -62,15 +62,15 @@ def chunk_targets(targets: Targets, part: slice) -> ChunkTargets:
         return ChunkTargets(x_0, q, x_s, log_mean_exp(log_p_s))
 
 
-def chunk_terms(log_p: Tensor, active: Tensor, of: ChunkTargets) -> list[Tensor]:
+def chunk_terms(log_p: Tensor, active: Tensor, targets: ChunkTargets) -> list[Tensor]:
     """Return the fields of `PositionTerms` for log_p (N, c, S); inactive positions give 0."""
     bar = log_mean_exp(log_p)
-    entropy = (of.q.exp() * of.q).sum(-1)
-    # One product instead of a tensor of (N, c, S); it wants equal dtypes.
-    cross = torch.einsum("cs,ncs->c", of.q.exp().to(log_p.dtype), log_p) / len(log_p)
-    terms = [pick(log_p, of.x_0), entropy - cross, kl(of.q, bar)]
-    if of.x_s is not None and of.q_s is not None:
-        terms += [pick(log_p, of.x_s), kl(of.q_s, bar)]
+    entropy = (targets.q.exp() * targets.q).sum(-1)
+    # One product instead of a tensor of (N, c, S); it needs equal dtypes.
+    cross = torch.einsum("cs,ncs->c", targets.q.exp().to(log_p.dtype), log_p) / len(log_p)
+    terms = [pick(log_p, targets.x_0), entropy - cross, kl(targets.q, bar)]
+    if targets.x_s is not None and targets.q_s is not None:
+        terms += [pick(log_p, targets.x_s), kl(targets.q_s, bar)]
     return [term.where(active, 0) for term in terms]
 
 

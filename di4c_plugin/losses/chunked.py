@@ -1,14 +1,14 @@
-r"""The terms chunk by chunk with a backward pass by hand, of hidden states and a head.
+r"""The terms chunk by chunk with an analytic backward pass, from hidden states and a head.
 
 With L = log p (N, c, S) of a chunk, w_n = p_n / \sum_m p_m and upstream gradients g of the terms,
 
     dLoss/dL[n] = -w_n (g_data q + g_consis q_s) - g_distil q / N + g_ell at the targets =: A,
     dLoss/dlogits = A - p \sum_s A,
 
-so a chunk needs its logits once more and nothing else: between the passes only h, the targets and
-the drawn x_s are kept. Gradients of the head accumulate in place. The gradient could not be taken
-in the forward pass already: g_ell, a softmax over lambda of sums over all positions, is known only
-after every chunk.
+so the backward pass only needs a chunk's logits again: between the passes only h, the targets and
+the drawn x_s are kept. Gradients of the head accumulate in place. They cannot be computed in the
+forward pass: g_ell, a softmax over lambda of sums over all positions, is known only after the last
+chunk.
 """
 
 from dataclasses import replace
@@ -47,12 +47,12 @@ class _Chunked(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         terms, x_s = Filled(student.h.shape[1]), Filled(student.h.shape[1])
         for part in parts:
-            of = chunk_targets(targets, part)
-            x_s.put(part, [] if of.x_s is None else [of.x_s])
-            terms.put(part, chunk_terms(student.log_p(part), student.active(part), of))
-        drawn = x_s.whole[0] if x_s.whole else None
+            chunk = chunk_targets(targets, part)
+            x_s.put(part, [] if chunk.x_s is None else [chunk.x_s])
+            terms.put(part, chunk_terms(student.log_p(part), student.active(part), chunk))
+        drawn = x_s.tensors[0] if x_s.tensors else None
         ctx.student, ctx.targets, ctx.parts = student, replace(targets, x_s=drawn), parts
-        return tuple(terms.whole)
+        return tuple(terms.tensors)
 
     @staticmethod
     @once_differentiable
@@ -64,25 +64,27 @@ class _Chunked(torch.autograd.Function):
         ]
         with torch.no_grad(), torch.autocast(student.h.device.type, enabled=False):
             for part in ctx.parts:
-                of = chunk_targets(ctx.targets, part)
+                chunk = chunk_targets(ctx.targets, part)
                 upstream = [g[..., part] for g in grads]
-                student.add_gradients(logit_gradient(student, part, of, upstream), part, sums)
+                student.add_gradients(logit_gradient(student, part, chunk, upstream), part, sums)
         return *sums, None, None, None
 
 
-def logit_gradient(student: Hidden, part: slice, of: ChunkTargets, grads: list[Tensor]) -> Tensor:
+def logit_gradient(
+    student: Hidden, part: slice, targets: ChunkTargets, grads: list[Tensor]
+) -> Tensor:
     """Return dLoss/dlogits, (N, c, S), from the upstream gradients of `chunk_terms`."""
     active, log_p = student.active(part), student.log_p(part)
     g_ell, g_distil, g_data, *g_consis = [g.to(log_p.dtype).where(active, 0) for g in grads]
-    q = of.q.exp().to(log_p.dtype)
+    q = targets.q.exp().to(log_p.dtype)
     dense = g_data.unsqueeze(-1) * q
-    if of.q_s is not None:
-        dense = torch.addcmul(dense, g_consis[1].unsqueeze(-1), of.q_s.exp().to(log_p.dtype))
+    if targets.q_s is not None:
+        dense = torch.addcmul(dense, g_consis[1].unsqueeze(-1), targets.q_s.exp().to(log_p.dtype))
     a = (log_p - log_p.logsumexp(0)).exp_().mul_(dense.neg_())
     a.sub_(q.mul_(g_distil.unsqueeze(-1) / len(log_p)))
-    scatter_add(a, of.x_0, g_ell)
-    if of.x_s is not None:
-        scatter_add(a, of.x_s, g_consis[0])
+    scatter_add(a, targets.x_0, g_ell)
+    if targets.x_s is not None:
+        scatter_add(a, targets.x_s, g_consis[0])
     total = a.sum(-1, keepdim=True)
     return a.addcmul_(log_p.exp_(), total, value=-1)
 

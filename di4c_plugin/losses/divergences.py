@@ -1,6 +1,6 @@
 r"""Divergences of a student's law p from a fixed target q at c positions, from log p and log q.
 
-Of SDTT (Deschenaux and Gulcehre 2024, arXiv 2410.21035); q has no gradient. They are given to
+From SDTT (Deschenaux and Gulcehre 2024, arXiv 2410.21035); q has no gradient. They are arguments of
 `di4c_plugin.losses.positions.position_sums`, and return (N, c) for log p and log q (N, c, S).
 """
 

@@ -1,10 +1,10 @@
 r"""The losses of D-MMD and its kin at c positions, functions of log-probabilities (N, c, S).
 
-With the student's p = p_{0|t}(. | z_t; lambda), and \phi and \theta what the auxiliary and the
-teacher predict at z_s (D-MMD, Hoogeboom et al. 2026, arXiv 2603.20155):
+With the student's p = p_{0|t}(. | z_t; lambda), and \phi and \theta the predictions of auxiliary
+and teacher at z_s (D-MMD, Hoogeboom et al. 2026, arXiv 2603.20155):
   generator  \sum_c p_c (\log \phi_c - \log \theta_c), whose gradient flows through p alone
   auxiliary  -\sum_c (x + \kappa \theta)_c \log \phi_c, x one-hot, or p in its place
-They are given to `di4c_plugin.losses.positions.position_sums`.
+They are arguments of `di4c_plugin.losses.positions.position_sums`.
 """
 
 import torch
@@ -44,10 +44,10 @@ def soft_cross_entropy(log_q: Tensor, log_phi: Tensor) -> Tensor:
 
 
 def sharpened(log_p: Tensor, temperature: float, top_p: float, penalty: float) -> Tensor:
-    r"""Return log p at a temperature, normalised, with tokens outside of the nucleus made unlikely.
+    r"""Return log p at a temperature, normalised, with tokens outside the nucleus made unlikely.
 
-    The nucleus is the fewest likeliest tokens that hold `top_p` of the tempered law. The others'
-    logits lose `penalty`: finite, for log-ratios to an impossible token are no loss to learn from.
+    The nucleus is the smallest set of likeliest tokens with mass `top_p` at this temperature.
+    `penalty` is subtracted from the other logits: finite, so that log-ratios stay finite too.
     """
     if temperature != 1:
         log_p = (log_p / temperature).log_softmax(-1)

@@ -1,9 +1,9 @@
-r"""Any function of log-probabilities at P positions, whole or by chunks of them.
+r"""Any function of log-probabilities at P positions, at once or by chunks of them.
 
 A loss such as \sum_c p_c (\log \phi_c - \log \theta_c) takes all S tokens of a position and one or
-several predictions. Where these are hidden states and heads, log p of c positions is formed at a
-time, once in the forward pass and once more in the backward pass, so that nothing of P x S numbers
-is ever there. Gradients of hidden states and heads are added up in place, in the head's precision.
+several predictions. From hidden states and heads, log p of c positions is formed at a time, once in
+the forward and once in the backward pass, so that a tensor of P x S numbers never exists. Gradients
+of hidden states and heads are added up in place, in the head's precision.
 
     def kl(part, log_q, log_p):
         return [(log_q.exp() * (log_q - log_p)).sum(-1).mean(0)]
@@ -36,18 +36,18 @@ def position_sums(
     implementation: str = "chunked",
     max_bytes: int = DEFAULT_BYTES,
 ) -> list[Tensor]:
-    """Return what `function` makes of the predictions at each of P positions.
+    """Return the values of `function` of the predictions at each of P positions.
 
     Args:
         function: called as function(part, *log_p) with a slice of the positions and log p of each
             prediction there, (N, c, S); returns one tensor (..., c) or several, each position's
-            values from that position alone. It must be the same function when it is called again
-            in the backward pass: let it close over random numbers, not draw them.
-        predictions: at the same P positions. Gradients go into them, and, by chunks, into nothing
-            else that `function` closes over. P = 0 gives values that are connected to them still.
+            values from that position alone. It is called again in the backward pass, with equal
+            results: let it close over random numbers, not draw them.
+        predictions: at the same P positions. By chunks, only they receive gradients, not what
+            `function` closes over. For P = 0 the values are still connected to them.
         implementation: "naive", all positions at once by autograd, "chunked", or "auto": by chunks
             where there are hidden states.
-        max_bytes: budget for what a chunk needs.
+        max_bytes: memory budget of a chunk.
 
     Returns:
         The tensors of `function` for all positions, each (..., P), outside autocast.
@@ -79,7 +79,7 @@ def chunks(positions: int, count: int, tokens: int, max_bytes: int) -> list[slic
 def by_chunks(
     function: Function, predictions: Sequence[Prediction], parts: list[slice]
 ) -> list[Tensor]:
-    """See `position_sums`; `parts` are all of the positions, in their order."""
+    """See `position_sums`; `parts` cover all positions, in order."""
     leaves = [leaf for p in predictions for leaf in p.leaves]
     return list(_Chunks.apply(function, predictions, parts, *leaves))  # type: ignore[no-untyped-call]
 
@@ -100,16 +100,16 @@ class _Chunks(torch.autograd.Function):
             values.put(part, function(part, *(p.log_p(part) for p in predictions)))
         ctx.function, ctx.predictions, ctx.parts = function, predictions, parts
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*(v for v in values.whole if not v.is_floating_point()))
-        return tuple(values.whole)
+        ctx.mark_non_differentiable(*(v for v in values.tensors if not v.is_floating_point()))
+        return tuple(values.tensors)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        wanted = iter(ctx.needs_input_grad[3:])
+        needed = iter(ctx.needs_input_grad[3:])
         sums = [
             [
-                torch.zeros_like(leaf) if next(wanted) and leaf is not None else None
+                torch.zeros_like(leaf) if next(needed) and leaf is not None else None
                 for leaf in p.leaves
             ]
             for p in ctx.predictions
@@ -118,7 +118,7 @@ class _Chunks(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for part in ctx.parts:
                 _add_gradients(ctx.function, ctx.predictions, part, grads, sums)
-        return None, None, None, *(s for own in sums for s in own)
+        return None, None, None, *(s for leaf_sums in sums for s in leaf_sums)
 
 
 def _add_gradients(
@@ -128,17 +128,17 @@ def _add_gradients(
     grads: Sequence[Tensor | None],
     sums: Sequence[Sequence[Tensor | None]],
 ) -> None:
-    """Add to the gradients of all leaves what the positions `part` give."""
+    """Add the gradients from the positions `part` to those of all leaves."""
     start = torch.zeros((), requires_grad=True)
     with torch.enable_grad():
-        # No list of log p: what the graph needs of it is all that is to stay.
+        # No list of log p: only what the graph needs may stay in memory.
         values = function(
             part,
             *(
-                p.log_p(part, partial(_Logits.apply, start, p, own))
-                if any(s is not None for s in own)
+                p.log_p(part, partial(_Logits.apply, start, p, leaf_sums))
+                if any(s is not None for s in leaf_sums)
                 else p.log_p(part).detach()
-                for p, own in zip(predictions, sums, strict=True)
+                for p, leaf_sums in zip(predictions, sums, strict=True)
             ),
         )
     pairs = [
@@ -152,7 +152,7 @@ def _add_gradients(
 
 
 class _Logits(torch.autograd.Function):
-    """Logits whose gradient is added to those of the leaves at once, and not kept."""
+    """Logits whose gradient is added to those of the leaves immediately, and not kept."""
 
     @staticmethod
     def forward(
@@ -175,17 +175,16 @@ class _Logits(torch.autograd.Function):
 class Filled:
     """Tensors (..., P) that are filled part by part.
 
-    Were the parts kept and joined in the end, they would lie between the memory of freed chunks,
-    which could then not be used again as a whole.
+    Parts that are joined at the end would fragment the memory of freed chunks.
     """
 
     def __init__(self, positions: int) -> None:
         self.positions = positions
-        self.whole: list[Tensor] = []
+        self.tensors: list[Tensor] = []
 
     def put(self, part: slice, values: Sequence[Tensor]) -> None:
         """Write values (..., c)."""
-        if not self.whole:
-            self.whole = [v.new_empty(*v.shape[:-1], self.positions) for v in values]
-        for whole, value in zip(self.whole, values, strict=True):
-            whole[..., part] = value
+        if not self.tensors:
+            self.tensors = [v.new_empty(*v.shape[:-1], self.positions) for v in values]
+        for tensor, value in zip(self.tensors, values, strict=True):
+            tensor[..., part] = value

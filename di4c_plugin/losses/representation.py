@@ -7,8 +7,8 @@ k(a, b) = exp(-\alpha |a - b|^2) (RS-MMD 2026, arXiv 2610.06648):
     a_b      = 2 / m^2 \sum_{i, j} k(y_i, z_{b,j})                        attraction
     c_{b b'} = 1 / (m (m - 1)) \sum_{i != j} k(z_{b,i}, z_{b',j})         repulsion
 
-With \rho = 1 it is minus the squared MMD, without its constant. a and c are kept by token (j of the
-first, i of the second), so that credit can be local. Rows of fewer than two positions have none.
+With \rho = 1 it is minus the squared MMD, without its constant. a and c are stored by token (j for
+a, i for c), so that credit can be local. Rows with fewer than two positions have no reward.
 """
 
 from dataclasses import dataclass
@@ -42,16 +42,16 @@ def similarities(
     m_fakes, b, d = fakes.shape[:3]
     a, c = fakes.new_zeros(m_fakes, b, d), fakes.new_zeros(m_fakes, m_fakes, b, d)
     for n, index in enumerate(selected):
-        at = index.nonzero().squeeze(-1)
-        m = len(at)
+        positions = index.nonzero().squeeze(-1)
+        m = len(positions)
         if m < 2:
             continue
         # Centred, for the distances of fp32.
-        mean = real[n, at].mean(0)
-        y, z = real[n, at] - mean, fakes[:, n, at] - mean
+        mean = real[n, positions].mean(0)
+        y, z = real[n, positions] - mean, fakes[:, n, positions] - mean
         size = max(1, max_bytes // (3 * y.element_size() * m_fakes**2 * m))
         for i in range(0, m, size):
-            part, rows = at[i : i + size], z[:, i : i + size]
+            part, rows = positions[i : i + size], z[:, i : i + size]
             a[:, n, part] = 2 / m**2 * kernel(rows, y, alpha).sum(-1)
             every = kernel(rows, z.flatten(0, 1), alpha).unflatten(-1, (m_fakes, m)).sum(-1)
             gaps = (rows.unsqueeze(1) - rows).square().sum(-1)
@@ -85,18 +85,18 @@ def own_terms(s: Similarities, repulsion: float) -> Tensor:
         raise UserError(f"the all-pairs estimator needs 3 fill-ins of a sequence, not {m}")
     c = s.c * (1 - torch.eye(m, dtype=s.c.dtype, device=s.c.device)).view(m, m, 1, 1)
     rows = c.sum(1)
-    own = s.a - 2 * repulsion / (m - 1) * rows
+    with_own = s.a - 2 * repulsion / (m - 1) * rows
     others = (s.a.sum(0) - s.a) / (m - 1)
     # \sum over b', b'' != b of c_{b' b''}; tokens are those of b'.
     without = rows.sum(0) - rows - c.sum(0)
-    return own - others + 2 * repulsion / ((m - 1) * (m - 2)) * without
+    return with_own - others + 2 * repulsion / ((m - 1) * (m - 2)) * without
 
 
 def candidates(s: Similarities, repulsion: float, fills: int) -> Tensor:
     """Return the paper's credit, by token, (M, B, D): of candidates of `fills` fill-ins each.
 
-    `fills` times the reward of a candidate less the mean of the others', which M fill-ins share
-    among them as in `own_terms`, for each of its own; its tokens have equal parts of it.
+    Each fill-in gets `fills` times the reward of its candidate less the mean of the others', scaled
+    as in `own_terms`, in equal parts for its tokens.
     """
     m, b, d = s.a.shape
     groups = m // fills
@@ -118,15 +118,15 @@ def reward(s: Similarities, repulsion: float) -> Tensor:
 
 
 def credited(values: Tensor, radius: int | None) -> Tensor:
-    """Return what a token is credited with, (M, B, D): the sum over its sequence, or nearby.
+    """Return the credit of each token, (M, B, D): the sum over its sequence, or its neighbours.
 
     Args:
         values: by token, (M, B, D).
-        radius: how far away tokens count; None: all do, and the estimate is unbiased.
+        radius: greatest distance that counts; None: unlimited, and the estimate is unbiased.
     """
     if radius is None:
         return values.sum(-1, keepdim=True).expand_as(values)
     total = torch.nn.functional.pad(values.cumsum(-1), (1, 0))
-    at = torch.arange(values.shape[-1], device=values.device)
-    last = (at + radius + 1).clamp(max=values.shape[-1])
-    return total[..., last] - total[..., (at - radius).clamp(min=0)]
+    position = torch.arange(values.shape[-1], device=values.device)
+    end = (position + radius + 1).clamp(max=values.shape[-1])
+    return total[..., end] - total[..., (position - radius).clamp(min=0)]

@@ -5,10 +5,10 @@ With \ell[n, j, p] = log p_n(x_j[p]) for the N lambda of the student, the margin
   distil       E_lambda KL(q || p_n),  q = mean over the teacher's lambda (a product model has one),
   data_marg    KL(q || \bar p),
   consis_marg  KL(mean_j p^target_j || \bar p),  x_s^j ~ p^target_j,
-only \ell couples positions: sums over a position's S tokens can be taken chunk by chunk.
-  naive        all positions at once, by autograd: the twin that the others are compared with
+only \ell couples positions: sums over a position's S tokens can be computed chunk by chunk.
+  naive        all positions at once, by autograd: the reference of the others
   checkpoint   c positions at a time, computed again in the backward pass (`by_chunks`)
-  chunked      the same with a backward pass by hand (`di4c_plugin.losses.chunked`)
+  chunked      the same with an analytic backward pass (`di4c_plugin.losses.chunked`)
 """
 
 from collections.abc import Callable, Sequence
@@ -56,11 +56,11 @@ def position_terms(
     """Return the terms, differentiable in the student.
 
     Args:
-        student: N predictions at P positions; P = 0 gives terms that are connected to it still.
-        targets: at the same positions; nothing is differentiated in them.
+        student: N predictions at P positions; for P = 0 the terms are still connected to it.
+        targets: at the same positions, without gradients.
         implementation: "naive", "checkpoint" or "chunked", see the module; "chunked" takes a
             student of hidden states.
-        max_bytes: budget of "checkpoint" and "chunked" for what a chunk needs.
+        max_bytes: memory budget of a chunk, for "checkpoint" and "chunked".
 
     Raises:
         UserError: for an unknown implementation.
@@ -83,10 +83,10 @@ def example_terms(
 
     Args:
         terms: at P positions.
-        example: which of `count` examples a position is of, (P,).
-        count: how many examples there are.
+        example: index of each position's example, (P,).
+        count: number of examples.
         windows: see `correlation`.
-        bound: on log p(x_0), (count,), in place of the mixture's estimate of the data; None: that.
+        bound: on log p(x_0), (count,), in place of the mixture's estimate; None: that estimate.
     """
 
     def of_examples(values: Tensor) -> Tensor:
@@ -97,22 +97,22 @@ def example_terms(
     else:
         independent = independent_log_prob(terms.ell_data, example, count)
         data_corr = (independent - bound).to(terms.ell_data.dtype)
-    found = {
+    by_name = {
         "distil": of_examples(terms.distil),
         "data_corr": data_corr,
         "data_marg": of_examples(terms.data_marg),
     }
     if terms.ell_consis is not None and terms.consis_marg is not None:
-        found["consis_corr"] = correlation(terms.ell_consis, example, count, windows)
-        found["consis_marg"] = of_examples(terms.consis_marg)
-    return found
+        by_name["consis_corr"] = correlation(terms.ell_consis, example, count, windows)
+        by_name["consis_marg"] = of_examples(terms.consis_marg)
+    return by_name
 
 
 def naive(student: Prediction, targets: Targets, max_bytes: int) -> list[Tensor]:
     """All positions at once."""
     everything = slice(None)
-    of = chunk_targets(targets, everything)
-    return chunk_terms(student.log_p(everything), student.active(everything), of)
+    formed = chunk_targets(targets, everything)
+    return chunk_terms(student.log_p(everything), student.active(everything), formed)
 
 
 def checkpointed(student: Prediction, targets: Targets, max_bytes: int) -> list[Tensor]:
@@ -124,6 +124,10 @@ def checkpointed(student: Prediction, targets: Targets, max_bytes: int) -> list[
     return by_chunks(terms, [student], chunks_for(student, targets, max_bytes))
 
 
-Way = Callable[[Prediction, Targets, int], list[Tensor]]
-BY_NAME: dict[str, Way] = {"naive": naive, "checkpoint": checkpointed, "chunked": chunked}
+Terms = Callable[[Prediction, Targets, int], list[Tensor]]
+BY_NAME: dict[str, Terms] = {
+    "naive": naive,
+    "checkpoint": checkpointed,
+    "chunked": chunked,
+}
 IMPLEMENTATIONS = tuple(BY_NAME)

@@ -1,10 +1,10 @@
-r"""Windows of positions, on each of which the correlation of a mixture is estimated by itself.
+r"""Windows of positions, for separate estimates of a mixture's correlation.
 
 The marginal of a mixture of products on a window W is the mixture of the products on it,
 p(x_W) = E_lambda[\prod_{d in W} p^d(x^d; lambda)], so that -log p(x_W) + \sum_{d in W} log \bar p^d
-is exact on each window in the sense that it is on all positions at once. N lambda estimate the
-joint of 2 to 8 positions well where they cannot that of 1024: a mixture of N products cannot gain
-more than log N nats on all positions, and here it can on each window.
+is as exact on each window as on all positions at once. N lambda estimate the joint of 2 to 8
+positions well, but not that of 1024: a mixture of N products cannot gain more than log N nats, on
+all positions or on each window.
 """
 
 from collections.abc import Sequence
@@ -32,11 +32,11 @@ class Windows:
 def place_windows(
     size: int, grid: Sequence[int], batch: int, *, generator: torch.Generator
 ) -> Windows:
-    """Cut the positions of each of `batch` examples into windows from a random place on.
+    """Cut the positions of each of `batch` examples into windows with a random offset.
 
     Args:
         size: of a window, along each of the last two axes of `grid`.
-        grid: what the D positions are: (D,) of text, (h, w) or (channels, h, w) of pictures, whose
+        grid: shape of the positions: (D,) of text, (h, w) or (channels, h, w) of pictures, whose
             windows are squares with all channels.
         batch: B.
         generator: of the offsets, one for each example and axis.
@@ -44,14 +44,14 @@ def place_windows(
     axes, device = grid[-2:], generator.device
     index, count = torch.zeros((batch, *axes), dtype=torch.long, device=device), 1
     for axis, length in enumerate(axes):
-        place = torch.arange(length, device=device).expand(batch, -1)
+        coordinate = torch.arange(length, device=device).expand(batch, -1)
         step, parts = length, 1
         if size < length:
             step, parts = size, (length + size - 2) // size + 1
             offset = uniform((batch, 1), generator=generator, device=device) * size
-            place = place + offset.long()
+            coordinate = coordinate + offset.long()
         shape = [length if other == axis else 1 for other in range(len(axes))]
-        index = index * parts + (place // step).view(batch, *shape)
+        index = index * parts + (coordinate // step).view(batch, *shape)
         count *= parts
     return Windows(index.flatten(1).repeat(1, prod(grid[:-2])), count)
 
@@ -61,19 +61,19 @@ def correlation(
 ) -> Tensor:
     r"""Return mean_j[-log p(x_j) + log \bar p(x_j)] of each example, (count,), in nats.
 
-    In float64: sums of 1000 positions reach 10^4 nats, and lambda are weighed by their differences.
+    In float64: sums of 1000 positions reach 10^4 nats, and their differences weight the lambda.
 
     Args:
         ell: log p_n(x_j) at P positions, (N, J, P).
-        example: whose the positions are, (P,).
-        count: how many examples there are.
-        windows: the mean over these partitions of the sum over their windows; none: on all
-            positions at once.
+        example: index of each position's example, (P,).
+        count: number of examples.
+        windows: partitions; the result is the mean over them of the sum over their windows; none:
+            all positions at once.
     """
     exact = ell.double()
-    whole = [Windows(torch.zeros_like(example), 1)]
+    full = [Windows(torch.zeros_like(example), 1)]
     joints = []
-    for cut in windows or whole:
+    for cut in windows or full:
         group, groups = example * cut.count + cut.index, count * cut.count
         joints.append(log_mean_exp(_sums(exact, group, groups)).unflatten(-1, (count, -1)).sum(-1))
     independent = _sums(log_mean_exp(exact), example, count)

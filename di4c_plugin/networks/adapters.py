@@ -15,9 +15,9 @@ from di4c_plugin.options import fit_fields, fitted
 from di4c_plugin.values import BelowOne, Range, Size
 
 NAME = "default"  # of the adapter, for peft
-MARK = "lora_"  # how the names of its parameters begin
+MARK = "lora_"  # prefix of the names of its parameters
 HALF = (torch.bfloat16, torch.float16)
-EXPERTS = "experts"  # of a mixture: each would get an adapter of its own
+EXPERTS = "experts"  # of a mixture: each would get its own adapter
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Adapter:
     targets: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Refuse options out of range."""
         fit_fields(self)
 
     @classmethod
@@ -53,34 +53,35 @@ class Adapter:
 
 
 def pattern(network: nn.Module, blocks: Collection[nn.Module], adapter: Adapter) -> str:
-    """Return the expression that the whole names of an adapter's linear layers match, as for peft.
+    """Return peft's regular expression for the full names of an adapter's linear layers.
 
     Raises:
         UserError: for targets that no block has.
     """
-    places = [name for name, module in network.named_modules() if any(module is b for b in blocks)]
-    parents = sorted({place.rpartition(".")[0] for place in places})
-    within = "|".join(map(re.escape, parents))
-    there = {
+    names = [name for name, module in network.named_modules() if any(module is b for b in blocks)]
+    parents = sorted({name.rpartition(".")[0] for name in names})
+    alternatives = "|".join(map(re.escape, parents))
+    available = {
         name.rpartition(".")[2]
-        for place in places
-        for name, module in network.get_submodule(place).named_modules()
+        for block in names
+        for name, module in network.get_submodule(block).named_modules()
         if isinstance(module, nn.Linear)
         and (adapter.targets is not None or EXPERTS not in name.split("."))
     }
-    asked = there if adapter.targets is None else set(adapter.targets)
-    if not asked or asked - there:
-        known = ", ".join(sorted(there)) or "none"
+    targets = available if adapter.targets is None else set(adapter.targets)
+    if not targets or targets - available:
+        listed = ", ".join(sorted(available)) or "none"
         raise UserError(
             f"the blocks of {type(network).__name__} have no linear layers "
-            f"{', '.join(map(quoted, sorted(asked - there))) or 'at all'}; there are {known}"
+            f"{', '.join(map(quoted, sorted(targets - available))) or 'at all'}; there are {listed}"
         )
     skipped = "" if adapter.targets is not None else rf"(?!.*\b{EXPERTS}\b)"
-    return rf"{skipped}(?:{within})\.\d+\.(?:.*\.)?(?:{'|'.join(map(re.escape, sorted(asked)))})"
+    layers = "|".join(map(re.escape, sorted(targets)))
+    return rf"{skipped}(?:{alternatives})\.\d+\.(?:.*\.)?(?:{layers})"
 
 
 def inject(network: nn.Module, blocks: Collection[nn.Module], adapter: Adapter) -> None:
-    """Give a network an adapter, in place; all but it and the network's latent become a base.
+    """Give a network an adapter, in place; all weights but its own and the latent's become a base.
 
     The adapter starts as the identity, in fp32 or better.
 
@@ -108,11 +109,11 @@ def inject(network: nn.Module, blocks: Collection[nn.Module], adapter: Adapter) 
     in_full(module for name, module in network.named_modules() if f".{MARK}" in name)
     latent = latent_names(network)
     share(network, {name for name in network.state_dict() if f".{MARK}" in name or name in latent})
-    let_gradients_in(network, True)  # peft has taken them from the latent
+    let_gradients_in(network, True)  # peft has switched them off for the latent
 
 
 def in_full(modules: Iterable[nn.Module]) -> None:
-    """Make weights of half precision fp32: small updates would be lost in them."""
+    """Convert weights of half precision to fp32: small updates would be rounded away."""
     for module in modules:
         for weight in module.parameters(recurse=False):
             weight.data = weight.data.float() if weight.dtype in HALF else weight.data
@@ -127,7 +128,7 @@ def latent_names(network: Any) -> set[str]:
 
 
 def merge(network: nn.Module) -> None:
-    """Put an adapter into weights of the network's own in place of those that it was on."""
+    """Merge an adapter into unshared copies of the weights that it is on."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(network.named_modules()):
@@ -135,6 +136,6 @@ def merge(network: nn.Module) -> None:
             layer: Any = module.get_base_layer()
             layer.weight = nn.Parameter(layer.weight.detach().clone())
             module.merge()
-            place, _, own = name.rpartition(".")
-            setattr(network.get_submodule(place), own, layer)
+            parent, _, leaf = name.rpartition(".")
+            setattr(network.get_submodule(parent), leaf, layer)
     delattr(network, BASE)

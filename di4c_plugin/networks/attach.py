@@ -1,7 +1,7 @@
-"""Puts into a network what it was built without: a latent, and a head that can be skipped.
+"""Adds to an existing network a latent, and a head that can be skipped.
 
-By hooks on its sub-modules: no class is edited or copied, and the weights of a student have the
-names of the released ones (`latent_projection.0.weight` beside the teacher's).
+This takes hooks on its sub-modules: no class is edited or copied, and the weights of a student have
+the names of the released ones (`latent_projection.0.weight` beside the teacher's).
 """
 
 import copy
@@ -21,8 +21,8 @@ from di4c_plugin.networks.latent import LatentInjector
 class Head(nn.Linear):
     """The last linear layer in fp32 or better, with the weights of the one it replaces.
 
-    So it is under autocast, and where the weights are bf16: logits in bf16 cost 0.3 to 0.5 nat on
-    the joint log-probability of 512 tokens.
+    This holds under autocast, and for bf16 weights: logits in bf16 cost 0.3 to 0.5 nat on the joint
+    log-probability of 512 tokens.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -41,7 +41,7 @@ class Head(nn.Linear):
             return nn.functional.linear(h.to(weight.dtype), weight, bias)
 
     def exact(self) -> tuple[Tensor, Tensor | None]:
-        """Return weight and bias in fp32 or better: one copy for all who ask, if it is frozen."""
+        """Return weight and bias in fp32 or better; a frozen weight is converted only once."""
         weight = whole(self.weight)
         bias = None if self.bias is None else whole(self.bias)
         if weight.dtype in (torch.float32, torch.float64):
@@ -55,7 +55,7 @@ class Head(nn.Linear):
         return self._copy[0][1], bias
 
     def forget(self) -> None:
-        """Keep no copy: FSDP gathers a weight anew, and it looks the same when it is not."""
+        """Drop the copy: FSDP gathers a weight again, and a changed one may look unchanged."""
         self._copy.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Head":
@@ -70,7 +70,7 @@ class Head(nn.Linear):
 
     @contextmanager
     def skipping(self) -> Iterator[None]:
-        """Have the network return its hidden states instead of logits."""
+        """Make the network return its hidden states instead of logits."""
         self.skipped = True
         try:
             yield
@@ -79,10 +79,10 @@ class Head(nn.Linear):
 
 
 def whole(weight: Tensor) -> Tensor:
-    """Return a weight as a whole, also one that FSDP has sharded: all processes then call this.
+    """Return the full weight, also of one that FSDP has sharded: then all processes must call this.
 
-    The gradient is the mean over the processes, as FSDP's own: a gathered tensor takes each
-    process's gradient for that of all, unless it is told, and is wrong without a word.
+    The gradient is the mean over the processes, as in FSDP; without `grad_placements` a gathered
+    tensor would silently take each process's gradient for the total.
     """
     sharded: Any = weight
     if not hasattr(sharded, "full_tensor"):
@@ -94,7 +94,7 @@ def whole(weight: Tensor) -> Tensor:
 
 
 def local(weight: Tensor) -> Tensor:
-    """Return what this process has of a weight that may be sharded."""
+    """Return this process's part of a weight that may be sharded."""
     sharded: Any = weight
     return sharded.to_local() if hasattr(sharded, "to_local") else weight
 
@@ -104,12 +104,12 @@ def attach_latent(
 ) -> None:
     """Let a latent into `network`, in place; its forward pass then takes `latent=`.
 
-    With n latents for each row of the other arguments (lambda-major), the logits have as many rows
-    as the latents, and only the blocks that a latent enters late run on so many. Without `latent=`
+    With n latents for each row of the other arguments (lambda-major), the logits have one row for
+    each latent; a latent that enters late multiplies only the rows of its blocks. Without `latent=`
     one is drawn for each row.
 
     Args:
-        network: whose first argument are tokens.
+        network: its first argument is the tokens.
         injector: its parts become the network's own.
         doors: where it enters.
         mask: the token that means "unknown", or None where every position is always unknown.
@@ -125,7 +125,7 @@ def attach_latent(
 
 
 def own_injector(network: nn.Module, injector: LatentInjector) -> None:
-    """Make the parts of an injector the network's own, and have `latent_shape` know it.
+    """Make the parts of an injector the network's own, and record it for `latent_shape`.
 
     Raises:
         UserError: if the network has a latent already, or the injector has weights outside its
@@ -137,7 +137,7 @@ def own_injector(network: nn.Module, injector: LatentInjector) -> None:
         raise UserError(f"{type(injector).__name__} must hold its weights in sub-modules")
     for name, part in injector.named_children():
         network.add_module(name, part)
-    # In a tuple the injector is no second owner of its parts.
+    # In a tuple, so that the injector's parts are not registered twice.
     network.di4c_injector = (injector,)  # type: ignore[assignment]
 
 
@@ -148,18 +148,18 @@ def latent_shape(network: nn.Module) -> tuple[int, ...] | None:
 
 
 def exact_head(network: nn.Module, name: str) -> Head:
-    """Replace the linear layer of that name by an fp32 `Head`, once, and return it.
+    """Replace the linear layer of that name by an fp32 `Head`, and return it; see `head_of`.
 
-    `head_of` knows it from then on.
+    A second call returns the same head.
     """
-    found = network.get_submodule(name)
-    assert isinstance(found, nn.Linear)
-    if not isinstance(found, Head):
-        place, _, own = name.rpartition(".")
-        found = Head(found)
-        setattr(network.get_submodule(place), own, found)
-    network.di4c_head = (found,)  # type: ignore[assignment]
-    return found
+    head = network.get_submodule(name)
+    assert isinstance(head, nn.Linear)
+    if not isinstance(head, Head):
+        parent, _, leaf = name.rpartition(".")
+        head = Head(head)
+        setattr(network.get_submodule(parent), leaf, head)
+    network.di4c_head = (head,)  # type: ignore[assignment]
+    return head
 
 
 def head_of(network: nn.Module) -> Head | None:

@@ -1,4 +1,4 @@
-"""The one protocol every teacher and student keeps, and the wrapper that gives it to a network.
+"""The protocol of every teacher and student, and the wrapper that gives it to a network.
 
 A denoiser predicts each clean token given the whole noisy sequence: a product model
 p_{0|t}(x_0 | x_t) = prod_d p^d. A student also takes a latent and is a mixture of product models,
@@ -64,7 +64,7 @@ class HiddenDenoiser(Denoiser, Protocol):
 class NetworkDenoiser(nn.Module):
     """A network as a `Denoiser` of `process`, with the head that `attach.exact_head` gave it.
 
-    Base of all denoisers by a network: what others call differently they say in `logits`.
+    Base of all denoisers by a network; subclasses override how it is called, in `logits`.
     """
 
     def __init__(self, network: nn.Module, process: Process) -> None:
@@ -85,7 +85,7 @@ class NetworkDenoiser(nn.Module):
     def logits(self, x_t: Tensor, t: Tensor, cond: Tensor | None, latent: Tensor | None) -> Tensor:
         """Return the network's logits (B, D, S) for arguments as of `Denoiser.__call__`.
 
-        It is one call of the whole network: whatever its head leaves out, `hidden` is the same.
+        Always one call of the whole network, also for `hidden`, where the head is skipped.
         """
         return self.network(x_t, t, cond=cond, latent=latent)
 
@@ -118,7 +118,7 @@ def normalise(logits: Tensor, x_t: Tensor, t: Tensor, process: Process) -> Tenso
     """Return log p_{0|t} from a network's logits, both (B, D, S), in fp32 or better.
 
     For masked diffusion this is MDLM's SUBS: the mask is impossible, revealed tokens are certain.
-    Of uniform-state diffusion see `Uniform`.
+    For uniform-state diffusion see `Uniform`.
     """
     # Under autocast the logits may be bf16; sums over positions need fp32.
     logits = process.restrict(logits if logits.dtype == torch.float64 else logits.float())

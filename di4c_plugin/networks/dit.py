@@ -1,4 +1,4 @@
-r"""The DiT of MDLM, SDTT and Duo, written anew: same weights by the same names, same function.
+r"""The DiT of MDLM, SDTT and Duo, reimplemented: same weights by the same names, same function.
 
 A transformer with rotary positions (Su et al. 2021) whose blocks are modulated by an embedding of
 sigma = -log alpha_t (adaLN, Peebles & Xie 2023, section 3.2); masked diffusion feeds it zeros, as
@@ -40,7 +40,7 @@ class DiTConfig:
         length: D, the sequence length it is for.
         hidden_size: H.
         cond_dim: width of the embedding of sigma.
-        n_blocks: how many blocks.
+        n_blocks: number of blocks.
         n_heads: attention heads; H / n_heads is even.
         time_conditioning: whether sigma enters; else zeros do.
     """

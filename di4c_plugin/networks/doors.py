@@ -1,7 +1,6 @@
 """The doors of a network: the sub-modules where a latent enters, and the linear head.
 
-Networks are known by the names of these sub-modules, a table in their family that the user may
-override (`latent.doors`). Names are looked up and nothing else is done with them.
+Their names are a table in each family, which the user may override (`latent.doors`).
 """
 
 import difflib
@@ -23,16 +22,16 @@ class Doors:
 
     Attributes:
         embedding: returns embeddings (B, D + others, E), the positions first.
-        norms: normalise the inputs of all sub-layers, two a block, and of what follows the last.
+        norms: normalise the inputs of all sub-layers, two for each block, and of the output layer.
         output: returns the residual stream (B, L, H), after the last block.
-        blocks: take the stream, and then what else has B rows; empty if they are not called, so
+        blocks: take the stream, then other tensors with B rows; empty if they are not called, so
             that a latent cannot enter late.
-        sequence: takes the stream as its first argument, before block 0; None: it is what
-            `embedding` returns.
+        sequence: takes the stream as its first argument, before block 0; None: the stream is the
+            output of `embedding`.
         positions: returns tables of rotations (cosines, sines) (1, L, ...) for the stream; None if
             there are none.
-        last: takes, after the blocks, what else has B rows; None if there is nothing.
-        head: hidden states (B, D, H) to logits; None if these are no linear map of hidden states.
+        last: takes, after the blocks, other tensors with B rows; None if there are none.
+        head: hidden states (B, D, H) to logits; None if logits are no linear map of hidden states.
     """
 
     embedding: nn.Module
@@ -55,35 +54,35 @@ def find_doors(network: nn.Module, names: Names) -> Doors:
     Args:
         network: any.
         names: of its sub-modules, by the attributes of `Doors`; `*` is every child of a module in
-            its order, and several names with `*` are taken in turn. Without `output` it is the
-            last block.
+            order, and several names with `*` are interleaved. The default of `output` is the last
+            block.
 
     Raises:
-        UserError: for a door that there is not, and for a name that the network has not.
+        UserError: for an unknown door, and for a name that the network does not have.
     """
-    found: dict[str, Any] = {}
+    doors: dict[str, Any] = {}
     for door, name in names.items():
         if door not in NAMES:
             raise UserError(f"latent.doors has no {quoted(door)}; it has {', '.join(NAMES)}")
         many = isinstance(name, list | tuple)
         listed: list[Any] = list(name or ()) if many or name is None else [name]
-        if not all(each and isinstance(each, str) for each in listed):
+        if not all(path and isinstance(path, str) for path in listed):
             raise UserError(f"latent.doors.{door} is {quoted(name)}: no name of a sub-module")
         modules = tuple(find_modules(network, f"latent.doors.{door}", listed))
-        found[door] = modules if door in MANY else next(iter(modules), None)
-    found["output"] = found.get("output") or next(reversed(found.get("blocks", ())), None)
+        doors[door] = modules if door in MANY else next(iter(modules), None)
+    doors["output"] = doors.get("output") or next(reversed(doors.get("blocks", ())), None)
     for door in ("embedding", "output", "norms"):
-        if not found.get(door):
+        if not doors.get(door):
             kind = type(network).__name__
             raise UserError(f"a latent cannot enter {kind}: say latent.doors.{door}")
-    return Doors(**found)
+    return Doors(**doors)
 
 
 def find_modules(network: nn.Module, option: str, names: Iterable[str]) -> Iterable[nn.Module]:
     """Return the sub-modules of these names, which may have `*` as for `find_doors`.
 
     Raises:
-        UserError: for a name that the network has not, given as `option`.
+        UserError: for a name that the network does not have; the message names `option`.
     """
     rows = [[_module(network, option, name) for name in _spread(network, name)] for name in names]
     turns = [row for name, row in zip(names, rows, strict=True) if "*" in name]
@@ -99,19 +98,19 @@ def _spread(network: nn.Module, name: str) -> list[str]:
     try:
         children = network.get_submodule(first.rstrip(".")).named_children()
     except AttributeError:
-        return [first.rstrip(".")]  # `_module` says that there is none
-    return [each for child, _ in children for each in _spread(network, f"{first}{child}{rest}")]
+        return [first.rstrip(".")]  # refused by `_module`
+    return [path for child, _ in children for path in _spread(network, f"{first}{child}{rest}")]
 
 
 def _module(network: nn.Module, option: str, name: str) -> nn.Module:
     try:
         return network.get_submodule(name)
     except AttributeError:
-        known = [found for found, _ in network.named_modules() if found]
-        kind, near = type(network).__name__, _near(name, known)
+        names = [path for path, _ in network.named_modules() if path]
+        kind, near = type(network).__name__, _near(name, names)
         raise UserError(f"{option}: {kind} has no {quoted(name)}{near}") from None
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0)
+def _near(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0)
     return f" (the nearest is {close[0]!r})" if close else ""

@@ -2,8 +2,8 @@ r"""An encoder q(lambda | x_0, x_t) of a student's latent, as variational autoen
 
 With z = Phi^{-1}(lambda), standard normal under the prior, q is a Gaussian of independent
 coordinates. The network is the built-in transformer over pairs of tokens, small and from random
-weights: it never samples, and so need not be of the student's family. Ours; the bound it serves is
-that of importance-weighted autoencoders (Burda et al. 2015, arXiv 1509.00519).
+weights: it never samples, and so need not be of the student's family. Ours; its bound is that of
+importance-weighted autoencoders (Burda et al. 2015, arXiv 1509.00519).
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Posterior:
     log_variance: Tensor
 
     def at(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what standard normal noise (K, R, *latent_shape) makes K draws of.
+        """Return K draws, from standard normal noise (K, R, *latent_shape).
 
         Returns:
             lambda, (K, R, *latent_shape), differentiable in mean and log-variance, and
@@ -48,7 +48,7 @@ class Posterior:
 
 
 class Encoder(NetworkDenoiser):
-    """The network of q. Its call is that of a `Denoiser`, so that it goes where those go.
+    """The network of q, with the call of a `Denoiser`.
 
     Args:
         process: of the student.
@@ -59,7 +59,7 @@ class Encoder(NetworkDenoiser):
         num_blocks: of the transformer.
 
     Raises:
-        UserError: for a latent that has another shape.
+        UserError: for a latent of another shape.
     """
 
     def __init__(
@@ -108,13 +108,13 @@ def encode(
 ) -> Posterior:
     """Return q for clean and noisy tokens (R, D) at times t (R,), the latent being the student's.
 
-    At positions that x_t shows q is the prior: the clean token is no news there.
+    At positions that x_t shows q is the prior: the clean token adds no information there.
     """
     network: Any = encoder
     process, positions = network.process, network.network.config.grid[1]
     more = (0, positions - x_t.shape[1])
-    both = torch.cat([pad(x, more) for x in (x_0, x_t)], 1)
-    moments = encoder(both, t).unflatten(1, (2, -1))
+    tokens = torch.cat([pad(x, more) for x in (x_0, x_t)], 1)
+    moments = encoder(tokens, t).unflatten(1, (2, -1))
     exact = moments if moments.dtype == torch.float64 else moments.float()
     mean, log_variance = exact[:, 0], exact[:, 1].clamp(*LOG_VARIANCES)
     if len(latent_shape) == 1:

@@ -1,7 +1,7 @@
 """The hooks by which a latent enters a network that was built without one, at its `Doors`.
 
-No class is edited or copied. What the hooks hold, they hold during one forward pass: the latent's
-`Entry`, which positions are unknown, and the rotations.
+No class is edited or copied. The state of the hooks lives during one forward pass: the latent's
+`Entry`, the mask of unknown positions, and the rotations.
 """
 
 from functools import partial
@@ -54,10 +54,10 @@ class LatentHooks:
             doors.last.register_forward_pre_hook(self.widened, with_kwargs=True)
 
     def begin(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        """Take `latent` from the arguments; missing, it is drawn for each example.
+        """Take `latent` from the arguments; without it, one is drawn for each example.
 
-        So a host's own samplers and metrics, which know of no latent, see a draw from the mixture
-        at every call. With n latents for each row, all arguments are repeated, unless the latent
+        So a host's own samplers and metrics, which pass no latent, get a draw from the mixture at
+        every call. With n latents for each row, all arguments are repeated, unless the latent
         enters late.
         """
         kwargs = dict(kwargs)
@@ -80,7 +80,7 @@ class LatentHooks:
         self.clear()
 
     def embedded(self, is_stream: bool, module: nn.Module, args: Any, e: Tensor) -> Tensor:
-        """See `LatentInjector.on_embedding`; what is no position (a class) stays as it is."""
+        """See `LatentInjector.on_embedding`; other tokens (a class) are unchanged."""
         d = self.active.shape[1]
         e = torch.cat([self.entry.at_embedding(e[:, :d], self.active), e[:, d:]], 1)
         entered: Tensor = self.entry.at_block(0, e, self.active) if is_stream else e
@@ -89,7 +89,7 @@ class LatentHooks:
     def rotations(
         self, module: nn.Module, args: tuple[Tensor, ...], output: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        """Keep the rotations of positions, also where the latent has appended to them."""
+        """Keep the rotations of the positions, and extend them to the appended tokens."""
         h, positions = args[0], self.active.shape[1]
         # The module caches its tables: they may be of another device, or of inference mode.
         self.rotation = tuple(table.to(h.device)[:, :positions].clone() for table in output)
@@ -116,13 +116,13 @@ class LatentHooks:
     def widened(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Arguments:
-        """Repeat what still has B rows."""
+        """Repeat tensors that still have B rows."""
         return self._moved(None, args, kwargs)
 
     def _moved(
         self, length: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Arguments:
-        """Return arguments for n B rows; with a length of the stream, rotations for so many."""
+        """Return arguments for n B rows, with rotations for a stream of `length`, if given."""
 
         def moved(value: Any) -> Any:
             if isinstance(value, Tensor):
@@ -133,12 +133,12 @@ class LatentHooks:
         return tuple(map(moved, args)), {name: moved(value) for name, value in kwargs.items()}
 
     def _rotation(self, length: int) -> tuple[Tensor, ...]:
-        """Return cos and sin, with the identity for what was appended: it has no position."""
+        """Return cos and sin, with the identity for appended tokens, which have no position."""
         more = length - self.rotation[0].shape[1]
         if more:
-            after = [0, 0] * (self.rotation[0].ndim - 2) + [0, more]
+            padding = [0, 0] * (self.rotation[0].ndim - 2) + [0, more]
             self.rotation = tuple(
-                pad(table, after, value=value)
+                pad(table, padding, value=value)
                 for table, value in zip(self.rotation, (1.0, 0.0), strict=True)
             )
         return self.rotation

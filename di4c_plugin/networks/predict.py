@@ -1,4 +1,4 @@
-"""Asks denoisers for their predictions at the positions that a loss is over."""
+"""Predictions of denoisers at the positions of a loss."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ class Positions(Protocol):
 
     @property
     def index(self) -> Tensor:
-        """Where in the B x D positions they are, (P,), int64."""
+        """Their indices among the B x D positions, (P,), int64."""
         ...
 
     def take(self, values: Tensor) -> Tensor:
@@ -46,8 +46,8 @@ class AllPositions:
 class ActivePositions:
     """The active positions, for a mask (B, D).
 
-    How many there are decides the shapes that follow, so the host must know. It is told by a copy
-    that starts here, while the networks' forward passes are still to come: nothing waits for them.
+    Their number decides later shapes, so the host must know it. The copy to the host starts here,
+    before the networks' forward passes, so that nothing waits for these.
     """
 
     def __init__(self, active: Tensor) -> None:
@@ -62,21 +62,21 @@ class ActivePositions:
         """See `Positions.index`."""
         if self._copied is not None:
             self._copied.synchronize()
-        first = torch.argsort(self.active.flatten(), descending=True, stable=True)
-        return first[: int(self._count)]
+        order = torch.argsort(self.active.flatten(), descending=True, stable=True)
+        return order[: int(self._count)]
 
     def take(self, values: Tensor) -> Tensor:
         """See `Positions.take`."""
         return values.flatten(1, 2).index_select(1, self.index)
 
     def within(self, others: "ActivePositions") -> Tensor:
-        """Return where in other positions these, some of them, are, (P,), int64."""
+        """Return the indices of these positions among others that include them, (P,), int64."""
         return torch.searchsorted(others.index, self.index)
 
 
 @dataclass(frozen=True)
 class States:
-    """What is predicted from.
+    """The inputs of a prediction.
 
     Attributes:
         x: noisy states (1, B, D), the same for all lambda, or (N, B, D).
@@ -102,7 +102,7 @@ class States:
 
 
 def has_head(denoiser: Denoiser | None) -> bool:
-    """Whether a denoiser is a `HiddenDenoiser` with a head."""
+    """Return whether a denoiser is a `HiddenDenoiser` with a head."""
     return getattr(denoiser, "head", None) is not None
 
 
@@ -117,7 +117,7 @@ def predict(
 ) -> Prediction:
     """Return p_{0|t} at `positions`, as hidden states and a head if `hidden`.
 
-    `revealed` says that some of the positions may be known in these states.
+    With `revealed`, some of the positions may be known in these states.
     """
     x, t, options = states.rows
     if not hidden:
@@ -129,17 +129,17 @@ def predict(
 
 
 def predict_one_by_one(denoiser: Denoiser, states: States, positions: Positions) -> Prediction:
-    """As `predict` with hidden states; the pass of each lambda is done again when differentiated.
+    """As `predict` with hidden states; the backward pass recomputes that of each lambda.
 
-    So the network's activations are held for one lambda at a time.
+    So the network's activations are in memory for one lambda at a time.
     """
     network = cast(HiddenDenoiser, denoiser)
 
-    def hidden(one: States) -> Tensor:
-        x, t, options = one.rows
+    def hidden(single: States) -> Tensor:
+        x, t, options = single.rows
         return network.hidden(x, t, **options)
 
-    h = [recomputed(hidden, one) for one in split(states)]
+    h = [recomputed(hidden, single) for single in split(states)]
     return _of_hidden(network, torch.cat(h), states, positions, False)
 
 
@@ -170,7 +170,7 @@ def _of_hidden(
 
 
 def _exact(head: Any) -> tuple[Tensor, Tensor | None]:
-    """Return weight and bias of a head in fp32 or better: a loss in bf16 is none."""
+    """Return weight and bias of a head in fp32 or better: a loss needs that precision."""
     if isinstance(head, Head):
         return head.exact()
     weight, bias = whole(head.weight), None if head.bias is None else whole(head.bias)

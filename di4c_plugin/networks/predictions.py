@@ -1,8 +1,8 @@
-r"""What a denoiser predicts at P positions, whole or still as hidden states and a head.
+r"""Predictions of a denoiser at P positions, as log-probabilities or as hidden states and a head.
 
-The P positions of a batch lie flat, of all examples one after the other; N lambda share them. A
-`Hidden` prediction forms log p (N, c, S) for c of them at a time, so that a loss over a vocabulary
-of S tokens never holds N x P x S numbers.
+The P positions of a batch are flat, example after example; N lambda share them. A `Hidden`
+prediction forms log p (N, c, S) for c of them at a time, so that a loss over a vocabulary of S
+tokens never holds N x P x S numbers.
 """
 
 from abc import ABC, abstractmethod
@@ -34,17 +34,17 @@ class Prediction(ABC):
     @property
     @abstractmethod
     def leaves(self) -> tuple[Tensor | None, ...]:
-        """What it is differentiated in."""
+        """The tensors that receive its gradients."""
 
     @abstractmethod
     def logits(self, part: slice) -> Tensor:
-        """Return what log p at the positions `part` is made from, (N, c, S), fp32 or better."""
+        """Return the logits of log p at the positions `part`, (N, c, S), fp32 or better."""
 
     @abstractmethod
     def log_p(self, part: slice, logits: Logits | None = None) -> Tensor:
         """Return log p at the positions `part`, shape (N, c, S), fp32 or better, normalised.
 
-        It is made from `logits(part)`, by default the prediction's own.
+        It is computed from `logits(part)`, by default the prediction's own.
         """
 
     @abstractmethod
@@ -59,7 +59,7 @@ class Prediction(ABC):
     def where(self, mask: Tensor, other: "Prediction") -> "Prediction":
         """Return this prediction at the positions `mask`, bool (P,), and `other` elsewhere.
 
-        Both are of the same network, of as many lambda and at the same P positions.
+        Both have the same network, the same number of lambda and the same P positions.
         """
 
     @abstractmethod
@@ -68,18 +68,18 @@ class Prediction(ABC):
 
     @abstractmethod
     def add_gradients(self, of_logits: Tensor, part: slice, sums: Sequence[Tensor | None]) -> None:
-        """Add to gradients of the `leaves`, in place, the share of the positions `part`.
+        """Add the gradients from the positions `part` to those of the `leaves`, in place.
 
         Args:
             of_logits: the gradient in `logits`, (N, c, S).
             part: positions that have not been added yet.
-            sums: of the shapes of the leaves, zero at first; None: not asked for.
+            sums: of the shapes of the leaves, zero at first; None: not needed.
         """
 
 
 @dataclass(frozen=True)
 class Formed(Prediction):
-    """A prediction that exists: values are log p (N, P, S), unknown is bool (P,)."""
+    """A prediction in memory: values are log p (N, P, S), unknown is bool (P,)."""
 
     values: Tensor
     unknown: Tensor
@@ -142,7 +142,7 @@ class Hidden(Prediction):
         bias: the head's (S,), or None.
         x: the states at the positions, (1 or N, P), int64.
         t: times of the positions, (P,), float64.
-        process: whose `restrict`, `with_evidence` and `carry_over` make logits a prediction.
+        process: its `restrict`, `with_evidence` and `carry_over` turn logits into a prediction.
         revealed: whether some of the positions may be known already; False saves `carry_over`.
     """
 
@@ -179,10 +179,10 @@ class Hidden(Prediction):
     def log_p(self, part: slice, logits: Logits | None = None) -> Tensor:
         """See `Prediction.log_p`."""
         shape = self.h[:, part].shape[:2]
-        # Each position as an example of its own: a process looks at one position at a time.
+        # Each position as its own example: a process looks at one position at a time.
         x, t = (v[..., part].expand(shape).reshape(-1) for v in (self.x, self.t))
         x = x.unsqueeze(1)
-        # In one expression: logits that had a name would live on beside what is made of them.
+        # In one expression: named logits would stay in memory.
         log_p = torch.log_softmax(
             self.process.with_evidence(
                 (logits or self.logits)(part).view(-1, 1, self.tokens), x, t
@@ -195,7 +195,7 @@ class Hidden(Prediction):
 
     @property
     def _bias(self) -> Tensor:
-        """The bias; tokens that `restrict` makes impossible get there, (S,), not in (N, c, S)."""
+        """The bias (S,), in which `restrict` makes tokens impossible, cheaper than in (N, c, S)."""
         bias = self.weight.new_zeros(self.tokens) if self.bias is None else self.bias
         return self.process.restrict(bias)
 

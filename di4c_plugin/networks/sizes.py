@@ -1,12 +1,12 @@
-"""What a network's sizes tell, whichever network it is."""
+"""The contract of a network's sizes."""
 
 from typing import Any, ClassVar, Protocol
 
 
 class NetworkConfig(Protocol):
-    """A frozen dataclass of plain values that, with weights, process and latent, make a network.
+    """A frozen dataclass of plain values that, with weights, process and latent, build a network.
 
-    `kind` stands in model files and says whose network it is.
+    `kind` is written in model files, and names the family.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -18,4 +18,4 @@ class NetworkConfig(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """How many class labels the network takes; 0 for none."""
+        """The number of class labels; 0 for none."""

@@ -21,7 +21,7 @@ class TransformerConfig:
     """Sizes of a `Transformer`; D = grid height x grid width, one token each.
 
     Attributes:
-        num_tokens: S, what is predicted; num_states: what may be at the input (S + 1 with a mask).
+        num_tokens: S, at the output; num_states: at the input (S + 1 with a mask).
         grid: height and width; (1, D) for a plain sequence.
         patch: height and width of the patch that shares one transformer position.
         num_classes: labels 0 ... num_classes - 1 as `cond`, -1 for none; 0: unconditional network.

@@ -36,7 +36,7 @@ def ancestral(
 
     Options:
         last: the step to t = 0: "draw" from p_{0|t}, or its "argmax" (tauLDR); None: as any other.
-        last_latents: of so many lambdas that step keeps the likeliest x_0 (Di4C on CIFAR-10).
+        last_latents: number of lambdas of which that step keeps the likeliest x_0 (Di4C, CIFAR-10).
 
     Raises:
         UserError: for an unknown `last`, `last_latents` below 1, and either of them for a grid that

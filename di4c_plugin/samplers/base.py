@@ -1,4 +1,4 @@
-"""What samplers share: the walk along a grid and its report, where lambda comes from, eval mode."""
+"""Shared by all samplers: the walk along a grid with callbacks, lambda, and eval mode."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ LATENTS = LATENT_POLICIES[0]  # by default; measured in README.md, "One λ, or a
 
 @dataclass(frozen=True)
 class Step:
-    """What a callback sees after each step: x is x_s, shape (B, D)."""
+    """The argument of a callback after each step: x is x_s, shape (B, D)."""
 
     index: int
     t: float
@@ -71,7 +71,7 @@ class WithLatent(nn.Module):
         return self.student(x_t, t, cond=cond, latent=latent)
 
     def another(self, batch: int) -> Tensor:
-        """Return one more lambda for each example, whatever the policy keeps."""
+        """Return a new lambda for each example, under any policy."""
         return draw_latents(
             self.latent_shape,
             batch,
@@ -98,7 +98,7 @@ def with_latent(denoiser: Denoiser, policy: str, generator: torch.Generator) -> 
 
 @contextmanager
 def inference(*denoisers: Denoiser) -> Iterator[None]:
-    """Switch gradients and dropout off, and each part's training flag back afterwards."""
+    """Switch gradients and dropout off, and restore each module's training flag afterwards."""
     modules = [d for d in denoisers if isinstance(d, nn.Module)]
     flags = [(part, part.training) for module in modules for part in module.modules()]
     for module in modules:

@@ -1,8 +1,9 @@
 r"""Block by block, as diffusion language models are sampled: LLaDA (Nie et al. 2025, section 2.4).
 
-The masks behind a prompt are opened a block at a time, from left to right. In a block either a
-fixed number of steps opens equally many tokens each, the most confident first, or each step opens
-all whose probability is above a threshold, one at least (Fast-dLLM, Wu et al. 2025, section 3.3).
+The masks after a prompt are opened a block at a time, from left to right. In a block, either each
+of a fixed number of steps opens equally many tokens, the most confident first, or each step opens
+all tokens whose probability is above a threshold, at least one (Fast-dLLM, Wu et al. 2025, section
+3.3).
 """
 
 import torch
@@ -36,16 +37,16 @@ def blocks(
 ) -> Tensor:
     """Open blocks from left to right; arguments and result as of `Sampler.__call__`.
 
-    What a row draws is its own: it does not change with the other rows, nor with padding. A step
-    of `times` is one of each block; the times that the network sees are the shares of masks.
+    The draws of a row do not depend on the other rows, nor on padding. Each block takes all steps
+    of `times`; the times that the network sees are the shares of masks.
 
     Options:
         block: tokens in a block.
         threshold: open what is more probable than this; None: the same number in each step.
         temperature: of the tokens; 0 takes the most probable ones.
-        aligned: blocks begin at multiples of `block`, as for networks that see by blocks, and not
+        aligned: blocks begin at multiples of `block`, as for networks with block attention, and not
             at the first mask of a row.
-        eos: the token that ends a text: behind it all is filled with it, undrawn. None: nothing is.
+        eos: the token that ends a text: all positions after it are filled with it. None: no token.
         latents: see `ModelOptions`; "stratified" is "fresh" here.
 
     Raises:
@@ -57,8 +58,8 @@ def blocks(
     count = len(times) - 1
     unknown = process.active(x)
     first = unknown.int().argmax(-1, keepdim=True)
-    place = torch.arange(x.shape[1], device=x.device) - (0 if aligned else first)
-    number = place.div(block, rounding_mode="floor")
+    offset = torch.arange(x.shape[1], device=x.device) - (0 if aligned else first)
+    number = offset.div(block, rounding_mode="floor")
     total, x, index = unknown.sum(-1).clamp(min=1), x.clone(), 0
     shape, latent = getattr(denoiser, "latent_shape", None), None
     for current in range(int(number.min()), int(number.max()) + 1):
@@ -75,8 +76,8 @@ def blocks(
             log_p = denoiser(x, share.double().clamp(min=1e-3), cond=cond, **options)
             drawn, sure = _draw(log_p, rows, unknown, temperature)
             if threshold is None or step == count - 1:
-                left = size * (count - 1 - step) // count
-                opened = best(sure, masks, masks.sum(-1) - torch.minimum(left, masks.sum(-1)))
+                remaining = size * (count - 1 - step) // count
+                opened = best(sure, masks, masks.sum(-1) - torch.minimum(remaining, masks.sum(-1)))
             else:
                 opened = masks & (sure > threshold) | best(sure, masks, masks.any(-1).long())
             x = torch.where(opened, drawn, x)
@@ -104,14 +105,14 @@ def check(block: int, threshold: float | None, temperature: float, latents: str)
 
 
 def best(sure: Tensor, masks: Tensor, count: Tensor) -> Tensor:
-    """Return which `count` (B,) of the masks (B, D) are the most confident, bool; ties by place."""
+    """Return the `count` (B,) most confident of the masks (B, D), bool; ties by position."""
     ranked = sure.masked_fill(~masks, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     rank = ranked.argsort(-1)
     return masks & (rank < count[:, None])
 
 
 def ended(x: Tensor, unknown: Tensor, mask: int, eos: int) -> Tensor:
-    """Fill what is behind the end of a text with its token, where nothing before it is open."""
+    """Fill positions after the end of a text with its token, where none before it is open."""
     before = ((x == mask) & unknown).long().cumsum(-1)
     done = (unknown & (x == eos) & (before == 0)).long().cumsum(-1) > 0
     return torch.where(done & unknown, eos, x)
@@ -137,7 +138,7 @@ def _draw(
 
 
 def _row_generator(generator: torch.Generator) -> torch.Generator:
-    """Return a generator of one row's own, in the order of the rows."""
+    """Return a generator for one row; call it in the order of the rows."""
     device = generator.device
     seed = torch.randint(2**62, (), generator=generator, device=device)
     return torch.Generator(device).manual_seed(int(seed))

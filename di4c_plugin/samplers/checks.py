@@ -1,4 +1,4 @@
-"""What a caller asks for, against what model and machine can give."""
+"""Checks of a sampling request against the model and the machine."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ def check_labels(model: Model, cond: Tensor | None, n: int) -> None:
     """Refuse class labels that the model does not know.
 
     Raises:
-        UserError: naming those that it knows.
+        UserError: naming the known ones.
     """
     if cond is None:
         return
@@ -32,18 +32,18 @@ def check_labels(model: Model, cond: Tensor | None, n: int) -> None:
 
 
 def check_partners(model: Model, options: dict[str, Any]) -> None:
-    """Refuse further models, such as the teacher of "hybrid", that are for other states.
+    """Refuse other models, such as the teacher of "hybrid", that have different states.
 
     Raises:
         UserError: naming the option.
     """
-    for name, other in options.items():
-        if not isinstance(other, Model):
+    for name, partner in options.items():
+        if not isinstance(partner, Model):
             continue
-        same = other.process.forward == model.process.forward
-        if not same or other.network.positions != model.network.positions:
+        same = partner.process.forward == model.process.forward
+        if not same or partner.network.positions != model.network.positions:
             raise UserError(f"{name} does not go with this model: other data or another process")
-        check_models(model.info, other.info, "this model", name)
+        check_models(model.info, partner.info, "this model", name)
 
 
 IMPROBABLE = "the predictions of this model are no probabilities"
@@ -51,28 +51,28 @@ IMPROBABLE = "the predictions of this model are no probabilities"
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Tell what it means when memory ends, or a table is looked up with improbable draws.
+    """Explain torch's errors for exhausted memory, and for lookups of invalid draws.
 
     Raises:
-        UserError: in place of torch's complaint of an index or an allocation.
+        UserError: in place of torch's error about an index or an allocation.
     """
     try:
         yield
     except (IndexError, MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "allocate" in str(error):
-            told = "not enough memory: draw fewer samples at once (batch_size)"
-            raise UserError(told) from error
+            advice = "not enough memory: draw fewer samples at once (batch_size)"
+            raise UserError(advice) from error
         if isinstance(error, RuntimeError) and "out of bounds" not in str(error):
             raise
         raise UserError(IMPROBABLE) from error
 
 
 def check_drawn(x: Tensor, process: Process) -> Tensor:
-    """Return x (n, D), unless it holds something else than tokens of the data.
+    """Return x (n, D), if it holds only tokens of the data.
 
     Raises:
-        UserError: for masks that are left, and numbers that are no tokens: what comes of a network
-            whose numbers are not finite.
+        UserError: for remaining masks, and numbers that are no tokens, as from a network whose
+            outputs are not finite.
     """
     wrong = (x < 0) | (x >= process.num_tokens)
     mask = getattr(process, "mask", None)
@@ -84,22 +84,22 @@ def check_drawn(x: Tensor, process: Process) -> Tensor:
 
 
 def usable(device: str | torch.device) -> torch.device:
-    """Return the device, once something has been put there.
+    """Return the device, after a test that it works.
 
-    Draws are made in float64. Where a device has none, as Apple's mps, it is the CPU, and a line
-    says so.
+    Draws need float64. For a device without it, as Apple's mps, the CPU is returned, and this is
+    announced.
 
     Raises:
         UserError: if this machine, or this build of torch, has no such device.
     """
     try:
-        found = torch.empty(0, device=device).device
-        torch.Generator(found)
+        usable_device = torch.empty(0, device=device).device
+        torch.Generator(usable_device)
     except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"cannot use device {str(device)!r:.80}: {reason(error)}") from error
     try:
-        torch.empty(0, dtype=torch.float64, device=found)
+        torch.empty(0, dtype=torch.float64, device=usable_device)
     except (RuntimeError, TypeError):
         announce_once(f"device {str(device)!r} has no float64, which draws need: using the CPU")
         return torch.device("cpu")
-    return found
+    return usable_device

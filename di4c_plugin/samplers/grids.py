@@ -1,9 +1,9 @@
-r"""Grids of hosts: what `time_grid` gives, changed to the times that a host's sampler takes.
+r"""Grids of hosts: the grid of `time_grid`, changed to the times of a host's sampler.
 
 Each is `(times, positions, process, *, option) -> times`, (steps + 1,), decreasing.
 
-MaskGIT's hosts count what is open after step i = 0 ... n-1 of n in three ways, with D positions and
-\gamma = 1 - \alpha, the masked share:
+MaskGIT's hosts have three rules for the number of open tokens after step i = 0 ... n-1 of n, with D
+positions and \gamma = 1 - \alpha, the masked share:
   schedule    D (1 - \gamma((n-1-i)/n)): Halton-MaskGIT's HaltonSampler, Chang et al. 2022
   shifted     D (1 - \gamma(1 - i/(n-1))), the first step opens one: its ConfidenceSampler
   increments  step i itself opens D \gamma(i/(n-1)) / sum, the first one: Maskgit-pytorch v1; the
@@ -20,8 +20,8 @@ from di4c_plugin.errors import UserError
 def ending_at(times: Tensor, positions: int, process: Process, *, min_time: float = 0.0) -> Tensor:
     """Return the grid that ends at 0 with its last step starting at `min_time`.
 
-    The other times are spread alike: an even grid of n steps becomes the n even times 1 ...
-    min_time and 0, as tauLDR's (one step starts at 1). With min_time = 0 it stays as it is.
+    The other times are rescaled: an even grid of n steps becomes the n even times 1 ... min_time
+    and 0, as in tauLDR (one step starts at 1). With min_time = 0 the grid is unchanged.
 
     Raises:
         UserError: if `min_time` is not in [0, times[0]), or the grid does not end at 0.
@@ -43,11 +43,11 @@ def ending_at(times: Tensor, positions: int, process: Process, *, min_time: floa
 def counting(
     times: Tensor, positions: int, process: Process, *, counts: str = "schedule"
 ) -> Tensor:
-    """Return the times at which the schedule has the counts of tokens that are asked for.
+    """Return the times at which the schedule has the counts of open tokens that `counts` names.
 
     Raises:
-        UserError: for unknown counts, for another process than masked diffusion, and for others
-            than "schedule" if `times` is not from 1 to 0.
+        UserError: for unknown counts, for another process than masked diffusion, and for counts
+            other than "schedule" if `times` is not from 1 to 0.
     """
     schedule = masked(process).schedule
     if counts == "schedule":
@@ -67,7 +67,7 @@ def counting(
 
 
 def shifted(steps: int, positions: int, schedule: Schedule) -> list[int]:
-    """Return how many tokens are open after each step of Halton-MaskGIT's ConfidenceSampler."""
+    """Return the number of open tokens after each step of Halton-MaskGIT's ConfidenceSampler."""
     t = torch.linspace(1, 0, steps, dtype=torch.float64)
     share = (positions * schedule.alpha(t)).int().tolist()
     opened = [min(max(count, index + 1), positions) for index, count in enumerate(share)]
@@ -75,11 +75,11 @@ def shifted(steps: int, positions: int, schedule: Schedule) -> list[int]:
 
 
 def increments(steps: int, positions: int, schedule: Schedule) -> list[int]:
-    """Return how many tokens are open after each step of Maskgit-pytorch v1's sampler."""
+    """Return the number of open tokens after each step of Maskgit-pytorch v1's sampler."""
     t = torch.linspace(0, 1, steps, dtype=torch.float64)
     share = 1 - schedule.alpha(t)
-    wanted = (positions * share / share.sum().clamp(min=1e-12)).round().clamp(min=1)
-    return [*wanted.cumsum(0).clamp(max=positions).int().tolist()[:-1], positions]
+    counts = (positions * share / share.sum().clamp(min=1e-12)).round().clamp(min=1)
+    return [*counts.cumsum(0).clamp(max=positions).int().tolist()[:-1], positions]
 
 
 COUNTS = {"shifted": shifted, "increments": increments}

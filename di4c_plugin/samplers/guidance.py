@@ -16,9 +16,9 @@ RAMPS = ("linear", "constant")
 class Guided(nn.Module):
     r"""A denoiser whose prediction is log_softmax((1 + w_i) log p_c - w_i log p_u) in step i.
 
-    Of n steps, w_i = weight * i / (n - 1) ("linear", as MaskGIT's confidence samplers; `weight` if
-    there is one step only) or w_i = weight ("constant", as Halton-MaskGIT's sampler). The step is
-    known by the time: a call at t belongs to the step of the grid that starts at or before t.
+    With n steps, w_i = weight * i / (n - 1) ("linear", as MaskGIT's confidence samplers; `weight`
+    for a single step) or w_i = weight ("constant", as Halton-MaskGIT's sampler). The time decides
+    the step: a call at t belongs to the step of the grid that starts at or before t.
 
     Args:
         denoiser: conditional and, with the label -1, unconditional.
@@ -78,14 +78,14 @@ class Guided(nn.Module):
     def _unconditional(
         self, x_t: Tensor, t: Tensor, cond: Tensor | None, latent: Tensor | None
     ) -> Tensor:
-        other = self.unconditional
-        if other is None and cond is None:
+        model = self.unconditional
+        if model is None and cond is None:
             raise UserError("guidance is towards a class: give labels, or a guidance_teacher")
         none = None if cond is None else torch.full_like(cond, NO_LABEL)
-        if other is None:
+        if model is None:
             return self.denoiser(x_t, t, cond=none, latent=latent)
-        mixture = getattr(other, "latent_shape", None) is not None
-        return other(x_t, t, cond=none, latent=latent if mixture else None)
+        mixture = getattr(model, "latent_shape", None) is not None
+        return model(x_t, t, cond=none, latent=latent if mixture else None)
 
 
 def guide(

@@ -1,11 +1,9 @@
 r"""Sampling with some tokens given: prompts, infilling, semi-autoregressive generation.
 
 p(x_0 | x_0^known) is sampled by fixing the prediction at the known positions and showing the
-network the clean tokens there, whatever the process would have done to them. For masked diffusion
-this is exact conditioning of the learnt model (the network is trained on partly revealed
-sequences); for uniform-state diffusion it is the usual replacement.
-
-What a caller writes is checked, and cut into batches.
+network the clean tokens there, in place of the noisy ones. For masked diffusion this is exact
+conditioning of the learnt model (the network is trained on partly revealed sequences); for
+uniform-state diffusion it is the usual replacement.
 """
 
 from collections.abc import Sequence
@@ -34,12 +32,12 @@ def known_tokens(
     Args:
         prefix: tokens (P,) or (n, P) that samples start with.
         known: tokens and mask, both (D,) or (n, D).
-        n: how many samples are asked for.
+        n: number of samples.
         positions: D.
-        process: says which tokens there are.
+        process: defines the valid tokens.
 
     Raises:
-        UserError: if both are given, shapes do not fit, or what is given are no tokens.
+        UserError: if both are given, shapes do not fit, or tokens are invalid.
     """
     if prefix is not None and known is not None:
         raise UserError("prefix and known exclude each other: known can hold the prefix")
@@ -58,18 +56,18 @@ def known_tokens(
 def prompted(
     prompts: Sequence[Sequence[int]], new_tokens: int | None, n: int, network: Any, process: Process
 ) -> tuple[Tensor, Tensor]:
-    """Return tokens and where they are known, (n, D'): prompts, masks behind each, then padding.
+    """Return tokens and where they are known, (n, D'): prompts, then masks, then padding.
 
     Args:
         prompts: ids, n of them or one for all.
-        new_tokens: how many are drawn for each; None: to the end of the longest sequence.
-        n: how many samples.
-        network: sizes; `pad` of them stands behind the shorter sequences.
-        process: says which tokens there are.
+        new_tokens: number drawn for each; None: to the end of the longest sequence.
+        n: number of samples.
+        network: sizes; their `pad` fills the shorter sequences.
+        process: defines the valid tokens.
 
     Raises:
-        UserError: for another number of prompts, those that are too long or no tokens, and lengths
-            that differ where the network knows no padding.
+        UserError: for another number of prompts, for prompts that are too long or have invalid
+            tokens, and for several lengths where the network knows no padding.
     """
     if len(prompts) not in (1, n):
         raise UserError(f"{n} samples take 1 or {n} prompts, not {len(prompts)}")
@@ -87,15 +85,15 @@ def prompted(
         raise UserError("prompts of several lengths need padding: say host.pad=")
     x_0 = torch.full((len(rows), longest + new), pad or 0)
     known = torch.ones(x_0.shape, dtype=torch.bool)
-    for row, given in enumerate(rows):
-        _check_tokens(given, process)
-        x_0[row, : len(given)] = given
-        known[row, len(given) : len(given) + new] = False
+    for row, tokens in enumerate(rows):
+        _check_tokens(tokens, process)
+        x_0[row, : len(tokens)] = tokens
+        known[row, len(tokens) : len(tokens) + new] = False
     return x_0, known
 
 
 def _spread(tokens: Tokens, mask: Tokens, positions: int) -> tuple[Tensor, Tensor]:
-    """Return tokens and mask with as many rows, the only row of one repeated for the other."""
+    """Return tokens and mask with equally many rows; a single row is repeated."""
     x_0, where = _tokens(tokens), _tensor(mask).bool()
     if where.ndim not in (1, 2):
         raise UserError(f"the mask of known tokens must be (D,) or (n, D), not {mask!r:.60}")
@@ -108,10 +106,10 @@ def _spread(tokens: Tokens, mask: Tokens, positions: int) -> tuple[Tensor, Tenso
     return x_0.expand(rows, -1), where.expand(rows, -1)
 
 
-def _tokens(given: Tokens) -> Tensor:
-    tokens = _tensor(given)
+def _tokens(values: Tokens) -> Tensor:
+    tokens = _tensor(values)
     if tokens.ndim not in (1, 2) or tokens.is_floating_point() or not tokens.numel():
-        raise UserError(f"given tokens must be whole numbers (P,) or (n, P), not {given!r:.60}")
+        raise UserError(f"given tokens must be whole numbers (P,) or (n, P), not {values!r:.60}")
     return tokens.long()
 
 
@@ -127,7 +125,7 @@ def _tensor(given: Tokens) -> Tensor:
 
 
 def _is_text(given: Any) -> bool:
-    """Tell whether something is text, or begins with some."""
+    """Return whether something is text, or begins with text."""
     while isinstance(given, list | tuple) and given:
         given = given[0]
     return isinstance(given, str | bytes)
@@ -147,7 +145,7 @@ def _check_tokens(tokens: Tensor, process: Process) -> None:
 def conditioned(
     denoiser: Denoiser, given: tuple[Tensor, Tensor] | None, rows: slice, device: torch.device
 ) -> Denoiser:
-    """Return the denoiser knowing the given tokens of these rows (or of the only one)."""
+    """Return the denoiser with the given tokens of these rows (or of the only row) known."""
     if given is None:
         return denoiser
     x_0, where = (x if len(x) == 1 else x[rows] for x in given)
@@ -157,9 +155,9 @@ def conditioned(
 def without_masks(
     x: Tensor, given: tuple[Tensor, Tensor] | None, rows: slice, process: Process
 ) -> Tensor:
-    """Return states of masked diffusion (B, D) without masks at what is given.
+    """Return states of masked diffusion (B, D) with the given tokens in place of their masks.
 
-    So a sampler that counts masks counts those that it has to open.
+    So a sampler that counts masks counts only those that it must open.
     """
     if given is None or not isinstance(process, Absorbing):
         return x

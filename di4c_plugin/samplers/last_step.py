@@ -1,4 +1,4 @@
-"""The step to x_0 by draw or argmax, of the likeliest of several lambdas.
+"""The step to x_0 by draw or argmax, for the likeliest of several lambdas.
 
 tauLDR ends its grid at t_min = 0.01 and takes the argmax of p_{0|t_min} (Campbell et al. 2022);
 Di4C adds the choice among several lambdas.
@@ -24,8 +24,8 @@ def likeliest(
 ) -> Tensor:
     r"""Return x_0, shape (B, D): of `count` candidates, the one with the largest \sum_d log p^d.
 
-    Each candidate has its own lambda, the first that of the steps before, and is drawn from (mode
-    "draw") or is the argmax of (mode "argmax") p_{0|t}(. | x_t; lambda).
+    Each candidate has its own lambda, the first that of the earlier steps, and is a draw from (mode
+    "draw") or the argmax of (mode "argmax") p_{0|t}(. | x_t; lambda).
 
     Raises:
         UserError: if `count` is below 1, and for another mode.
@@ -35,14 +35,14 @@ def likeliest(
     if mode not in ("draw", "argmax"):
         raise UserError(f"unknown last step {mode!r}; there are draw, argmax")
     best = torch.full(x_t.shape[:1], -torch.inf, device=x_t.device)
-    kept = x_t
+    chosen = x_t
     for index in range(count):
-        other = index > 0 and isinstance(denoiser, WithLatent)
-        latent = denoiser.another(len(x_t)) if other else None  # type: ignore[attr-defined]
+        redraw = index > 0 and isinstance(denoiser, WithLatent)
+        latent = denoiser.another(len(x_t)) if redraw else None  # type: ignore[attr-defined]
         log_p_0 = denoiser(x_t, t, cond=cond, latent=latent)
         argmax = mode == "argmax"
         x_0 = log_p_0.argmax(-1) if argmax else sample_categorical(log_p_0, generator=generator)
         score = log_p_0.gather(-1, x_0.unsqueeze(-1)).squeeze(-1).sum(-1)
         better = score > best
-        best, kept = torch.where(better, score, best), torch.where(better[:, None], x_0, kept)
-    return kept
+        best, chosen = torch.where(better, score, best), torch.where(better[:, None], x_0, chosen)
+    return chosen

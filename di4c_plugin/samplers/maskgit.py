@@ -1,9 +1,9 @@
 r"""MaskGIT's samplers for any model of masked diffusion: by confidence, or in Halton order.
 
-The orders are those of `Confidence` and `Halton`, processes with which `ancestral` and `hybrid` do
-the same. Here the model keeps its own process, and a sample keeps its starting place in the Halton
-order. How many tokens a step opens is the grid's matter, see `counting`: at least one as long as
-there are masks; one step opens all.
+The orders are those of the processes `Confidence` and `Halton`, with which `ancestral` and `hybrid`
+do the same. Here the model keeps its own process, and a sample keeps its start in the Halton order.
+The grid decides how many tokens a step opens, see `counting`: at least one while there are masks; a
+single step opens all.
 """
 
 import torch
@@ -64,7 +64,7 @@ def halton(
 
     Options:
         grid: height and width; None: of the process, or a square.
-        randomize: start each sample at a random place of the order and go round; an option of
+        randomize: start each sample at a random rank of the order and wrap around; an option of
             Halton-MaskGIT, off by default, on in its README.
 
     Raises:
@@ -86,6 +86,6 @@ def halton(
 
 def ordered_by(order: type[Ordered], process: Process, **options: object) -> Ordered:
     """Return a process of the order with tokens, mask and schedule of `process`."""
-    known = masked(process)
-    mask = known.mask if known.mask_is_token else None
-    return order(known.num_tokens, known.schedule, mask=mask, **options)
+    absorbing = masked(process)
+    mask = absorbing.mask if absorbing.mask_is_token else None
+    return order(absorbing.num_tokens, absorbing.schedule, mask=mask, **options)

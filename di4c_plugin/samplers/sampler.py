@@ -1,8 +1,7 @@
-"""A sampler with what all samplers have: labels, lambda, guidance, eval mode, a checked report.
+"""Wraps a sampler's function with labels, lambda, guidance, eval mode and checked callbacks.
 
-The function within is the paper's algorithm: it calls a denoiser and knows neither where lambda
-comes from nor that a prediction may be guided. Both are done by wrapping the model, for samplers of
-plugins as for ours.
+The function is the paper's algorithm: it calls a denoiser and knows nothing of lambda and guidance.
+Both are done by wrapping the model, for samplers of plugins as for ours.
 """
 
 import functools
@@ -30,7 +29,7 @@ GIVEN = dict.fromkeys(("process", "generator", "cond", "callback"))
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Options of every sampler that are about its models.
+    """Options of every sampler, about its models.
 
     Attributes:
         latents: how a student's lambda is drawn, see `WithLatent`.
@@ -48,14 +47,14 @@ class ModelOptions:
 class Sampler:
     """A function of `CONTRACT`, with `ModelOptions` as further keyword arguments.
 
-    An option that the function has itself stays its own. What is given as `teacher` is a model too:
-    it draws its own lambda, and is guided by its own unconditional branch.
+    The function's own options take precedence. An option `teacher` is a model too: it draws its own
+    lambda, and is guided by its own unconditional branch.
 
     Args:
         draw: the function.
         grid: `(times, positions, process, *, options) -> times`: changes the grid before the
             function sees it; its options become the sampler's.
-        defaults: of options, where they are others.
+        defaults: other defaults of options.
     """
 
     def __init__(
@@ -67,11 +66,11 @@ class Sampler:
         self.of_models = {k: p for k, p in keywords(ModelOptions).items() if k not in self.own}
         functools.update_wrapper(self, draw)
         added = {k: p for k, p in (self.of_grid | self.of_models).items() if k not in self.own}
-        found = [
+        merged = [
             p.replace(default=defaults.get(k, p.default)) for k, p in {**self.own, **added}.items()
         ]
-        found.sort(key=lambda p: p.kind)
-        self.__signature__ = inspect.Signature(found, return_annotation=Tensor)
+        merged.sort(key=lambda p: p.kind)
+        self.__signature__ = inspect.Signature(merged, return_annotation=Tensor)
 
     def __call__(
         self,
@@ -151,63 +150,65 @@ class Sampler:
 def sampler(
     *, grid: Callable[..., Tensor] | None = None, **defaults: Any
 ) -> Callable[[Draw], Sampler]:
-    """Make a `Sampler` of the function below; arguments as there."""
+    """Decorate a function as a `Sampler`; arguments as there."""
     return functools.partial(Sampler, grid=grid, **defaults)
 
 
 def sampler_named(name: str) -> Sampler:
-    """Return the registered sampler, one of a plugin as a `Sampler` too.
+    """Return the registered sampler; a plugin's function becomes a `Sampler`.
 
     Raises:
-        UserError: for an unknown name, and what is no function of `CONTRACT`.
+        UserError: for an unknown name, and a function without the signature `CONTRACT`.
     """
-    found = lookup("sampler", name)
-    if isinstance(found, Sampler):
-        return found
-    if not callable(found) or not takes(found, None, None, None, **GIVEN):
+    entry = lookup("sampler", name)
+    if isinstance(entry, Sampler):
+        return entry
+    if not callable(entry) or not takes(entry, None, None, None, **GIVEN):
         raise UserError(f"sampler {name!r} is not as it must be: {CONTRACT}")
-    return Sampler(found)
+    return Sampler(entry)
 
 
 def sampler_options(
     name: str, options: Mapping[str, Any], *, later: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return options of the registered sampler as its annotations have them.
+    """Return options of the registered sampler, converted to its annotations.
 
     Args:
         name: of the sampler.
         options: keyword arguments.
-        later: names of further ones that the caller will give.
+        later: names of options that the caller will add.
 
     Raises:
-        UserError: as `sampler_named`; for options that it does not take or that are missing, values
-            of another type, and an unknown latent policy.
+        UserError: as `sampler_named`; for unknown or missing options, values of another type, and
+            an unknown latent policy.
     """
-    found = sampler_named(name)
-    known = found.__signature__.parameters
-    anything = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    taken = {each for each in later if anything or each in known}
-    asked = {k: v for k, v in options.items() if k != "callback"} | dict.fromkeys({*later} - taken)
-    typed = fitted(found, asked, f"sampler {name!r}", positional=3, given={*GIVEN, *taken})
-    if "latents" in typed and "latents" in found.of_models:
+    target = sampler_named(name)
+    accepted = target.__signature__.parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    supplied = {name for name in later if anything or name in accepted}
+    checked = {k: v for k, v in options.items() if k != "callback"} | dict.fromkeys(
+        {*later} - supplied
+    )
+    typed = fitted(target, checked, f"sampler {name!r}", positional=3, given={*GIVEN, *supplied})
+    if "latents" in typed and "latents" in target.of_models:
         with_latent(None, typed["latents"], None)  # type: ignore[arg-type]
     return typed | {k: v for k, v in options.items() if k == "callback"}
 
 
 def keywords(function: Callable[..., object]) -> dict[str, Parameter]:
     """Return the options of a grid's function, or the fields of `ModelOptions`, as keywords."""
-    found = parameters(function) or {}
+    signature = parameters(function) or {}
     return {
         k: p.replace(kind=Parameter.KEYWORD_ONLY)
-        for k, p in found.items()
+        for k, p in signature.items()
         if p.default is not Parameter.empty
     }
 
 
 def takes(function: Callable[..., object], *args: object, **options: object) -> bool:
-    """Tell whether a function may be called so; true where nobody can tell.
+    """Return whether a function accepts these arguments; true where its signature is unknown.
 
-    Keywords that it needs beside the given `options`, if there are some, are its own matter.
+    With `options`, other keywords that it requires are not checked.
     """
     try:
         signature = inspect.signature(function)

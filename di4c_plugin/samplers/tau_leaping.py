@@ -24,8 +24,8 @@ from di4c_plugin.samplers.grids import ending_at
 from di4c_plugin.samplers.last_step import likeliest
 from di4c_plugin.samplers.sampler import sampler
 
-# What q_{t|0} rules out and a network does not must not make infinite rates. tauLDR adds its
-# eps_ratio of this size to all; a floor leaves the others exact.
+# States that q_{t|0} excludes but a network does not would have infinite rates. tauLDR adds an
+# eps_ratio of this size to all ratios; a floor keeps the others exact.
 RATIO_FLOOR = 1e-9
 
 
@@ -70,7 +70,7 @@ def tau_leaping(
     Options:
         process: `DiscretisedGaussian`, or another with `OrdinalRates`.
         last: the step to 0: the "argmax" of p_{0|t}, as tauLDR, or a "draw" from it.
-        last_latents: of so many lambdas the step to 0 keeps the likeliest x_0.
+        last_latents: number of lambdas of which the step to 0 keeps the likeliest x_0.
         corrector_steps: corrector leaps, with one network call each, after each leap.
         corrector_size: their length, in lengths of the leap.
         corrector_entry: correctors follow the leaps that start at or below this time.
@@ -94,8 +94,8 @@ def tau_leaping(
         x = leap(x, length, backwards, generator)
         for _ in range(corrector_steps if times[index] <= corrector_entry else 0):
             backwards = reverse_rates(rates, denoiser(x, s, cond=cond), x, s)
-            both = backwards + forward_rates(rates, x)
-            x = leap(x, corrector_size * length, both, generator)
+            total = backwards + forward_rates(rates, x)
+            x = leap(x, corrector_size * length, total, generator)
         return x
 
     return walk(rule, x, times, callback)

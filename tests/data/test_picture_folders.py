@@ -96,7 +96,9 @@ def test_links_are_followed_and_not_in_circles(tmp_path: Path) -> None:
     assert found.classes == ("a", "b")
     assert found.counts == (2, 3)
     assert {"a/1.png", "a/out/3.png", "b/2.png", "b/file.png"} < set(found.files)
-    assert found.left == Counter({"links back to folders": 3, "links to nothing, or no files": 1})
+    assert found.skipped == Counter(
+        {"links back to folders": 3, "links to nothing, or no files": 1}
+    )
 
 
 def test_a_folder_that_cannot_be_read_is_named(

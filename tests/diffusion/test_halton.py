@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from di4c_plugin.diffusion import Halton, LogLinear, build_process
-from di4c_plugin.diffusion.halton import halton_places
+from di4c_plugin.diffusion.halton import halton_ranks
 from di4c_plugin.errors import UserError
 
 CPU = torch.device("cpu")
@@ -31,13 +31,13 @@ def test_cells_come_in_the_order_of_their_first_points(height: int, width: int) 
         if (int(row), int(column)) not in order:
             order.append((int(row), int(column)))
     assert len(order) == height * width
-    places = halton_places(height, width, CPU).view(height, width)
+    places = halton_ranks(height, width, CPU).view(height, width)
     assert [int(places[cell]) for cell in order] == list(range(height * width))
 
 
 def test_early_cells_are_spread() -> None:
     """Every quarter of the grid, and every third of columns, has its share of any first cells."""
-    places = halton_places(16, 16, CPU).view(16, 16)
+    places = halton_ranks(16, 16, CPU).view(16, 16)
     for count in (8, 16, 32, 64, 128):
         first = (places < count).double()
         quarters = first.unfold(0, 8, 8).unfold(1, 8, 8).sum((-1, -2))
@@ -61,14 +61,14 @@ def host_sampler() -> Any:
 @pytest.mark.parametrize("side", [4, 8, 16, 24, 32])
 def test_the_order_is_the_hosts(side: int) -> None:
     cells = host_sampler().HaltonSampler.build_halton_mask(side)
-    places = halton_places(side, side, CPU).view(side, side)
+    places = halton_ranks(side, side, CPU).view(side, side)
     assert places[cells[:, 0], cells[:, 1]].tolist() == list(range(side * side))
 
 
 def test_masks_open_along_the_order() -> None:
     """Open positions are skipped; the tokens are drawn from p."""
     process = Halton(3, LogLinear())
-    places = halton_places(4, 4, CPU)
+    places = halton_ranks(4, 4, CPU)
     x_t = torch.full((1, 16), process.mask)
     x_t[:, places < 4] = 1
     x_t[:, places == 9] = 2
@@ -84,7 +84,7 @@ def test_masks_open_along_the_order() -> None:
 @pytest.mark.parametrize("u", [0.0, 0.3, 1 - 2**-53])
 def test_a_random_start_goes_round(u: float) -> None:
     process = Halton(3, LogLinear(), grid=(2, 8), randomize=True)
-    places = halton_places(2, 8, CPU)
+    places = halton_ranks(2, 8, CPU)
     noise = torch.rand(2, 3, 1, 16, dtype=torch.float64)
     noise[0, :, :, 0] = u
     start = int(u * 16)

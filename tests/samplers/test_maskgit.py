@@ -23,7 +23,7 @@ from di4c_plugin.diffusion import (
     Uniform,
     time_grid,
 )
-from di4c_plugin.diffusion.halton import halton_places
+from di4c_plugin.diffusion.halton import halton_ranks
 from di4c_plugin.errors import UserError
 from di4c_plugin.samplers import Step, ancestral, halton, maskgit
 from tests.enumeration import TableDenoiser
@@ -151,13 +151,13 @@ def test_confidence_is_the_process_of_that_name() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 16])
 def test_halton_opens_along_the_order(steps: int) -> None:
-    places = halton_places(16, 16, torch.device("cpu"))
+    places = halton_ranks(16, 16, torch.device("cpu"))
     for mask in run(halton, Absorbing(5, Arccos()), steps):
         assert torch.equal(mask, (places < mask[0].sum()).expand(3, -1))
 
 
 def test_a_sample_keeps_its_random_start() -> None:
-    order = halton_places(16, 16, torch.device("cpu")).argsort()
+    order = halton_ranks(16, 16, torch.device("cpu")).argsort()
     masks = [
         mask[:, order] for mask in run(halton, Absorbing(5, Arccos()), 12, n=50, randomize=True)
     ]

@@ -1,7 +1,7 @@
 """Masked language models of transformers: BERT and its kin, and diffusion language models.
 
-What must be known of one beside its weights is a `rows.Row`; doors are what transformers itself
-tells (`get_input_embeddings`, `get_output_embeddings`, the outermost list of blocks).
+A `rows.Row` says what its weights do not; the doors come from transformers itself
+(`get_input_embeddings`, `get_output_embeddings`, the outermost list of blocks).
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,9 +14,9 @@ from torch import nn
 
 from di4c_plugin.checkpoints.content import Content
 from di4c_plugin.checkpoints.description import check_process, sizes_of
+from di4c_plugin.checkpoints.locations import is_index
 from di4c_plugin.checkpoints.model import Model, check_weights
 from di4c_plugin.checkpoints.model_file import is_safetensors
-from di4c_plugin.checkpoints.places import is_index
 from di4c_plugin.checkpoints.vocabulary import tokenizer_beside
 from di4c_plugin.checkpoints.weights import Weights, fingerprint
 from di4c_plugin.diffusion import Absorbing, Process
@@ -41,12 +41,12 @@ from di4c_plugin.networks.denoiser import NetworkDenoiser
 from di4c_plugin.networks.doors import Doors, find_doors
 from di4c_plugin.networks.latent import LatentInjector, new_injector
 
-# How the name of a table of word embeddings ends.
+# Suffixes of the name of a table of word embeddings.
 MARKS = (
     *("word_embeddings.weight", "tok_embeddings.weight", "embed_tokens.weight"),
     "transformer.wte.weight",
 )
-# In files of BERT's pre-training, and of older versions: no part of the masked language model.
+# In files of BERT's pre-training and of older versions, but not in the masked language model.
 BESIDE = ("cls.seq_relationship.", "bert.pooler.", "roberta.pooler.")
 BUFFERS = ("embeddings.position_ids", "rotary_emb.inv_freq")
 
@@ -88,11 +88,15 @@ class HFNetworks(Family[HFConfig]):
         return any(name.endswith(MARKS) for name in names)
 
     def check(self, names: Iterable[Any], origin: str) -> None:
-        """See `Family.check`; weights of none of the other families may be of a foreign class."""
-        known = [str(name) for name in names]
-        for other in families().values():
-            if other.name != self.name and not self.holds(known) and other.holds(known):
-                raise UserError(f"{origin} is of {other.title}, not of {self.title}")
+        """See `Family.check`; weights of no other family may be of a foreign class."""
+        plain_names = [str(name) for name in names]
+        for family in families().values():
+            if (
+                family.name != self.name
+                and not self.holds(plain_names)
+                and family.holds(plain_names)
+            ):
+                raise UserError(f"{origin} is of {family.title}, not of {self.title}")
 
     def weights_in(self, content: Content, *, ema: bool = True) -> Weights:
         """See `Family.weights_in`.
@@ -117,10 +121,10 @@ class HFNetworks(Family[HFConfig]):
         return Weights(tensors, None, config, None, origin, digest, {}, tokenizer)
 
     def load(
-        self, weights: Weights, *, process: Mapping[str, Any] | None = None, **said: Any
+        self, weights: Weights, *, process: Mapping[str, Any] | None = None, **options: Any
     ) -> Model:
         """See `Family.load`; the code of a foreign class is that beside its weights."""
-        return super(HFNetworks, self.beside(weights)).load(weights, process=process, **said)
+        return super(HFNetworks, self.beside(weights)).load(weights, process=process, **options)
 
     def beside(self, weights: Weights) -> "HFNetworks":
         """See `Family.beside`."""
@@ -129,30 +133,30 @@ class HFNetworks(Family[HFConfig]):
             return self
         return self.at(folder if Path(origin).expanduser().exists() else origin.partition(" ")[0])
 
-    def sizes(self, weights: Weights, **said: Any) -> HFConfig:
+    def sizes(self, weights: Weights, **options: Any) -> HFConfig:
         """See `Family.sizes`."""
         config = weights.config["hf"]
-        found, barred, _ = sizes_of_folder(
-            config, special_in(Path(weights.config["folder"])), said, weights.origin
+        values, barred = sizes_of_folder(
+            config, special_in(Path(weights.config["folder"])), options, weights.origin
         )
         weights.config["barred"] = barred
         table = next((v for k, v in weights.tensors.items() if k.endswith(MARKS)), None)
         std = 0.02 if table is None else float(table[: 2**14].float().std())
         floating = (v.dtype for v in weights.tensors.values() if v.is_floating_point())
-        dtype = said.get("dtype") or str(next(floating, torch.float32)).removeprefix("torch.")
-        found |= {"embedding_std": max(std, 1e-6), "dtype": dtype}
-        return sizes_of(HFConfig, found, weights.origin)
+        dtype = options.get("dtype") or str(next(floating, torch.float32)).removeprefix("torch.")
+        values |= {"embedding_std": max(std, 1e-6), "dtype": dtype}
+        return sizes_of(HFConfig, values, weights.origin)
 
     def process(self, sizes: HFConfig, weights: Weights | None = None) -> dict[str, Any]:
-        """See `Family.process`: masked diffusion, log-linear as of all these models."""
-        own: dict[str, Any] = {
+        """See `Family.process`: masked diffusion with the log-linear schedule."""
+        config: dict[str, Any] = {
             "name": "absorbing",
             "num_tokens": sizes.vocab_size,
             "mask": sizes.mask,
         }
         barred = () if weights is None else weights.config.get("barred", ())
-        own |= {"barred": list(barred)} if barred else {}
-        return check_process(own, "this network")
+        config |= {"barred": list(barred)} if barred else {}
+        return check_process(config, "this network")
 
     def build(self, sizes: HFConfig, process: Process) -> nn.Module:
         """See `Family.build`.
@@ -166,7 +170,7 @@ class HFNetworks(Family[HFConfig]):
             raise UserError(f"this network has {sizes.vocab_size} ids, not {process.num_states}")
         network = make_network(sizes.config, self.root, trust=self.trust)
         tie(network)
-        head = sizes.head or name_of(network, _told(network, "get_output_embeddings"), "head")
+        head = sizes.head or name_of(network, _result_of(network, "get_output_embeddings"), "head")
         if not isinstance(network.get_submodule(head), nn.Linear):
             raise UserError(f"host.head={head} is no linear layer")
         exact_head(network, head)
@@ -175,23 +179,23 @@ class HFNetworks(Family[HFConfig]):
         return network
 
     def doors(self, network: nn.Module, latent: Mapping[str, Any] | None = None) -> Doors:
-        """See `Family.doors`: those that transformers tells, and norms that the user names."""
-        said = (latent or {}).get("doors") or {}
-        if not isinstance(said, Mapping):
-            raise UserError(f"latent.doors is a set of names of sub-modules, not {said!r}")
-        names: dict[str, Any] = dict(said)
+        """See `Family.doors`: those that transformers knows, and norms that the user names."""
+        overrides = (latent or {}).get("doors") or {}
+        if not isinstance(overrides, Mapping):
+            raise UserError(f"latent.doors is a set of names of sub-modules, not {overrides!r}")
+        names: dict[str, Any] = dict(overrides)
         if "embedding" not in names:
-            told = _told(network, "get_input_embeddings")
-            names["embedding"] = name_of(network, told, "embedding")
+            module = _result_of(network, "get_input_embeddings")
+            names["embedding"] = name_of(network, module, "embedding")
         if "blocks" not in names:
             names["blocks"] = f"{outermost_blocks(network)}.*"
         names["head"] = name_of(network, head_of(network), "head")
-        found = find_doors(network, {"norms": names["blocks"], **names})
-        return found if "norms" in said else replace(found, norms=())
+        doors = find_doors(network, {"norms": names["blocks"], **names})
+        return doors if "norms" in overrides else replace(doors, norms=())
 
     def blocks(self, network: nn.Module, sizes: HFConfig) -> tuple[nn.Module, ...]:
         """See `Family.blocks`: those that the row names, or the outermost list."""
-        return self.doors(network, {"doors": _said_doors(sizes)}).blocks
+        return self.doors(network, {"doors": _row_doors(sizes)}).blocks
 
     def let_latent_in(
         self, network: nn.Module, latent: Mapping[str, Any], sizes: Any, process: Process
@@ -202,7 +206,7 @@ class HFNetworks(Family[HFConfig]):
                 "a latent enters these networks at their embeddings: latent.blocks=null"
             )
         injector = new_injector(sizes, latent)
-        doors = self.doors(network, {"doors": _said_doors(sizes) | dict(latent.get("doors") or {})})
+        doors = self.doors(network, {"doors": _row_doors(sizes) | dict(latent.get("doors") or {})})
         if not doors.norms and type(injector).on_norm is not LatentInjector.on_norm:
             kind = type(network).__name__
             raise UserError(
@@ -236,7 +240,7 @@ class HFNetworks(Family[HFConfig]):
         *,
         process: Process | Mapping[str, Any] | None = None,
     ) -> NetworkDenoiser:
-        """See `Family.restore`; the tensors become the network's own, one copy in memory."""
+        """See `Family.restore`; the network takes over the tensors, without a second copy."""
         built = self._built(sizes, process)
         with refusing(f"the model in {weights.origin} cannot be made"), empty_parameters():
             denoiser = self.denoiser(sizes, weights.latent, process=built)
@@ -251,22 +255,22 @@ class HFNetworks(Family[HFConfig]):
         return denoiser.eval()
 
 
-def _told(network: Any, method: str) -> Any:
-    """Return what a method of transformers' models returns; None where a class has it not."""
+def _result_of(network: Any, method: str) -> Any:
+    """Return the result of a method of transformers' models; None where a class lacks it."""
     try:
         return getattr(network, method)()
     except (AttributeError, NotImplementedError):
         return None
 
 
-def _said_doors(sizes: HFConfig) -> dict[str, Any]:
+def _row_doors(sizes: HFConfig) -> dict[str, Any]:
     """Return the doors that a row names."""
-    found = {} if sizes.embedding is None else {"embedding": sizes.embedding}
-    return found if sizes.blocks is None else found | {"blocks": f"{sizes.blocks}.*"}
+    names = {} if sizes.embedding is None else {"embedding": sizes.embedding}
+    return names if sizes.blocks is None else names | {"blocks": f"{sizes.blocks}.*"}
 
 
 def _renamed(name: str) -> str:
-    """Return the name of a weight that had another in the first files of BERT."""
+    """Return the present name of a weight, which BERT's first files name differently."""
     for old, new in (
         (".LayerNorm.gamma", ".LayerNorm.weight"),
         (".LayerNorm.beta", ".LayerNorm.bias"),

@@ -14,17 +14,17 @@ from di4c_plugin.networks.denoiser import NetworkDenoiser
 class HFDenoiser(NetworkDenoiser):
     """Log p_{0|t} by `network(ids (B, D), ...) -> object with .logits (B, D, V)`.
 
-    Sequences may be shorter than the network's, and have padding behind them: positions with the
-    token `pad`, which no text has. They are seen by nobody, and stay what they are.
+    Sequences may be shorter than the network's, and end in padding: positions with the token `pad`,
+    which no text has. They are hidden from attention, and never change.
 
     Args:
         network: with a `Head`.
         process: masked diffusion over all V ids.
         shift: whether the logits at position i are of token i + 1.
-        block: size of the blocks that see only themselves and those before; None: all see all.
+        block: size of the blocks, each of which sees itself and earlier ones; None: all see all.
         argument: name of the argument that takes a mask (B, 1, D, D).
         pad: id of padding; None: there is none.
-        first: the position that positions are counted from.
+        first: index of the first position.
     """
 
     def __init__(
@@ -53,41 +53,42 @@ class HFDenoiser(NetworkDenoiser):
             raise UserError("a masked language model takes no class labels")
         options = self.arguments(x_t) | ({} if latent is None else {"latent": latent})
         output = self.network(x_t, **options)
-        found: Tensor = output.logits if hasattr(output, "logits") else output[0]
-        found = found[:, : x_t.shape[1]]  # without what a latent has appended
-        return torch.cat([found[:, :1], found[:, :-1]], 1) if self.shift else found
+        logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
+        logits = logits[:, : x_t.shape[1]]  # without what a latent has appended
+        return torch.cat([logits[:, :1], logits[:, :-1]], 1) if self.shift else logits
 
     def arguments(self, x_t: Tensor) -> dict[str, Any]:
-        """Return what the network takes beside the ids."""
+        """Return the network's arguments beside the ids."""
         b, d = x_t.shape
-        found: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if "position_ids" in self.takes:
-            # Always: RoBERTa would count them by the ids.
-            place = torch.arange(self.first, self.first + d, device=x_t.device)
-            found["position_ids"] = place.expand(b, -1)
+            # Always: RoBERTa would derive them from the ids.
+            positions = torch.arange(self.first, self.first + d, device=x_t.device)
+            options["position_ids"] = positions.expand(b, -1)
         if "use_cache" in self.takes:
-            found["use_cache"] = False
-        seen = None if self.pad is None else x_t != self.pad
+            options["use_cache"] = False
+        visible = None if self.pad is None else x_t != self.pad
         if self.block is not None:
             block = torch.arange(d, device=x_t.device) // self.block
-            sees = (block[:, None] >= block).expand(b, 1, d, d)
-            found[self.argument] = additive(
-                sees if seen is None else sees & seen[:, None, None], self
+            allowed = (block[:, None] >= block).expand(b, 1, d, d)
+            options[self.argument] = additive(
+                allowed if visible is None else allowed & visible[:, None, None], self
             )
-        elif seen is not None and not bool(seen.all()):
+        elif visible is not None and not bool(visible.all()):
             if self.argument == "attention_mask":
-                found["attention_mask"] = seen.long()
+                options["attention_mask"] = visible.long()
             else:
-                found[self.argument] = additive(seen[:, None, None].expand(b, 1, d, d), self)
-        return found
+                options[self.argument] = additive(visible[:, None, None].expand(b, 1, d, d), self)
+        return options
 
 
-def additive(sees: Tensor, module: nn.Module) -> Tensor:
-    """Return a mask (B, 1, D, D) as 0 where it is true and else the least number, as logits are.
+def additive(allowed: Tensor, module: nn.Module) -> Tensor:
+    """Return an additive mask (B, 1, D, D): 0 where `allowed`, elsewhere the least number.
 
-    Each position sees itself at least: a row of padding would be no distribution.
+    Each position sees at least itself: a row of all padding would be no distribution. The dtype is
+    the module's.
     """
     dtype = next(p.dtype for p in module.parameters() if p.is_floating_point())
-    own = torch.eye(sees.shape[-1], dtype=torch.bool, device=sees.device)
-    zero = torch.zeros(sees.shape, dtype=dtype, device=sees.device)
-    return zero.masked_fill(~(sees | own), torch.finfo(dtype).min)
+    diagonal = torch.eye(allowed.shape[-1], dtype=torch.bool, device=allowed.device)
+    zero = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return zero.masked_fill(~(allowed | diagonal), torch.finfo(dtype).min)

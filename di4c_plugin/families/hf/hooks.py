@@ -1,8 +1,8 @@
 """How a latent enters a masked language model: at its word embeddings, on any class.
 
-The network is called with ids, one more for each token that the latent appends; a hook puts what
-the latent makes of them in the place of their embeddings. So everything that follows (positions,
-types, masks, normalisation) is the network's own, and nothing of its code is edited.
+The network is called with ids, one more for each token that the latent appends; a hook replaces
+their embeddings by the latent's. So everything after that (positions, types, masks, normalisation)
+is the network's own, and its code is not edited.
 """
 
 from functools import partial
@@ -22,7 +22,7 @@ class EmbeddingHooks:
     Args:
         injector: of the network.
         mask: id of the mask token.
-        last: the greatest position that there is; None: any.
+        last: the greatest position; None: unlimited.
     """
 
     def __init__(self, injector: LatentInjector, mask: int, last: int | None) -> None:
@@ -43,7 +43,7 @@ class EmbeddingHooks:
             norm.register_forward_hook(partial(self.normalised, layer))
 
     def begin(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        """Take `latent` from the arguments, missing it is drawn; make room for what it appends."""
+        """Take `latent` from the arguments, or draw one; make room for the tokens it appends."""
         kwargs = dict(kwargs)
         latent, (x,) = kwargs.pop("latent", None), args
         if latent is None:
@@ -66,7 +66,7 @@ class EmbeddingHooks:
         """See `LatentInjector.on_embedding` and `on_sequence`."""
         if self.entry is None:  # the table is looked up outside a pass
             return e
-        kind = e.dtype  # a latent may be of more precision
+        kind = e.dtype  # a latent may have more precision
         e = self.entry.at_embedding(e[:, : self.active.shape[1]], self.active)
         entered: Tensor = self.entry.at_block(0, e, self.active)
         return entered.to(kind)
@@ -80,29 +80,31 @@ class EmbeddingHooks:
         return self.entry.widen(value) if isinstance(value, Tensor) else value
 
     def _appended(self) -> int:
-        """Return how many tokens the latent appends."""
+        """Return the number of tokens that the latent appends."""
         code = self.entry.code
         nothing = code.new_empty(len(code), 0, code.shape[-1])
         return int(self.injector.on_sequence(nothing, code).shape[1])
 
     def _longer(self, name: str, value: Any, more: int) -> Any:
-        """Return an argument for a sequence with `more` tokens behind it, which all see.
+        """Return an argument for a sequence with `more` tokens after it, which all others see.
 
-        Where some see only what stands before, what was appended sees itself alone: nothing later
-        is seen through it.
+        In a mask (B, 1, D, D) the appended tokens see only themselves, so that nothing later leaks
+        through them.
         """
         if not isinstance(value, Tensor):
             return value
         if name == "position_ids":
-            after = value[:, -1:] + torch.arange(1, more + 1, device=value.device)
-            return torch.cat([value, after if self.last is None else after.clamp(max=self.last)], 1)
+            appended = value[:, -1:] + torch.arange(1, more + 1, device=value.device)
+            return torch.cat(
+                [value, appended if self.last is None else appended.clamp(max=self.last)], 1
+            )
         if value.ndim == 2:
             return torch.cat([value, torch.ones_like(value[:, :1]).expand(-1, more)], 1)
         rows, _, d, _ = value.shape
-        seen, hidden = (
+        visible, hidden = (
             (True, False) if value.dtype == torch.bool else (0.0, torch.finfo(value.dtype).min)
         )
         longer = value.new_full((rows, 1, d + more, d + more), hidden)
         longer[..., :d, :d] = value
-        longer[..., d:] = seen
+        longer[..., d:] = visible
         return longer

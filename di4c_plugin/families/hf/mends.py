@@ -1,7 +1,7 @@
-"""What the modelling code of diffusion language models finds missing in transformers 5.
+"""Names that the modelling code of diffusion language models misses in transformers 5.
 
 Their classes were written for transformers 4: without these names they do not import, or cannot be
-constructed. Nothing of their code is edited. What is mended is announced.
+constructed. Their code is not edited. Each name that is put back is announced.
 """
 
 import importlib
@@ -14,10 +14,10 @@ from di4c_plugin.announce import announce_once
 
 
 def mend() -> None:
-    """Put back what is missing, once."""
-    done = [*_default_rope(), *_attention_masks(), *_fx()]
-    if done:
-        announce_once(f"put back into transformers for this model's code: {', '.join(done)}")
+    """Put back the missing names, once."""
+    mended = [*_default_rope(), *_attention_masks(), *_fx()]
+    if mended:
+        announce_once(f"put back into transformers for this model's code: {', '.join(mended)}")
 
 
 def _default_rope() -> list[str]:
@@ -45,7 +45,7 @@ def default_rope(
 
 
 def _attention_masks() -> list[str]:
-    """The functions that made 4-d masks; here masks come as the network wants them."""
+    """The functions that made 4-d masks; here masks have the network's form already."""
     name = "transformers.modeling_attn_mask_utils"
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         return []

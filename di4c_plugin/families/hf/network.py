@@ -1,8 +1,8 @@
 """Masked language models of transformers as modules: their class, construction, and tied weights.
 
-Classes that transformers has itself are made by their config. The code of others (LLaDA, Dream) is
-run only where the user trusts it; `from_pretrained` of transformers 5 leaves their buffers as
-garbage, so that all networks here are constructed and get their weights by name.
+Classes of transformers are built from their config. Foreign code (LLaDA, Dream) runs only where the
+user trusts it; `from_pretrained` of transformers 5 leaves their buffers uninitialised, so all
+networks here are constructed first and get their weights by name.
 """
 
 import inspect
@@ -18,33 +18,33 @@ from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import STRANGE, UserError, quoted, reason
 from di4c_plugin.families.hf.mends import mend
 
-# In this order: what a class of masked language models is found under in `auto_map`.
+# Keys of `auto_map` that may hold a class of masked language models, in this order.
 AUTO = ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel")
 
 
 def is_foreign(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json names code of its own."""
+    """Return whether a config.json names its own code."""
     return isinstance(config.get("auto_map"), Mapping)
 
 
 def make_network(config: Mapping[str, Any], code: str | Path | None, *, trust: bool) -> nn.Module:
-    """Return the network of a config.json with random weights; it remembers no path.
+    """Return the network of a config.json with random weights; it stores no path.
 
     Args:
-        config: what the file says.
+        config: the content of the file.
         code: the folder, or hub id, whose modelling code may run; None: there is none.
         trust: whether the user trusts that code.
 
     Raises:
-        UserError: for a class that transformers has not, code that nobody trusts or that is
-            missing, and a config that makes no network.
+        UserError: for a class that transformers lacks, for code that is missing or not trusted,
+            and for a config that builds no network.
     """
     try:
         import transformers
     except ImportError as error:
         raise UserError(f"host=hf needs transformers: {reason(error)}") from error
     if is_foreign(config):
-        kind, made = _foreign(dict(config), code, trust=trust)
+        kind, hf_config = _foreign(dict(config), code, trust=trust)
     else:
         from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -53,9 +53,9 @@ def make_network(config: Mapping[str, Any], code: str | Path | None, *, trust: b
         if name is None:
             raise UserError(f"transformers has no masked language model {quoted(model_type)}")
         kind = getattr(transformers, name)
-        made = kind.config_class.from_dict(dict(config))
+        hf_config = kind.config_class.from_dict(dict(config))
     try:
-        network: nn.Module = kind(made)
+        network: nn.Module = kind(hf_config)
     except STRANGE as error:
         raise UserError(f"{kind.__name__} cannot be made: {reason(error)}") from error
     return network
@@ -64,18 +64,18 @@ def make_network(config: Mapping[str, Any], code: str | Path | None, *, trust: b
 def _foreign(config: dict[str, Any], code: str | Path | None, *, trust: bool) -> tuple[Any, Any]:
     """Return class and config of code that is not transformers'; errors as `make_network`."""
     names = config["auto_map"]
-    found = next((names[auto] for auto in AUTO if auto in names), None)
-    found = found[0] if isinstance(found, list | tuple) else found
-    if not isinstance(found, str) or not isinstance(names.get("AutoConfig"), str):
+    class_path = next((names[auto] for auto in AUTO if auto in names), None)
+    class_path = class_path[0] if isinstance(class_path, list | tuple) else class_path
+    if not isinstance(class_path, str) or not isinstance(names.get("AutoConfig"), str):
         raise UserError("auto_map in config.json names no masked language model and its config")
     whose = code if code is not None else "its authors"
     if not trust:
         raise UserError(
-            f"this network is code of {whose} ({found.rpartition('.')[0]}.py), which runs only "
-            "with host.trust_remote_code=true"
+            f"this network is code of {whose} ({class_path.rpartition('.')[0]}.py), which runs "
+            "only with host.trust_remote_code=true"
         )
     if code is None:
-        raise UserError(f"where is the code of {found}? say host.root=FOLDER, or a hub id")
+        raise UserError(f"where is the code of {class_path}? say host.root=FOLDER, or a hub id")
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     mend()
@@ -84,28 +84,30 @@ def _foreign(config: dict[str, Any], code: str | Path | None, *, trust: bool) ->
     )
     options: dict[str, Any] = {"revision": revision} if revision else {}
     try:
-        kind = get_class_from_dynamic_module(found, repository, **options)
+        kind = get_class_from_dynamic_module(class_path, repository, **options)
         config_kind: Any = get_class_from_dynamic_module(names["AutoConfig"], repository, **options)
-        made = config_kind.from_dict(config)
+        hf_config = config_kind.from_dict(config)
     except (ImportError, OSError, *STRANGE) as error:
-        raise UserError(f"the code of {found} in {code} does not load: {reason(error)}") from error
+        raise UserError(
+            f"the code of {class_path} in {code} does not load: {reason(error)}"
+        ) from error
     announce_once(f"runs code of {code}: {inspect.getmodule(kind).__name__}")  # type: ignore[union-attr]
-    return kind, made
+    return kind, hf_config
 
 
 @contextmanager
 def empty_parameters() -> Iterator[None]:
-    """Have modules that are made within hold no memory for parameters; buffers are real.
+    """Build modules without memory for their parameters; buffers are real.
 
-    Ties between parameters do not last: see `tie`.
+    Ties between parameters are lost: see `tie`.
     """
     register = nn.Module.register_parameter
 
     def empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         register(module, name, parameter)
         if parameter is not None and parameter.device.type != "meta":
-            own = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-            module._parameters[name] = own
+            empty_parameter = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+            module._parameters[name] = empty_parameter
 
     nn.Module.register_parameter = empty  # type: ignore[assignment, method-assign]
     try:
@@ -116,7 +118,7 @@ def empty_parameters() -> Iterator[None]:
 
 
 def tie(network: Any) -> None:
-    """Make one parameter of those that the network's config ties: embedding and head."""
+    """Tie the parameters that the network's config ties: embedding and head."""
     ties = getattr(network, "all_tied_weights_keys", None) or network._tied_weights_keys
     config = network.config
     tied = getattr(config, "tie_word_embeddings", None)
@@ -131,30 +133,30 @@ def tie(network: Any) -> None:
 
 
 def groups(network: nn.Module) -> list[list[str]]:
-    """Return the names of parameters that are one, of each such."""
-    found: dict[int, list[str]] = {}
+    """Return the names of tied parameters, one list for each."""
+    by_identity: dict[int, list[str]] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
-        found.setdefault(id(parameter), []).append(name)
-    return [names for names in found.values() if len(names) > 1]
+        by_identity.setdefault(id(parameter), []).append(name)
+    return [names for names in by_identity.values() if len(names) > 1]
 
 
 def complete(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
-    """Return weights under all names of tied ones, of which a file may hold any.
+    """Return weights under all names of tied ones, of which a file may hold only some.
 
     Raises:
-        UserError: if two that are tied differ.
+        UserError: if two tied weights differ.
     """
-    whole = dict(tensors)
+    full = dict(tensors)
     for names in groups(network):
-        there = [name for name in names if name in whole]
-        if any(not torch.equal(whole[there[0]], whole[name]) for name in there[1:]):
-            raise UserError(f"{origin}: {there[0]} and {there[1]} are one weight, and differ")
-        whole |= {name: whole[there[0]] for name in names if there}
-    return whole
+        present = [name for name in names if name in full]
+        if any(not torch.equal(full[present[0]], full[name]) for name in present[1:]):
+            raise UserError(f"{origin}: {present[0]} and {present[1]} are one weight, and differ")
+        full |= {name: full[present[0]] for name in names if present}
+    return full
 
 
 def assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Have the network hold these very tensors as its weights; ties stay."""
+    """Make these tensors the network's weights, without copies; ties are kept."""
     tied = groups(network)
     network.load_state_dict(tensors, assign=True)
     for first, *others in tied:
@@ -163,14 +165,14 @@ def assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _set(network: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    place, _, own = name.rpartition(".")
-    network.get_submodule(place)._parameters[own] = parameter
+    parent, _, leaf = name.rpartition(".")
+    network.get_submodule(parent)._parameters[leaf] = parameter
 
 
 def name_of(network: nn.Module, module: nn.Module | None, what: str) -> str:
     """Return the name of a sub-module; raises UserError for None."""
-    for name, each in network.named_modules():
-        if each is module:
+    for name, candidate in network.named_modules():
+        if candidate is module:
             return name
     kind = type(network).__name__
     raise UserError(f"{kind} does not say its {what}: say host.{what}=")

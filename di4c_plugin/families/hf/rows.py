@@ -1,7 +1,7 @@
-"""What one must know of a masked language model beside its weights: a table, and what a user says.
+"""Facts about masked language models that their weights do not contain: a table, and options.
 
-Everything that transformers itself tells (embeddings, head, special tokens) is taken from there.
-The diffusion language models are known by the `model_type` of their config; the ids of their masks
+Whatever transformers itself knows (embeddings, head, special tokens) is taken from there. The
+diffusion language models are recognised by the `model_type` of their config; the ids of their masks
 are those of their own generation code.
 """
 
@@ -28,9 +28,8 @@ class Row:
         embedding: name of the sub-module; None: what `get_input_embeddings` returns.
         head: name of the linear layer; None: what `get_output_embeddings` returns.
         blocks: name of the list of blocks; None: the outermost one.
-        barred: ids that are never predicted, beside the mask and those beyond the tokenizer's. What
-            a user says goes in place of the tokenizer's special tokens, which are it by default but
-            for the end of text.
+        barred: ids that are never predicted, beside the mask and those beyond the tokenizer's.
+            The default is the tokenizer's special tokens, without the end of text.
     """
 
     mask: int | None = None
@@ -71,27 +70,27 @@ ROWS: Mapping[str, Row] = {
 }
 
 
-def row_of(config: Mapping[str, Any], said: Mapping[str, Any]) -> Row:
-    """Return the row of a config.json, with what the user says in place of the table's.
+def row_of(config: Mapping[str, Any], options: Mapping[str, Any]) -> Row:
+    """Return the row of a config.json, with the user's options in place of the table's values.
 
     Raises:
-        UserError: for values that are none.
+        UserError: for invalid values.
     """
     row = ROWS.get(str(config.get("model_type", "")).lower(), Row())
     if row.attention == "blocks" and isinstance(config.get("block_size"), int):
         row = replace(row, block=config["block_size"])
-    own = {name: said[name] for name in SAID if said.get(name) is not None}
-    if own.get("attention") == "full":
-        row, own = replace(row, attention="full", block=None), own
-    if "barred" in own:
-        own["barred"] = tuple(whole(value, "host.barred") for value in own["barred"])
-    if "mask" in own:
-        own["mask"] = whole(own["mask"], "host.mask")
-    return Row(**{**asdict(row), "barred": row.barred, **own})
+    overrides = {name: options[name] for name in SAID if options.get(name) is not None}
+    if overrides.get("attention") == "full":
+        row = replace(row, attention="full", block=None)
+    if "barred" in overrides:
+        overrides["barred"] = tuple(token_id(value, "host.barred") for value in overrides["barred"])
+    if "mask" in overrides:
+        overrides["mask"] = token_id(overrides["mask"], "host.mask")
+    return Row(**{**asdict(row), "barred": row.barred, **overrides})
 
 
-def whole(value: Any, name: str) -> int:
-    """Return a token's id; raises UserError for what is none."""
+def token_id(value: Any, name: str) -> int:
+    """Return a token's id; raises UserError for anything else."""
     if type(value) is not int or value < 0:
         raise UserError(f"{name} is {quoted(value)}: no id of a token")
     return value

@@ -1,7 +1,7 @@
-"""A model as other programs call a masked language model: `model(input_ids, …).logits`.
+"""A model with the interface of a masked language model: `model(input_ids, …).logits`.
 
-So diffusers' `LLaDA2Pipeline` serves a student: `LLaDA2Pipeline(model=Served(student), …)`. One
-prompt a call there: that pipeline puts its padding between prompt and answer.
+With it diffusers' `LLaDA2Pipeline` serves a student: `LLaDA2Pipeline(model=Served(student), …)`.
+One prompt for each call: that pipeline puts its padding between prompt and answer.
 """
 
 from types import SimpleNamespace
@@ -20,8 +20,8 @@ class Served(nn.Module):
 
     Args:
         model: teacher or student of the family.
-        fresh: whether a student draws λ anew at each call, and not once for each generation. A call
-            belongs to a new one where there are more masks than the last call had there.
+        fresh: whether a student draws λ at each call, and not once for each generation. A call with
+            more masks than the last call starts a new generation.
         seed: of λ.
     """
 
@@ -54,11 +54,11 @@ class Served(nn.Module):
 
         Args:
             input_ids: (B, D).
-            attention_mask: (B, D), 0 where nobody looks; None: nowhere.
-            others: positions and the like, which are as the network has them anyway.
+            attention_mask: (B, D), 0 at padding; None: no padding.
+            others: ignored; positions and the like follow from the ids.
 
         Raises:
-            UserError: for a mask of attention where the model knows no padding.
+            UserError: for an attention mask where the model knows no padding.
         """
         x = input_ids
         if attention_mask is not None and not bool(attention_mask.all()):

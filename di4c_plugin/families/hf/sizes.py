@@ -1,4 +1,4 @@
-"""What makes a masked language model of transformers, as plain values, and how it is found out."""
+"""The sizes of a masked language model of transformers, from its config.json and tokenizer."""
 
 import json
 from collections.abc import Mapping
@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from di4c_plugin.errors import UserError, quoted
-from di4c_plugin.families.hf.rows import Row, row_of, whole
+from di4c_plugin.families.hf.rows import row_of, token_id
 from di4c_plugin.limits import regular
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
-# Of transformers' configs: what changes with the machine, the version or the run.
-NOT_OURS = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
+# Entries of transformers' configs that depend on the machine, the version or the run.
+VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
+# Fields of a row that are sizes.
+OF_ROW = ("shift", "attention", "block", "attention_argument", "embedding", "head", "blocks")
 
 
 @dataclass(frozen=True)
 class HFConfig:
-    """A network, with how it is called.
+    """A network, and how to call it.
 
     Attributes:
-        config: what its config.json says.
+        config: the content of its config.json.
         vocab_size: V, ids that it has logits for.
         hidden_size: H, also of an embedding.
         embedding_std: standard deviation of the embeddings' coordinates in the teacher.
@@ -28,15 +30,9 @@ class HFConfig:
         mask: id of the mask.
         num_blocks: layers.
         pad: id that stands for padding and is in no text; None: there is none.
-        first_position: that positions are counted from.
-        positions_end: how many positions the network knows, from 0; None: any number.
-        shift: see `rows.Row`, for this and what follows.
-        attention: see there.
-        block: see there.
-        attention_argument: see there.
-        embedding: see there.
-        head: see there.
-        blocks: see there.
+        first_position: index of the first position.
+        positions_end: number of positions the network knows, from 0; None: unlimited.
+        shift, attention, block, attention_argument, embedding, head, blocks: see `rows.Row`.
         dtype: of the weights.
     """
 
@@ -91,7 +87,7 @@ class HFConfig:
 
 @dataclass(frozen=True)
 class Special:
-    """What a tokenizer's files say: ids by token, and which of them are special."""
+    """The tokens in a tokenizer's files: ids by token, and the special ones."""
 
     ids: Mapping[str, int]
     special: frozenset[int]
@@ -101,7 +97,7 @@ class Special:
 
 
 def special_in(folder: Path) -> Special:
-    """Return what the files of a tokenizer in a folder say; nothing where there are none."""
+    """Return the tokens in the files of a tokenizer in a folder; no tokens without files."""
     described, configured = (
         _json(folder / "tokenizer.json"),
         _json(folder / "tokenizer_config.json"),
@@ -135,104 +131,103 @@ def special_in(folder: Path) -> Special:
 
 def sizes_of_folder(
     config: Mapping[str, Any],
-    told: Special,
-    said: Mapping[str, Any],
+    tokenizer: Special,
+    options: Mapping[str, Any],
     origin: str,
-) -> tuple[dict[str, Any], tuple[int, ...], Row]:
-    """Return sizes that config.json and tokenizer tell, the barred ids, and the row.
+) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Return the sizes by name, and the barred ids.
 
-    Barred beside the mask are special tokens but the end of text, or what the user says in their
-    place, and ids that the tokenizer has no token for.
+    Beside the mask, barred ids are the special tokens (or the user's) without the end of text, and
+    ids without a token.
 
     Raises:
         UserError: naming what is missing.
     """
-    row = row_of(config, said)
+    row = row_of(config, options)
     text = config.get("text_config")
-    own = {**text, **config} if isinstance(text, Mapping) else config
-    vocab = _number(own, ("vocab_size", "embedding_size"), origin, "vocab_size")
+    flat = {**text, **config} if isinstance(text, Mapping) else config
+    vocab = _number(flat, ("vocab_size", "embedding_size"), origin, "vocab_size")
     if config.get("model_type") == "llada" and isinstance(config.get("embedding_size"), int):
         vocab = config["embedding_size"]
-    asked = (said.get("mask"), config.get("mask_token_id"), row.mask, told.mask)
-    mask = next((each for each in asked if each is not None), None)
+    candidates = (options.get("mask"), config.get("mask_token_id"), row.mask, tokenizer.mask)
+    mask = next((i for i in candidates if i is not None), None)
     if type(mask) is not int or not 0 <= mask < vocab:
         raise UserError(
             f"{origin} does not say its mask token among {vocab} ids ({quoted(mask)}): "
             "say host.mask="
         )
-    known = max(told.ids.values(), default=vocab - 1)
-    spare = range(known + 1, vocab)
-    ends = {told.eos} | _ids(config.get("eos_token_id"))
-    special = told.special - ends - {told.mask} if said.get("barred") is None else set()
+    largest = max(tokenizer.ids.values(), default=vocab - 1)
+    spare = range(largest + 1, vocab)
+    ends = {tokenizer.eos} | _ids(config.get("eos_token_id"))
+    special = (
+        tokenizer.special - ends - {tokenizer.mask} if options.get("barred") is None else set()
+    )
     barred = {*row.barred, *spare, *special} - {mask}
-    pad = _pad(said.get("pad"), told, spare, ends, mask, barred)
+    pad = _pad(options.get("pad"), tokenizer, spare, ends, mask, barred)
     barred |= set() if pad is None else {pad}
+    sizes = {
+        "vocab_size": vocab,
+        "hidden_size": _number(flat, ("hidden_size", "dim", "d_model"), origin, "hidden_size"),
+        "num_blocks": _number(
+            flat, ("num_hidden_layers", "n_layers", "num_layers"), origin, "num_hidden_layers"
+        ),
+        "mask": mask,
+        "pad": pad,
+        **_positions(config, flat, options.get("length")),
+        **{name: getattr(row, name) for name in OF_ROW},
+        "config": {k: v for k, v in config.items() if k not in VOLATILE},
+    }
+    return sizes, tuple(sorted(token for token in barred if 0 <= token < vocab))
+
+
+def _positions(config: Mapping[str, Any], flat: Mapping[str, Any], length: Any) -> dict[str, Any]:
+    """Return the length and the positions that the network knows; raises UserError."""
     roberta = "roberta" in str(config.get("model_type"))
     first = (config.get("pad_token_id") or 0) + 1 if roberta else 0
-    end = (
-        own.get("max_position_embeddings")
-        or own.get("max_sequence_length")
-        or own.get("n_positions")
-    )
-    longest = end - first if type(end) is int else None
-    length = said.get("length") or longest
+    names = ("max_position_embeddings", "max_sequence_length", "n_positions")
+    end = next((flat[name] for name in names if flat.get(name)), None)
+    end = end if type(end) is int else None
+    longest = None if end is None else end - first
+    length = length or longest
     if type(length) is not int or not 1 <= length <= (longest or length):
         raise UserError(
             f"host.length is {quoted(length)}: the network has up to {longest} positions"
         )
-    sizes = {
-        "vocab_size": vocab,
-        "hidden_size": _number(own, ("hidden_size", "dim", "d_model"), origin, "hidden_size"),
-        "num_blocks": _number(
-            own, ("num_hidden_layers", "n_layers", "num_layers"), origin, "num_hidden_layers"
-        ),
-        "length": length,
-        "mask": mask,
-        "pad": pad,
-        "first_position": first,
-        "positions_end": end if type(end) is int else None,
-        **{
-            name: getattr(row, name)
-            for name in ("shift", "attention", "block", "attention_argument")
-        },
-        **{name: getattr(row, name) for name in ("embedding", "head", "blocks")},
-        "config": {k: v for k, v in config.items() if k not in NOT_OURS},
-    }
-    return sizes, tuple(sorted(token for token in barred if 0 <= token < vocab)), row
+    return {"length": length, "first_position": first, "positions_end": end}
 
 
 def _pad(
-    said: Any, told: Special, spare: range, ends: set[Any], mask: int, barred: set[int]
+    named: Any, tokenizer: Special, spare: range, ends: set[Any], mask: int, barred: set[int]
 ) -> int | None:
-    """Return an id that no text has: what the user says, the tokenizer's padding, or a spare one.
+    """Return an id that no text has: the user's, the tokenizer's padding, or a spare one.
 
-    The end of text is none: there it would be hidden from attention.
+    Never the end of text, which would be hidden from attention in every text.
     """
-    if said is not None:
-        return whole(said, "host.pad")
-    if told.pad is not None and told.pad not in ends and told.pad != mask:
-        return told.pad
+    if named is not None:
+        return token_id(named, "host.pad")
+    if tokenizer.pad is not None and tokenizer.pad not in ends and tokenizer.pad != mask:
+        return tokenizer.pad
     if len(spare):
         return next((token for token in spare if token != mask), None)
     return min((token for token in barred if token != mask), default=None)
 
 
-def _number(config: Mapping[str, Any], names: tuple[str, ...], origin: str, asked: str) -> int:
+def _number(config: Mapping[str, Any], names: tuple[str, ...], origin: str, field: str) -> int:
     for name in names:
         if type(config.get(name)) is int:
             return int(config[name])
-    raise UserError(f"the config.json of {origin} does not say {asked}")
+    raise UserError(f"the config.json of {origin} does not say {field}")
 
 
 def _ids(value: Any) -> set[int]:
     values = value if isinstance(value, list) else [value]
-    return {each for each in values if type(each) is int}
+    return {token for token in values if type(token) is int}
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Return what a file says; {} where there is none, or no such file."""
+    """Return the content of a file; {} where it is missing or unreadable."""
     try:
-        found = json.loads(regular(path).read_text(encoding="utf-8"))
+        content = json.loads(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""Latent conditioning of students: by extra token, by adaLN, by noise on embeddings or stream."""
+"""Latents of students: an extra token, adaLN, or noise on embeddings or the residual stream."""
 
 from di4c_plugin.networks.latent.adaln import AdaLNLatent
 from di4c_plugin.networks.latent.base import (

@@ -29,7 +29,7 @@ class AdaLNLatent(LatentInjector):
     def encode(self, latent: Tensor) -> Tensor:
         """See `LatentInjector.encode`: 1 + gamma and beta of every sub-layer in turn.
 
-        Of shape (2 num_norms, B, 1, H), so that a sub-layer has no more to do than to take them.
+        Shape (2 num_norms, B, 1, H), so that a sub-layer only has to index it.
         """
         # bf16 would round 1 + gamma to multiples of 2^-8.
         with torch.autocast(latent.device.type, enabled=False):

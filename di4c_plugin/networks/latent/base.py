@@ -19,7 +19,7 @@ from di4c_plugin.errors import UserError
 
 
 class Sizes(Protocol):
-    """What an injector needs to know of the network it is made for."""
+    """The sizes of a network that its injector depends on."""
 
     @property
     def hidden_size(self) -> int:
@@ -39,11 +39,11 @@ class Sizes(Protocol):
 
     @property
     def length(self) -> int:
-        """L, how many rows of the residual stream a sequence has: D without patches."""
+        """L, the rows of the residual stream: D without patches."""
 
     @property
     def num_norms(self) -> int:
-        """How many normalised inputs `on_norm` is called for: two a block, and the last."""
+        """The number of normalised inputs for `on_norm`: two for each block, and the last."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +59,21 @@ class KnownSizes:
 
 
 class LatentInjector(nn.Module):
-    """The identity at every door; base of all injectors, made as `Injector(sizes, **options)`.
+    """The identity at every door; base of all injectors, built as `Injector(sizes, **options)`.
 
-    lambda ~ U[0, 1)^latent_shape whatever the injector makes of it.
+    lambda ~ U[0, 1)^latent_shape for every injector.
 
     Attributes:
         latent_shape: of one lambda.
-        blocks: how many blocks, the last ones, the latent enters; None for all of them, and then
-            it may enter the embeddings. `new_injector` sets it and gives the sizes that go with it.
+        blocks: number of the last blocks that the latent enters; None for all of them, and then it
+            may enter the embeddings. `new_injector` sets it, and passes the sizes of these blocks.
     """
 
     latent_shape: tuple[int, ...] = ()
     blocks: int | None = None
 
     def encode(self, latent: Tensor) -> Tensor:
-        """Map lambda (B, *latent_shape) to what the other doors receive; called once a forward."""
+        """Map lambda (B, *latent_shape) to the code for the other doors; once for each pass."""
         return latent
 
     def on_embedding(self, e: Tensor, code: Tensor, active: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""One forward pass of a network that a latent enters: which door is called where, on which rows.
+"""One forward pass of a network with a latent: which door is called where, on which rows.
 
-With n latents for each of B examples, what comes before the latent is the same n times, so the
-network runs it on B rows; from where the latent enters there are n B, lambda-major (row n' B + b is
-lambda n' of example b).
+With n latents for each of B examples, everything before the latent's entry is equal for all n, so
+the network runs it on B rows; from there on there are n B, lambda-major (row n' B + b is lambda n'
+of example b).
 """
 
 import torch
@@ -38,7 +38,7 @@ class Entry:
         self._codes: dict[torch.dtype, Tensor] = {}
 
     def widen(self, x: Tensor) -> Tensor:
-        """Repeat what has B rows to n B, lambda-major; leave everything else as it is."""
+        """Repeat a tensor of B rows to n B, lambda-major; return any other as it is."""
         if self.copies == 1 or not x.ndim or len(x) != self.rows:
             return x
         return x.repeat(self.copies, *[1] * (x.ndim - 1))
@@ -68,7 +68,7 @@ class Entry:
         return self.injector.on_embedding(self.widen(e), self._code(e), self.widen(active))
 
     def _code(self, h: Tensor) -> Tensor:
-        """Return the code in the dtype of h, converted once a pass."""
+        """Return the code in the dtype of h, converted once for each pass."""
         if h.dtype not in self._codes:
             self._codes[h.dtype] = self.code.to(h.dtype)
         return self._codes[h.dtype]

@@ -1,4 +1,4 @@
-"""Makes the injector that the options of a latent name, a built-in or a plugin's."""
+"""Builds an injector from the options of a latent, for built-ins and plugins."""
 
 import inspect
 from collections.abc import Mapping
@@ -11,20 +11,20 @@ from di4c_plugin.plugins import lookup, names_of
 
 
 def new_injector(network: Sizes, options: Mapping[str, Any]) -> LatentInjector:
-    """Make the injector that `options` names.
+    """Return the injector that `options` names.
 
     Args:
-        network: what it is made for.
-        options: "name" of the injector; "blocks", how many of the last blocks it enters, None for
-            all; "doors", see `di4c_plugin.networks.doors`; the others are its own.
+        network: sizes of its network.
+        options: "name" of the injector; "blocks", the number of last blocks it enters, None for
+            all; "doors", see `di4c_plugin.networks.doors`; the others are the injector's.
 
     Raises:
         UserError: for an unknown latent or option, or blocks that it cannot enter.
     """
-    own = {k: v for k, v in options.items() if k != "doors"}
-    name, blocks = own.pop("name", None), own.pop("blocks", None)
+    arguments = {k: v for k, v in options.items() if k != "doors"}
+    name, blocks = arguments.pop("name", None), arguments.pop("blocks", None)
     if name is None:
-        raise UserError(f"a latent needs a name beside its options {own}")
+        raise UserError(f"a latent needs a name beside its options {arguments}")
     kind = find_latent(name)
     sizes = network if blocks is None else last_blocks(network, blocks)
     if blocks is not None and is_for_embeddings(kind) and not is_stream_of_embeddings(network):
@@ -33,9 +33,9 @@ def new_injector(network: Sizes, options: Mapping[str, Any]) -> LatentInjector:
             "no embeddings but patches or another width: leave out latent.blocks"
         )
     what = f"latent {name!r} cannot be made"
-    own = fitted(kind, own, what, positional=1)
+    arguments = fitted(kind, arguments, what, positional=1)
     with refusing(what):
-        injector = kind(sizes, **own)
+        injector = kind(sizes, **arguments)
     injector.blocks = blocks
     return injector
 
@@ -44,19 +44,19 @@ def find_latent(name: str) -> type[LatentInjector]:
     """Find a latent injector among built-ins and plugins.
 
     Raises:
-        UserError: for an unknown name, or if what a plugin registered is no injector.
+        UserError: for an unknown name, or if a plugin has registered something else.
     """
-    found = lookup("latent", name)
-    if not (isinstance(found, type) and issubclass(found, LatentInjector)):
-        raise UserError(f"latent {name!r} is not a LatentInjector but {found!r}")
-    return found
+    kind = lookup("latent", name)
+    if not (isinstance(kind, type) and issubclass(kind, LatentInjector)):
+        raise UserError(f"latent {name!r} is not a LatentInjector but {kind!r}")
+    return kind
 
 
 def last_blocks(network: Sizes, blocks: Any) -> KnownSizes:
     """Return the sizes of the last `blocks` blocks of a network.
 
     Raises:
-        UserError: if it has not so many, or fewer than one is asked for.
+        UserError: if `blocks` is below 1, or the network has fewer.
     """
     n = (network.num_norms - 1) // 2
     if not isinstance(blocks, int) or isinstance(blocks, bool) or not 1 <= blocks <= n:
@@ -72,26 +72,26 @@ def last_blocks(network: Sizes, blocks: Any) -> KnownSizes:
 
 
 def is_for_embeddings(kind: type[LatentInjector]) -> bool:
-    """Whether injectors of this class change the embeddings of positions."""
+    """Return whether injectors of this class change the embeddings of positions."""
     return getattr(kind, "on_embedding", None) is not LatentInjector.on_embedding
 
 
 def is_stream_of_embeddings(network: Sizes) -> bool:
-    """Whether the residual stream has one row for each position, as wide as its embedding."""
+    """Return whether the stream has one row for each position, as wide as its embedding."""
     return (network.length, network.hidden_size) == (network.positions, network.embedding_size)
 
 
 def same_options(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
-    """Whether two latents are one; what is not said is as the injector's class has it."""
+    """Return whether two latents are equal, with the defaults of the injector's class."""
     if one is None or other is None:
         return one is other
-    return _whole(one) == _whole(other)
+    return _with_defaults(one) == _with_defaults(other)
 
 
-def _whole(options: Mapping[str, Any]) -> dict[str, Any]:
-    whole: dict[str, Any] = {"blocks": None, "doors": None}
+def _with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    full: dict[str, Any] = {"blocks": None, "doors": None}
     name = options.get("name")
     if name in names_of("latent"):
-        known = inspect.signature(find_latent(str(name))).parameters.values()
-        whole |= {p.name: p.default for p in known if p.default is not p.empty}
-    return whole | dict(options)
+        parameters = inspect.signature(find_latent(str(name))).parameters.values()
+        full |= {p.name: p.default for p in parameters if p.default is not p.empty}
+    return full | dict(options)

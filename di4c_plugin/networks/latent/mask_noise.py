@@ -1,4 +1,4 @@
-"""The latent as noise on the mask embedding, drawn anew at every unknown position.
+"""The latent as noise on the mask embedding, drawn independently at every unknown position.
 
 IMDM (2605.10518) and D-MMD (2603.20155, "input noise") inject it there.
 """

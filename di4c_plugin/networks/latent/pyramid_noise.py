@@ -18,9 +18,9 @@ from di4c_plugin.networks.latent.stream_noise import StreamNoiseLatent
 class PyramidNoiseLatent(StreamNoiseLatent):
     r"""h_l -> h_l + W z_l with z_l = K^{-1/2} \sum_k n^k at the cell of level k that holds row l.
 
-    Level 0 has a cell for each row of the residual stream, each further one half as many a side,
-    rounded up, and the last one cell; all n are standard normal, so that z_l is too, and rows far
-    apart have a share of their noise in common.
+    Level 0 has a cell for each row of the residual stream; each further level has half as many on a
+    side, rounded up, down to one cell. All n are standard normal, so that z_l is too, and rows far
+    apart share some of their noise.
 
     Args:
         sizes: of the network.
@@ -55,16 +55,16 @@ class PyramidNoiseLatent(StreamNoiseLatent):
 
 
 def cells_of_rows(height: int, width: int) -> Tensor:
-    """Return which cell of each level holds each row, (K, height * width), int64.
+    """Return the cell of each level that holds each row, (K, height * width), int64.
 
-    Cells are counted through all levels.
+    Cells are numbered through all levels.
     """
     row, column = torch.arange(height).unsqueeze(1), torch.arange(width)
-    levels, before, scale = [], 0, 1
+    levels, offset, scale = [], 0, 1
     while True:
         across = -(-width // scale)
         down = -(-height // scale)
-        levels.append((before + row // scale * across + column // scale).flatten())
+        levels.append((offset + row // scale * across + column // scale).flatten())
         if down == across == 1:
             return torch.stack(levels)
-        before, scale = before + down * across, 2 * scale
+        offset, scale = offset + down * across, 2 * scale

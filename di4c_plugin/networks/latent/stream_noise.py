@@ -1,4 +1,4 @@
-"""The latent as noise on the residual stream, drawn anew at every row of it.
+"""The latent as noise on the residual stream, drawn independently at every row.
 
 D-MMD (Hoogeboom et al. 2026, arXiv 2603.20155), "input noise" for text: a learned projection of
 Gaussian noise is added to the residual stream.
@@ -13,7 +13,7 @@ from di4c_plugin.networks.latent.base import LatentInjector, Sizes, gaussian
 class StreamNoiseLatent(LatentInjector):
     """h_l -> h_l + W z_l at every row l of the residual stream, z_l = Phi^{-1}(lambda_l) normal.
 
-    Unlike mask_noise it is for known positions too, and goes with patches. `std` is the initial
+    Unlike mask_noise it enters known positions too, and works with patches. `std` is the initial
     standard deviation of each coordinate of W z_l, in units of that of a new network's embeddings.
     """
 
@@ -29,7 +29,7 @@ class StreamNoiseLatent(LatentInjector):
         return noise
 
     def on_sequence(self, h: Tensor, code: Tensor) -> Tensor:
-        """Add the noise; rows beyond the positions' (a class token) stay as they are."""
+        """Add the noise; rows after those of the positions (a class token) are unchanged."""
         length = code.shape[1]
         code = code.to(h.dtype)
         return torch.cat([h[:, :length] + code, h[:, length:]], 1)

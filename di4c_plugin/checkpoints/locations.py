@@ -1,4 +1,4 @@
-"""Where weights lie: a file, a snapshot folder, or the hub."""
+"""Finds weights: a file, a snapshot folder, or a repository on the hub."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from di4c_plugin.checkpoints import adapter, hub, vocabulary
 from di4c_plugin.errors import UserError, reason
 from di4c_plugin.plain_files import read_json, read_yaml
 
-INDEX = "model.safetensors.index.json"  # which of several files holds which weight
+INDEX = "model.safetensors.index.json"  # maps weights to the files that hold them
 WEIGHT_FILES = ("model.safetensors", INDEX, "pytorch_model.bin", adapter.WEIGHTS)
 CONFIG_FILE = "config.json"
 # Where Hydra keeps the config of the run that wrote `checkpoints/last.ckpt`.
@@ -18,7 +18,7 @@ RUN_CONFIG = Path("..", ".hydra", "config.yaml")
 
 @dataclass(frozen=True)
 class Source:
-    """The file of the weights, what a config of it says, and a name for messages."""
+    """The file of the weights, its config, and a name for messages."""
 
     path: Path
     config: dict[str, Any]
@@ -35,12 +35,12 @@ def locate(source: str | Path) -> Source:
         path = Path(source).expanduser()
         if path.is_dir() and str(source):
             path = _weights_in(path)
-        there = path.is_file()
+        exists = path.is_file()
     except (OSError, RuntimeError) as error:  # too long a name, a home of nobody
         raise UserError(
             f"no such model file: {str(source)[:200]} ({reason(error)[:100]})"
         ) from error
-    if there:
+    if exists:
         config = read_config(path.parent / CONFIG_FILE) or run_config(path)
         return Source(path, config, str(source))
     if isinstance(source, Path) or not hub.looks_like_id(source):
@@ -54,7 +54,7 @@ def _download(source: str) -> Source:
         if hub.fetch(source, shard, commit) is None:
             raise UserError(f"hub repository {source} lacks {shard}, which its index names")
     config = hub.fetch(source, CONFIG_FILE, commit)
-    with suppress(UserError):  # most have none: then it is not in the cache either
+    with suppress(UserError):  # most repositories have none
         hub.fetch(source, vocabulary.FILE, commit)
     name, _, revision = source.partition("@")
     origin = f"{name}@{revision or 'main'} ({commit[:12]})"
@@ -75,7 +75,7 @@ def _weights_in(folder: Path) -> Path:
 
 
 def is_index(path: Path) -> bool:
-    """Tell whether a file says in which others the weights lie."""
+    """Return whether a file is an index of the files with the weights."""
     return path.name == INDEX
 
 
@@ -91,15 +91,15 @@ def shards_of(index: Path) -> list[str]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return what a config.json says; {} if there is none; raises UserError if it is damaged."""
+    """Return the content of a config.json; {} if there is none; raises UserError if damaged."""
     content = read_json(path) if path.is_file() else {}
     return content if isinstance(content, dict) else {}
 
 
 def run_config(checkpoint: Path) -> dict[str, Any]:
-    """Return the config of the run that wrote a checkpoint, if it lies where Hydra puts it.
+    """Return the config of the run that wrote a checkpoint, if it is where Hydra puts it.
 
-    SDTT's checkpoints say nothing of their network by themselves. Interpolations stay as they are.
+    SDTT's checkpoints do not describe their network. Interpolations are not resolved.
 
     Raises:
         UserError: if it is damaged.
