@@ -171,8 +171,9 @@ def distill(
     method = make_algorithm(algo, teacher.process)
     if start is not None:
         check_start(method, teacher, latent, start)
-    latent = defaults.latent_with(latent)
-    if latent is not None and all(role.latent == "none" for role in method.roles.values()):
+    if any(role.latent != "none" for role in method.roles.values()):
+        latent = defaults.latent_with(latent)
+    elif latent is not None:
         raise UserError(f"algorithm {algo['name']!r} makes no mixture: leave out the latent")
     if not method.needs_teacher:
         raise UserError(f"algorithm {algo['name']!r} trains teachers: use di4c train-teacher")

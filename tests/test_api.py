@@ -196,6 +196,12 @@ def test_distill_refuses_what_it_does_not_know(
         train(teacher, **options)
 
 
+def test_a_recipes_latent_is_not_for_a_method_without_one(teacher: Model) -> None:
+    """The recipe of D-MMD on the digits names a latent; without input noise there is none."""
+    student = train(teacher, algo={"name": "dmmd", "input_noise": False})
+    assert student.latent is None
+
+
 # ---- sample
 
 
