@@ -1,4 +1,4 @@
-"""The demo: distil the built-in teacher by Di4C and then D-MMD, measure all three, leave a report.
+"""The demo: distil the built-in teacher by Di4C and by D-MMD, measure all three, leave a report.
 
 Printing is the command line's (`di4c_plugin/cli/demo.py`).
 """
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from di4c_plugin.api import distill, sample
 from di4c_plugin.checkpoints.model import Model
-from di4c_plugin.checkpoints.weights import fingerprint
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.pictures import quality_plot, sample_rows, sample_sheet
 from di4c_plugin.evaluation.report import by_sampler, peak_rss_mb, write_json
@@ -52,7 +51,7 @@ class Recipe:
 
     Attributes:
         algo, latent, training: Di4C, from configs/experiment/.
-        dmmd_steps: updates of D-MMD from Di4C's student; the rest is configs/recipe/builtin/dmmd.
+        dmmd_steps: updates of D-MMD; the rest is configs/recipe/builtin/dmmd.
         samples: of each measurement.
     """
 
@@ -159,7 +158,7 @@ class Gallery(Callback):
 def make_students(
     recipe: Recipe, out: Path, gallery: Gallery, *, resume: bool, overwrite: bool
 ) -> Iterator[tuple[str, Model, float]]:
-    """Distil, leaving out/student.safetensors by Di4C, and out/dmmd/ by D-MMD from it.
+    """Distil, leaving out/student.safetensors by Di4C, and a student by D-MMD in out/dmmd/.
 
     Yields:
         Method, student and the seconds that it took.
@@ -177,23 +176,20 @@ def make_students(
         progress=False,
         callbacks=[bar(), gallery],
     )
-    same = not gallery.rows  # as an earlier demo left it: nothing was to be trained
     gallery.begin()
     yield "Di4C", student, time.perf_counter() - start
     gallery.method, start = "D-MMD", time.perf_counter()
-    better = distill(
+    student = distill(
         teacher,
         algo={"name": "dmmd", "steps": K},
-        start=student,
         training={"steps": recipe.dmmd_steps, "seed": recipe.training.seed},
         out=out / DMMD,
-        info={"start": fingerprint(student.denoiser.state_dict())},
-        resume=same,
-        overwrite=not same,
+        resume=resume,
+        overwrite=overwrite,
         progress=False,
         callbacks=[bar(what="D-MMD"), gallery],
     )
-    yield "D-MMD", better, time.perf_counter() - start
+    yield "D-MMD", student, time.perf_counter() - start
 
 
 def measure_all(models: Mapping[str, Model], samples: int, seed: int) -> Iterator[Cell]:

@@ -1,5 +1,4 @@
 import json
-import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -110,22 +109,6 @@ def test_new_students_are_not_left_beside_the_report_of_old_ones(
         assert make(**again) == (fresh[:1] if again["resume"] else fresh)
         missing = {path.name for path in demo.written_files(tmp_path) if not path.exists()}
         assert missing == {demo.REPORT, demo.PLOT, demo.SHEET}
-
-
-def test_a_second_training_goes_on_only_from_the_student_that_it_began_with(
-    models: dict[str, Model], recipe: demo.Recipe, tmp_path: Path
-) -> None:
-    def make(out: Path, *, resume: bool) -> None:
-        gallery = demo.Gallery(out, models["teacher"], 0, told)
-        list(demo.make_students(recipe, out, gallery, resume=resume, overwrite=False))
-
-    make(tmp_path / "a", resume=False)
-    recipe = replace(recipe, training=replace(recipe.training, lr=1e-4))
-    make(tmp_path / "b", resume=False)
-    shutil.rmtree(tmp_path / "b" / demo.DMMD)
-    (tmp_path / "a" / demo.DMMD).rename(tmp_path / "b" / demo.DMMD)
-    with pytest.raises(UserError, match="is another run: start was"):
-        make(tmp_path / "b", resume=True)
 
 
 @pytest.mark.parametrize(("resume", "overwrite"), [(True, False), (False, True)])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "di4c demo --quick --out di4c-demo"
 NEXT = (
-    "di4c train experiment=mdlm_short teacher=teacher.ckpt host.data=texts.jsonl "
+    "di4c train experiment=mdlm_dmmd teacher=teacher.ckpt host.data=texts.jsonl "
     "host.tokenizer=gpt2 out=runs/student"
 )
 
@@ -30,7 +30,7 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "demo",
         help="distil a small teacher of digits and compare (about 2 minutes on 2 CPU cores)",
-        description="Distil the built-in teacher of 8x8 digits with Di4C and then with D-MMD, and "
+        description="Distil the built-in teacher of 8x8 digits with Di4C and with D-MMD, and "
         "compare teacher and students at 1 to 16 steps. Pictures of the digits appear meanwhile.",
     )
     length = parser.add_mutually_exclusive_group()
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         seconds: dict[str, float] = {}
         announce(
             f"1 of 3: Di4C teaches a student to draw digits in few steps ({recipe.training.steps} "
-            f"updates), 2 of 3: D-MMD makes it better at {demo.K} steps ({recipe.dmmd_steps} "
+            f"updates), 2 of 3: D-MMD teaches one to draw them in {demo.K} ({recipe.dmmd_steps} "
             f"updates), 3 of 3: {recipe.samples} samples of each are compared with real digits"
         )
         try:

@@ -138,7 +138,10 @@ def sample_sheet(
     axes = figure.subplots(len(steps), len(names), squeeze=False)
     done = {(cell.sampler, cell.steps) for cell in cells}
     for row, column in itertools.product(range(len(steps)), range(len(names))):
-        axes[row][column].set_visible(row == 0 or (names[column], steps[row]) in done)
+        if row == 0:
+            axes[row][column].set_title(names[column])
+        if (names[column], steps[row]) not in done:
+            axes[row][column].set_axis_off()
     for cell in cells:
         row, column = steps.index(cell.steps), names.index(cell.sampler)
         ax = axes[row][column]
@@ -146,8 +149,6 @@ def sample_sheet(
         images = pad(cell.samples[:per_cell].view(-1, *shape), (1, 1, 1, 1))
         ax.imshow(tile(images, per_cell), cmap="gray_r", vmin=0, vmax=levels - 1)
         ax.set(xticks=[], yticks=[])
-        if row == 0:
-            ax.set_title(cell.sampler)
         if column == 0:
             ax.set_ylabel(f"{cell.steps}", rotation=0, ha="right", va="center")
     save(figure, path)
