@@ -106,5 +106,5 @@ def test_what_was_measured_stays_after_an_interruption(
     monkeypatch.setattr(bench_run, "run_case", run_case)
     path = tmp_path / "a.json"
     assert main(["bench", "loss", "--json", str(path)]) == 130
-    assert capsys.readouterr().err == "di4c: interrupted\n"
+    assert capsys.readouterr().err == f"di4c: wrote {path}\ndi4c: interrupted\n"
     assert len(json.loads(path.read_text())["results"]) == 1

@@ -181,7 +181,6 @@ def test_files_of_the_user_are_in_the_way(
         assert main(["demo", "--quick", "--steps", "1", "--out", str(tmp_path), *more]) == 2
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith(f"di4c: error: {tmp_path / name} is in the way, and no run wrote")
-        assert error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"
 

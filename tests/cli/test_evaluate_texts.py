@@ -200,6 +200,7 @@ def test_a_report_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
         report | {"arguments": report["arguments"] | {"host_option": ["root"]}},
     ]
     Path("precious").write_text("precious")
+    capsys.readouterr()
     for mutation in mutations:
         Path("bad.json").write_text(json.dumps(mutation))
         assert main(["evaluate", "--repeat", "bad.json"]) == 2

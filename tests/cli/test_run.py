@@ -21,5 +21,5 @@ def test_a_wrong_program_gives_one_line(tmp_path: Path, capsys: pytest.CaptureFi
 def test_help_tells_our_flags(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["run", "--help"])
-    text = capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
     assert all(flag in text for flag in ("--sampler NAME", "--student PATH", "--sampler-option"))

@@ -161,7 +161,7 @@ def test_nothing_is_touched_without_flags() -> None:
 
     for host in ("maskgit", "halton_maskgit"):
         assert patches(host, root, None) == {}
-    assert len(patches("tauldr", root, None)) == 4
+    assert len(patches("tauldr", root, None)) == 5
     assert list(patches("maskgit", root, SamplerFlags())) == ["Trainer.vit"]
     assert list(patches("halton_maskgit", root, SamplerFlags())) == [
         "Sampler.halton_sampler",

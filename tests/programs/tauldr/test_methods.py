@@ -36,7 +36,7 @@ def test_a_method_of_two_networks(
     def run(state: Any, loss: Any, updates: range) -> list[set[str]]:
         moved, step = [], Di4CStep(cfg)
         for state["n_iter"] in updates:
-            loss.engine_for(state["model"])
+            loss.engine = loss.engine or loss._engine(state["model"])
             before = parts(state["model"])
             step.step(state, BATCH, loss, Writer())
             after = parts(state["model"])
