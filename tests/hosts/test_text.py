@@ -16,7 +16,6 @@ from di4c_plugin.families import new_model
 from di4c_plugin.hosts import host_for
 from di4c_plugin.networks import DiTConfig
 from tests.stand_ins import stdlib_text
-from tests.stand_ins.real import Lab
 
 BOS, EOS = 0, 1  # of the tokenizer of characters
 ROWS = [{"text": "abcd"}, {"prompt": "ef", "response": "g"}, {"text": "hijklm"}]
@@ -95,17 +94,3 @@ def test_another_tokenizer_is_refused(tokenizer: Any, tmp_path: Path) -> None:
     host = host_for(teacher, "mdlm", data=write(tmp_path, ROWS), tokenizer=str(tmp_path))
     with pytest.raises(UserError, match="the network has 8: is it the one of the teacher"):
         host.data()
-
-
-@pytest.mark.host
-@pytest.mark.slow
-@pytest.mark.parametrize("host", ["mdlm", "duo"])
-def test_the_blocks_are_the_hosts_own(lab: Lab, host: str) -> None:
-    """But where the host drops the rest of a batch of texts, which are thousands apart."""
-    datasets = pytest.importorskip("datasets")
-    lab.teacher({"mdlm": "mdlm", "duo": "duo_base"}[host])
-    (made,) = (lab.folder / f"cache_{host}").glob("*train*16*wrapped*.dat")
-    own = torch.tensor(datasets.load_from_disk(str(made))["input_ids"][:])
-    tokenizer = AutoTokenizer.from_pretrained(str(lab.text / "tokenizer"))
-    ours = read_blocks(lab.text / "text/train/train.txt", tokenizer, 16).x_0
-    assert torch.equal(ours[:20], own[:20])
