@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from di4c_plugin.cli.output import write_results
@@ -37,9 +38,11 @@ def run(args: argparse.Namespace) -> int:
     config = compose_run("train_teacher", args.overrides)
     host = make("host", config.info["host"])
     torch.manual_seed(config.training.seed)
-    start = config.info["start"]
+    start, sizes = config.info["start"], config.info["network"]
+    if not isinstance(sizes, Mapping):
+        raise UserError(f"network is sizes by name, such as network.hidden_size=96, not {sizes!r}")
     if start is None:
-        model = host.new_teacher(config.info["process"], **config.info["network"])
+        model = host.new_teacher(config.info["process"], **sizes)
     else:
         model = host.load_teacher(start)
         if model.is_student:

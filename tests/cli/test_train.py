@@ -121,6 +121,14 @@ def test_an_algorithm_that_needs_a_teacher_cannot_make_one(
     assert capsys.readouterr().err == "di4c: error: algo=di4c needs a teacher: use di4c train\n"
 
 
+def test_sizes_that_are_no_mapping_give_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train-teacher", f"out={tmp_path / 'x'}", "network=small"]) == 2
+    message = "network is sizes by name, such as network.hidden_size=96, not 'small'"
+    assert capsys.readouterr().err == f"di4c: error: {message}\n"
+
+
 def test_a_teacher_is_trained_further(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
