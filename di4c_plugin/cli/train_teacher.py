@@ -36,6 +36,9 @@ def run(args: argparse.Namespace) -> int:
     from di4c_plugin.training.compose import compose_run
 
     config = compose_run("train_teacher", args.overrides)
+    for group in ("algo", "host", "process", "network"):
+        if group not in config.info:
+            raise UserError(f"{group}= has no value")
     host = make("host", config.info["host"])
     torch.manual_seed(config.training.seed)
     start, sizes = config.info["start"], config.info["network"]

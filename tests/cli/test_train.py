@@ -121,6 +121,13 @@ def test_an_algorithm_that_needs_a_teacher_cannot_make_one(
     assert capsys.readouterr().err == "di4c: error: algo=di4c needs a teacher: use di4c train\n"
 
 
+def test_a_group_without_a_value_gives_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train-teacher", f"out={tmp_path / 'x'}", "algo=[]"]) == 2
+    assert capsys.readouterr().err == "di4c: error: algo= has no value\n"
+
+
 def test_sizes_that_are_no_mapping_give_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
