@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.losses.terms import Targets, example_terms, position_terms
 from di4c_plugin.networks.predictions import Hidden
+from tests.stand_ins.ranks import run_ranks
 
 RANKS, N, P, S, H = 2, 3, 8, 9, 6
 MASK = S - 1
@@ -109,24 +109,7 @@ def wrapped(kind: str) -> nn.Module:
 def results(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     """Run the processes once for all tests."""
     folder = tmp_path_factory.mktemp("ranks")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
-    command = [sys.executable, "-m", "tests.losses.test_distributed", str(folder)]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank)],
-            cwd=repository,
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(RANKS)
-    ]
-    for process in ranks:
-        try:
-            _, said = process.communicate(timeout=100)
-        finally:
-            process.kill()
-        assert process.returncode == 0, said
+    run_ranks("tests.losses.test_distributed", RANKS, folder, repository, seconds=100)
     return folder
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from di4c_plugin import load_student
 from tests.stand_ins import trace
@@ -11,8 +10,8 @@ from tests.stand_ins.real import (
     Lab,
     check_continued,
     check_ranks,
+    check_same_state,
     checkpoint,
-    together,
     traced,
 )
 
@@ -36,25 +35,14 @@ def command(lab: Lab, host: str) -> list[str]:
 def runs(lab: Lab, host: str, command: list[str]) -> Path:
     """A folder with `whole` and `broken`, which was killed and resumed."""
     folder = lab.folder / f"dmmd_{host}"
-    whole, broken = folder / "whole", folder / "broken"
-    kill = traced(broken, kill_at=5)
-    done, killed = together(
-        lambda: lab.run(host, *command, traced(whole), out=whole),
-        lambda: lab.run(host, *command, kill, out=broken, code=None),
-    )
-    assert killed.code == -9, killed.err[-2000:]
+    done = lab.run_whole_and_broken(host, *command, folder=folder, kill_at=5)
     assert "Traceback" not in done.err
-    lab.run(host, *command, kill, out=broken)
     return folder
 
 
 def test_a_killed_run_goes_on_exactly(runs: Path) -> None:
     check_continued(runs / "whole", runs / "broken", at=4)
-    one, other = (checkpoint(runs / name / "checkpoints/last.ckpt") for name in ("whole", "broken"))
-    for name, value in one["state_dict"].items():
-        again = other["state_dict"][name]
-        same = torch.equal(value, again) if isinstance(value, torch.Tensor) else value == again
-        assert same, name
+    one, _ = check_same_state(runs / "whole", runs / "broken")
     assert any(name.startswith("di4c_networks.auxiliary.") for name in one["state_dict"])
 
 

@@ -38,16 +38,11 @@ DISTIL = ["algo=di4c", "rounds=2", "trainer.max_steps=6", "model.dropout=0.1"]
 def runs(lab: Lab) -> Path:
     """A folder with three runs: `whole`, `broken` (killed, then resumed), and their teacher."""
     folder, teacher = lab.folder / "mdlm", f"teacher={lab.teacher('mdlm')}"
-    whole, broken = folder / "whole", folder / "broken"
+    whole = folder / "whole"
     whole.mkdir(parents=True)
-    kill = traced(broken, kill_at=5)
-    done, killed = together(
-        lambda: lab.run("mdlm", *DISTIL, teacher, traced(whole), compared(whole), out=whole),
-        lambda: lab.run("mdlm", *DISTIL, teacher, kill, out=broken, code=None),
-    )
+    same = (compared(whole),)
+    done = lab.run_whole_and_broken("mdlm", *DISTIL, teacher, folder=folder, kill_at=5, whole=same)
     assert "di4c: round 2 of 2: the student (its EMA) is now the teacher" in done.err
-    assert killed.code == -9
-    lab.run("mdlm", *DISTIL, teacher, kill, out=broken)
     return folder
 
 

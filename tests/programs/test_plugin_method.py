@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from di4c_plugin import load_student
 from tests.stand_ins import trace
@@ -12,8 +11,8 @@ from tests.stand_ins.real import (
     check_continued,
     check_lost_peer,
     check_ranks,
+    check_same_state,
     checkpoint,
-    together,
     traced,
 )
 
@@ -37,25 +36,16 @@ def command(lab: Lab, host: str) -> list[str]:
 def runs(lab: Lab, host: str, command: list[str], example_plugin: str) -> Path:
     """A folder with `whole` and `broken`, which was killed and resumed."""
     folder = lab.folder / f"mutual_{host}"
-    whole, broken = folder / "whole", folder / "broken"
-    kill, path = traced(broken, kill_at=5), example_plugin
-    done, killed = together(
-        lambda: lab.run(host, *command, traced(whole), out=whole, PYTHONPATH=path),
-        lambda: lab.run(host, *command, kill, out=broken, code=None, PYTHONPATH=path),
+    done = lab.run_whole_and_broken(
+        host, *command, folder=folder, kill_at=5, PYTHONPATH=example_plugin
     )
-    assert killed.code == -9, killed.err[-2000:]
     assert "Traceback" not in done.err
-    lab.run(host, *command, kill, out=broken, PYTHONPATH=path)
     return folder
 
 
 def test_a_killed_run_goes_on_exactly(runs: Path) -> None:
     check_continued(runs / "whole", runs / "broken", at=4)
-    one, other = (checkpoint(runs / name / "checkpoints/last.ckpt") for name in ("whole", "broken"))
-    for name, value in one["state_dict"].items():
-        again = other["state_dict"][name]
-        same = torch.equal(value, again) if isinstance(value, torch.Tensor) else value == again
-        assert same, name
+    one, _ = check_same_state(runs / "whole", runs / "broken")
     assert any(name.startswith("di4c_networks.peer.") for name in one["state_dict"])
     assert any(name.startswith("di4c_averages.peer.") for name in one["state_dict"])
 

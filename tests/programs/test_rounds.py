@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from di4c_plugin import load_student
-from tests.stand_ins.real import Lab, check_continued, checkpoint, traced
+from tests.stand_ins.real import Lab, check_continued, check_same_state, checkpoint, traced
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
@@ -49,10 +49,7 @@ def test_a_run_killed_around_a_boundary_goes_on_exactly(
     assert killed.code == -9, killed.err[-2000:]
     lab.run(host, *command, kill, out=tmp_path)
     check_continued(whole, tmp_path, at=killed_at - 1)
-    one, other = (checkpoint(folder / "checkpoints/last.ckpt") for folder in (whole, tmp_path))
-    for name, value in one["state_dict"].items():
-        again = other["state_dict"][name]
-        assert torch.equal(value, again) if isinstance(value, torch.Tensor) else value == again
+    one, other = check_same_state(whole, tmp_path)
     for a, b in zip(one["ema"]["shadow_params"], other["ema"]["shadow_params"], strict=True):
         assert torch.equal(a, b)
 

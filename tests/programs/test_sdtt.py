@@ -34,15 +34,10 @@ SHORT = ["algo=di4c", "trainer.max_steps=2"]
 def runs(lab: Lab) -> Path:
     """A folder with `whole` and `broken` (killed, then resumed), from two rounds of SDTT."""
     folder, teacher = lab.folder / "sdtt", f"teacher={lab.teacher('sdtt')}"
-    whole, broken = folder / "whole", folder / "broken"
+    whole = folder / "whole"
     whole.mkdir(parents=True)
-    kill = traced(broken, kill_at=5)
-    _, killed = together(
-        lambda: lab.run("sdtt", *DISTIL, teacher, traced(whole), compared(whole), out=whole),
-        lambda: lab.run("sdtt", *DISTIL, teacher, kill, out=broken, code=None),
-    )
-    assert killed.code == -9
-    lab.run("sdtt", *DISTIL, teacher, kill, out=broken)
+    same = (compared(whole),)
+    lab.run_whole_and_broken("sdtt", *DISTIL, teacher, folder=folder, kill_at=5, whole=same)
     return folder
 
 

@@ -127,6 +127,30 @@ class Lab:
         assert code is None or done.code == code, f"{done.code}: {done.err[-3000:]}"
         return done
 
+    def run_whole_and_broken(
+        self,
+        name: str,
+        *command: str,
+        folder: Path,
+        kill_at: int,
+        whole: tuple[str, ...] = (),
+        **environment: Any,
+    ) -> Done:
+        """Run in folder/whole, and in folder/broken until it is killed, and then on from there.
+
+        Returns:
+            How the whole run ended, which had the overrides `whole` too.
+        """
+        out, broken = folder / "whole", folder / "broken"
+        kill = traced(broken, kill_at=kill_at)
+        done, killed = together(
+            lambda: self.run(name, *command, traced(out), *whole, out=out, **environment),
+            lambda: self.run(name, *command, kill, out=broken, code=None, **environment),
+        )
+        assert killed.code == -9, killed.err[-2000:]
+        self.run(name, *command, kill, out=broken, **environment)
+        return done
+
     def paths(self, environment: dict[str, str]) -> str:
         """Where Python finds tests.stand_ins.trace, and what the caller asks for."""
         return os.pathsep.join([str(self.repository), environment.get("PYTHONPATH", "")])
@@ -213,6 +237,16 @@ def check_continued(whole: Path, broken: Path, *, ranks: int = 1, at: int) -> No
         (again,) = (i for i in range(1, len(lines)) if lines[i]["step"] <= lines[i - 1]["step"])
         assert all(line in expected for line in lines[:again])
         assert lines[again:] == [line for line in expected if line["step"] > at]
+
+
+def check_same_state(whole: Path, broken: Path) -> tuple[Any, Any]:
+    """Check that two runs ended with one state of the module; return their checkpoints."""
+    one, other = (checkpoint(folder / "checkpoints/last.ckpt") for folder in (whole, broken))
+    for name, value in one["state_dict"].items():
+        again = other["state_dict"][name]
+        same = torch.equal(value, again) if isinstance(value, torch.Tensor) else value == again
+        assert same, name
+    return one, other
 
 
 def check_ranks(folder: Path) -> None:

@@ -1,8 +1,6 @@
 """Two processes with sharded networks, against one process with the draws of both."""
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.maskgit import MaskGITNetworks
 from di4c_plugin.training import TrainingConfig, train
+from tests.stand_ins.ranks import run_ranks
 from tests.training import sharded_ranks, toy
 from tests.training.sharded_ranks import CASES, EXACT, RANKS, made, run
 
@@ -28,24 +27,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     for kind in ("bert", "modernbert"):
         native(kind, folder / kind)
     os.environ["DI4C_TEST_SNAPSHOTS"] = str(folder)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
-    command = [sys.executable, "-m", sharded_ranks.__name__, str(folder)]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank)],
-            cwd=repository,
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(RANKS)
-    ]
-    for process in ranks:
-        try:
-            _, said = process.communicate(timeout=900)
-        finally:
-            process.kill()
-        assert process.returncode == 0, said
+    run_ranks(sharded_ranks.__name__, RANKS, folder, repository, seconds=900)
     return folder
 
 
