@@ -290,6 +290,7 @@ def test_a_short_run_in_programs_that_look_like_hosts(host: str, tmp_path: Path)
 @pytest.mark.parametrize("host", HYDRA_HOSTS)
 def test_a_second_phase_in_programs_that_look_like_hosts(host: str, tmp_path: Path) -> None:
     config = in_host(tmp_path, host, "+experiment=text_dmmd", "teacher=x", "student=y")
+    assert distillation(config).latent is None  # that of the student
     assert config["lr_scheduler"]["max_lr"] == 5e-4
     method = vars(distillation(config).make(Absorbing(4, mask=3)))
     alone = run_of("mdlm_dmmd").info["phases"]["dmmd"]
