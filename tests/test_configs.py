@@ -89,6 +89,7 @@ def test_every_config_is_tested_here() -> None:
         for host in options("host")
         if algo == "dmmd" or host not in HOSTS  # elsewhere text has the method's own defaults
     } - {Path("recipe/hf/sdtt.yaml")}
+    recipes |= {Path("recipe", host, "rsmmd.yaml") for host in (*HOSTS, "hf")}
     assert found == grouped | hosts | others | recipes
 
 
