@@ -2,14 +2,18 @@
 
 import argparse
 import math
-from pathlib import Path
 
+from di4c_plugin.cli.arguments import flag
 from di4c_plugin.cli.sources import TEMPERATURE
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import new_file, user_path
 from di4c_plugin.limits import exceeds, over
 
-MOST = {"samples": 10**8, "seeds": 10**4, "processes": 10**3}
+# What is at least 1, where it is said, and the most that it may be.
+COUNTS = {
+    **{"samples": 10**8, "seeds": 10**4, "processes": 10**3, "batch_size": math.inf},
+    **dict.fromkeys(("scorer_batch", "length", "ngram_order", "mauve_buckets"), math.inf),
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -90,15 +94,15 @@ def numbers(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def floats(text: str, flag: str = "--temperatures") -> list[float]:
+def floats(text: str, option: str = "--temperatures") -> list[float]:
     """Read numbers separated by commas; raises UserError."""
     try:
-        found = [float(part) for part in text.split(",")]
+        values = [float(part) for part in text.split(",")]
     except ValueError:
-        found = [math.nan]
-    if not all(map(math.isfinite, found)):
-        raise UserError(f"{flag} takes numbers separated by commas, not {text!r}")
-    return found
+        values = [math.nan]
+    if not all(map(math.isfinite, values)):
+        raise UserError(f"{option} takes numbers separated by commas, not {text!r}")
+    return values
 
 
 def sweep(text: str) -> tuple[str, list[float]]:
@@ -114,72 +118,67 @@ def entropy(text: str) -> float | str:
     return text if text == "data" else floats(text, "--at-entropy")[0]
 
 
-def settled(args: argparse.Namespace) -> argparse.Namespace:
-    """Return the options with --temperatures as a sweep and a metric chosen; raises UserError."""
+def completed(args: argparse.Namespace) -> argparse.Namespace:
+    """Return the options with --temperatures as --sweep, and the default of --metric.
+
+    Raises:
+        UserError: if both --temperatures and --sweep are given.
+    """
     from di4c_plugin.evaluation.texts import is_texts
 
-    chosen = argparse.Namespace(**vars(args))
+    options = argparse.Namespace(**vars(args))
     if args.temperatures is not None:
         if args.sweep is not None:
             raise UserError("--temperatures and --sweep exclude each other")
-        chosen.sweep, chosen.temperatures = (TEMPERATURE, args.temperatures), None
+        options.sweep, options.temperatures = (TEMPERATURE, args.temperatures), None
     if not args.metric:
-        only_files = all(is_texts(name) for name in args.models)
-        chosen.metric = ["entropy"] if only_files else ["fd"]
-    return chosen
+        options.metric = ["entropy"] if all(map(is_texts, args.models)) else ["fd"]
+    return options
 
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what cannot work before anything is drawn; raises UserError."""
-    from di4c_plugin.evaluation.pictures import check_png
-
     if not args.models:
         raise UserError("name a model or a file of samples; see di4c evaluate --help")
-    double = [name for name in args.models if args.models.count(name) > 1]
-    if double:
-        raise UserError(f"{double[0]} is named twice")
-    if args.plot is not None:
-        check_png(args.plot)
+    for name in args.models:
+        if args.models.count(name) > 1:
+            raise UserError(f"{name} is named twice")
     check_written(args)
-    for name in ("seeds", "processes", "scorer_batch", "length", "samples", "batch_size"):
-        value = getattr(args, name)
-        if value is not None and value < 1 and name not in ("samples", "batch_size"):
-            raise UserError(f"--{name.replace('_', '-')} is at least 1, not {value}")
-    for name, most in MOST.items():
-        if exceeds(getattr(args, name), most):
-            raise UserError(over(f"--{name} is at most {most}, not {getattr(args, name)}"))
-    if args.samples < 1 or args.batch_size < 1:
-        raise UserError(
-            f"n and batch_size must be at least 1, not {args.samples} and {args.batch_size}"
-        )
+    for name, most in COUNTS.items():
+        count = getattr(args, name)
+        if count is not None and count < 1:
+            raise UserError(f"{flag(name)} is at least 1, not {count}")
+        if count is not None and exceeds(count, most):
+            raise UserError(over(f"{flag(name)} is at most {most}, not {count}"))
     if not 0 <= args.seed <= 2**63 - args.seeds:
         raise UserError(f"seed must be in [0, 2^63), not {args.seed}")
-    if args.sweep is not None and args.sweep[0] == TEMPERATURE and min(args.sweep[1]) <= 0:
-        raise UserError(f"temperatures are above 0, not {min(args.sweep[1]):g}")
-    if args.sweep is not None and args.sweep[0] in dict(args.option):
-        raise UserError(f"{args.sweep[0]} is swept: leave out --option {args.sweep[0]}=…")
     if args.at_entropy is not None and "entropy" not in args.metric:
         raise UserError("--at-entropy needs the entropy of the samples: add it to --metric")
+    if args.sweep is not None:
+        name, values = args.sweep
+        if name == TEMPERATURE and min(values) <= 0:
+            raise UserError(f"temperatures are above 0, not {min(values):g}")
+        if name in dict(args.option):
+            raise UserError(f"{name} is swept: leave out --option {name}=…")
 
 
 def check_written(args: argparse.Namespace) -> None:
     """Refuse files that cannot be written, or would replace another; raises UserError."""
+    from di4c_plugin.evaluation.pictures import check_png
+
+    if args.plot is not None:
+        check_png(args.plot)
     read = [args.reference, args.statistics, args.inception, args.repeat, *args.models]
-    taken = {place(path) for path in read if path}
+    taken = {user_path(path).resolve() for path in read if path}
     for name in ("json", "plot"):
         path = getattr(args, name)
         if path is None:
             continue
-        if place(path) in taken:
-            raise UserError(f"--{name} {path} is another file of this command")
-        taken.add(place(path))
+        if path.resolve() in taken:
+            raise UserError(f"{flag(name)} {path} is another file of this command")
+        taken.add(path.resolve())
         new_file(path, overwrite=args.overwrite)
     if args.statistics is not None and not args.statistics.exists():
         new_file(args.statistics)
     if args.shards is not None:
         new_file(args.shards / "shard")
-
-
-def place(path: object) -> Path:
-    """Return where a path leads, whatever it is called."""
-    return Path(str(path)).expanduser().resolve()

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from di4c_plugin.api import load_teacher, sample
+from di4c_plugin.checkpoints.model import bare_names
+from di4c_plugin.checkpoints.weights import fingerprint
 from di4c_plugin.cli.main import main
 from di4c_plugin.evaluation.frechet import frechet_distance
-from di4c_plugin.evaluation.scorer import fingerprint
 from di4c_plugin.hosts.builtin import HOST as BUILTIN
 from tests.conftest import Run
 
@@ -43,7 +44,7 @@ def test_it_prints_and_saves_a_value_for_each_number_of_steps(di4c: Run) -> None
         ("teacher", 3, 5, 20),
     ]
     (source,) = report["sources"]
-    assert source["fingerprint"] == fingerprint(load_teacher("teacher").denoiser.state_dict())
+    assert source["fingerprint"] == fingerprint(bare_names(load_teacher("teacher")))
     assert (source["role"], source["latents"], source["network_dtype"]) == (
         *("teacher", None),
         "float32",
@@ -88,7 +89,7 @@ def test_it_prints_and_saves_a_value_for_each_number_of_steps(di4c: Run) -> None
         ("texts.txt", "no such file: texts.txt"),
         ("--repeat nowhere", "cannot read nowhere: No such file or directory"),
         ("--repeat corrupt", "corrupt is no report of di4c evaluate: it is no JSON"),
-        ("teacher --samples 0", "n and batch_size must be at least 1, not 0 and 250"),
+        ("teacher --samples 0", "--samples is at least 1, not 0"),
         ("teacher --samples 1", "Frechet distance needs two sets of at least 2 samples "),
         ("teacher --sampler hybrid", "sampler 'hybrid': missing a required argument: 'teacher'"),
     ],

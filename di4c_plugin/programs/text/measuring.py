@@ -208,8 +208,8 @@ class Measurement:
             "notes": self.notes,
             "versions": record.versions(),
             "commit": record.commit(),
-            "rows": record.plain_rows(rows([point])),
-            "points": record.plain_points([point]),
+            "rows": record.plain(rows([point])),
+            "points": record.plain([point]),
         }
 
 
