@@ -48,6 +48,7 @@ COLUMNS = {
     "loss": [("peak MB", "peak_mb", ".1f", True), ("seconds", "seconds", ".3f", True)],
     "update": [
         ("peak MB", "peak_mb", ".1f", True),
+        ("kept MB", "kept_mb", ".1f", True),
         ("total MB", "total_mb", ".1f", False),
         ("seconds", "seconds", ".3f", True),
         ("tokens/s", "tokens_per_second", ".1f", False),
@@ -61,7 +62,8 @@ COLUMNS = {
 }
 LEGEND = {
     "loss": "peak: above inputs and the head's gradients",
-    "update": "peak: above weights, gradients and optimiser state; total: with them",
+    "update": "peak: above what is kept; kept: weights, gradients and optimiser state; total: of "
+    "the process",
     "sample": "ratio: student to teacher, median of pairs; +-: half the distance of the quartiles",
 }
 
