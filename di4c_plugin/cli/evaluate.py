@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.cli.evaluate_options import add_options, check, completed
 from di4c_plugin.cli.metrics import Samples, make_metrics
-from di4c_plugin.cli.output import write_results
+from di4c_plugin.cli.output import print_fields, write_results
 from di4c_plugin.cli.sampling import add_sampling
 from di4c_plugin.cli.sources import (
     Job,
@@ -73,13 +73,13 @@ def evaluate(args: argparse.Namespace) -> "tuple[list[Point], dict[str, Any]]":
     evaluation = Evaluation(args)
     for name, note in evaluation.notes.items():
         print(f"# {name}: {note}")
-    print(*evaluation.header(), sep="\t", flush=True)
+    print_fields(*evaluation.header())
     points: list[Point] = []
     for of_setting in evaluation.points():
         points += of_setting
         clear_line()
         for row in rows(of_setting):
-            print(*evaluation.cells(row), sep="\t", flush=True)
+            print_fields(*evaluation.cells(row))
     report = evaluation.report(points)
     if evaluation.entropy is not None:
         report["at_entropy"] = _at_entropy(points, evaluation.entropy)
@@ -199,19 +199,20 @@ class Evaluation:
     def header(self) -> list[str]:
         """Return the titles of the columns."""
         model = ["model"] if len(self.args.models) > 1 else []
-        swept = [] if self.args.sweep is None else [self.args.sweep[0]]
-        return [*model, "steps", *swept, *self._columns, *self._costs]
+        drawn = ["steps"] if self.models else []
+        drawn += [] if self.args.sweep is None else [self.args.sweep[0]]
+        return [*model, *drawn, *self._columns, *self._costs]
 
     def cells(self, row: "Row") -> list[str]:
         """Return a row as text, in the columns of `header`."""
-        from di4c_plugin.evaluation.figures import shown
+        from di4c_plugin.evaluation.figures import digits, shown
 
         model = [row.model] if len(self.args.models) > 1 else []
-        steps = "" if row.steps is None else str(row.steps)
-        swept = [] if self.args.sweep is None else ["" if row.swept is None else f"{row.swept:g}"]
+        drawn = ["" if row.steps is None else str(row.steps)] if self.models else []
+        drawn += [] if self.args.sweep is None else ["" if row.swept is None else f"{row.swept:g}"]
         figures = [shown(row.figures[name]) for name in self._columns]
-        spent = [f"{row.cost[k]:.4g}" if k in row.cost else "" for k in self._costs.values()]
-        return [*model, steps, *swept, *figures, *spent]
+        spent = [digits(row.cost[k]) if k in row.cost else "" for k in self._costs.values()]
+        return [*model, *drawn, *figures, *spent]
 
     def report(self, points: "list[Point]") -> dict[str, Any]:
         """Return the report as JSON values; its keys are in the README of `evaluation`."""
@@ -242,20 +243,24 @@ class Evaluation:
 def _at_entropy(points: "list[Point]", entropy: float) -> dict[str, Any]:
     """Print the values at an entropy, and return what the report says of them."""
     from di4c_plugin.evaluation.figures import shown
-    from di4c_plugin.evaluation.frontier import matched, only_entropy
+    from di4c_plugin.evaluation.frontier import LOGARITHMIC, matched, only_entropy
     from di4c_plugin.evaluation.record import plain
 
     values = matched(points, entropy)
-    first = next((entry.model for entry in values), "")
-    print(f"# at entropy {entropy:.4g}; differences from {first} by seed, of gen_ppl as log ratio")
-    print("model", "steps", "value", "at this entropy", "difference", sep="\t")
+    models = list(dict.fromkeys(entry.model for entry in values))
+    compared = f"; differences from {models[0]} by seed" if len(models) > 1 else ""
+    if compared and any(entry.column in LOGARITHMIC for entry in values):
+        compared += f", of {', '.join(LOGARITHMIC)} as log ratio"
+    print(f"# at entropy {entropy:.4g}{compared}")
+    difference = ["difference"] if compared else []
+    print_fields("model", "steps", "value", "at this entropy", *difference)
     for entry in values:
         low, high = entry.reached
         value = f"not reached ({low:.4g} to {high:.4g})"
         if entry.figure is not None:
             value = shown(entry.figure)
-        difference = "" if entry.difference is None else shown(entry.difference)
-        print(entry.model, entry.steps, entry.column, value, difference, sep="\t")
+        difference = [] if entry.difference is None else [shown(entry.difference)]
+        print_fields(entry.model, entry.steps, entry.column, value, *difference)
     sentences = only_entropy(points, values)
     for sentence in sentences:
         print(f"# {sentence}")

@@ -29,10 +29,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--metric", type=names, help="one or several, separated by commas: fd on tokens; fid, kid, "
         "precision_recall of pictures; gen_ppl, entropy, mauve, gradient_moment, self_bleu, "
         "distinct_n, bits of texts; default fd, of files entropy")  # fmt: skip
-    add("--steps", type=numbers, default="1,2,4,8,16", help="default 1,2,4,8,16")
+    add("--steps", type=numbers, default="1,2,4,8,16", help="network calls a sample, separated by "
+        "commas; default 1,2,4,8,16")  # fmt: skip
     add("--samples", type=int, default=10_000, help="of each model and setting; default 10000")
     add("--seeds", type=int, default=1, help="how many, from --seed on; default 1")
-    add("--temperatures", type=floats, help="of p(x_0 | x_t), separated by commas")
+    add("--temperatures", type=floats, metavar="T,T,…", help="draw from p(x_0 | x_t)^(1/T)")
     add("--sweep", type=sweep, metavar="OPTION=V,V,…", help="another option of the sampler over "
         "several values, as guidance=0,1,2")  # fmt: skip
     add("--at-entropy", type=entropy, metavar="NATS", help="compare at this entropy; data: at that "
@@ -56,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_texts(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = parser.add_argument_group("metrics of texts").add_argument
     add("--tokenizer", metavar="NAME", help="texts: the model's, a folder or hub id, or bytes")
     add("--scorer", metavar="NAME", help="gen_ppl, gradient_moment, mauve: a causal "
         "language model, a folder or hub id; without --tokenizer it is given tokens")  # fmt: skip
@@ -71,7 +72,7 @@ def _add_texts(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = parser.add_argument_group("the reference, and metrics of pictures").add_argument
     add("--reference", metavar="PATH", help="what to compare with. Texts: a file as of samples; a "
         ".txt is running text. Pictures: a folder; default: the host's data, as the host draws "
         "them, so that codes are decoded and not the original pictures")  # fmt: skip
@@ -121,16 +122,23 @@ def entropy(text: str) -> float | str:
 def completed(args: argparse.Namespace) -> argparse.Namespace:
     """Return the options with --temperatures as --sweep, and the default of --metric.
 
+    --sweep temperature=… is the same, if the sampler has no such option.
+
     Raises:
-        UserError: if both --temperatures and --sweep are given.
+        UserError: if both --temperatures and --sweep are given, and for an unknown sampler.
     """
     from di4c_plugin.evaluation.texts import is_texts
+    from di4c_plugin.options import parameters
+    from di4c_plugin.samplers import sampler_named
 
     options = argparse.Namespace(**vars(args))
     if args.temperatures is not None:
         if args.sweep is not None:
             raise UserError("--temperatures and --sweep exclude each other")
         options.sweep, options.temperatures = (TEMPERATURE, args.temperatures), None
+    elif args.sweep is not None and args.sweep[0] == "temperature":
+        takes_it = "temperature" in (parameters(sampler_named(args.sampler)) or {})
+        options.sweep = args.sweep if takes_it else (TEMPERATURE, args.sweep[1])
     if not args.metric:
         options.metric = ["entropy"] if all(map(is_texts, args.models)) else ["fd"]
     return options
@@ -154,6 +162,8 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"seed must be in [0, 2^63), not {args.seed}")
     if args.at_entropy is not None and "entropy" not in args.metric:
         raise UserError("--at-entropy needs the entropy of the samples: add it to --metric")
+    if args.at_entropy is not None and args.metric == ["entropy"]:
+        raise UserError("--at-entropy compares other values at this entropy: add one to --metric")
     if args.sweep is not None:
         name, values = args.sweep
         if name == TEMPERATURE and min(values) <= 0:

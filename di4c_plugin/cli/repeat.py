@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from di4c_plugin.cli.output import print_fields
 from di4c_plugin.errors import UserError, printable, refusing
 
 if TYPE_CHECKING:
@@ -96,13 +97,13 @@ def repeat(args: argparse.Namespace, evaluate: Evaluate) -> int:
     for line in changed:
         print(f"# {printable(line)}")
     print(f"# compared with {args.repeat}: equal, or within two standard errors of the difference")
-    print("model", "steps", "swept", "seed", "value", "before", "now", "verdict", sep="\t")
+    print_fields("model", "steps", "swept", "seed", "value", "before", "now", "verdict")
     counts: Counter[str] = Counter()
     for entry in compare(before["points"], points):
         setting = ["" if x is None else x for x in (entry.steps, entry.swept, entry.seed)]
         value = "" if entry.now is None else f"{entry.now.value:.6g}"
         figures = (entry.column, f"{entry.before.value:.6g}", value, entry.verdict)
-        print(entry.model, *setting, *figures, sep="\t")
+        print_fields(entry.model, *setting, *figures)
         counts[entry.verdict] += 1
     print("# " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
     return int(any(counts[verdict] for verdict in ("differs", "missing")))

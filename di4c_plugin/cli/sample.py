@@ -56,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sample, and print the paths of the files, or the texts of prompts."""
+    import torch
+
     from di4c_plugin.announce import announce
     from di4c_plugin.api import sample
     from di4c_plugin.evaluation.animation import Recorder
@@ -69,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
     n, prompts = prompt_options(args, host)
     if args.animate is not None or _needs_pictures(host, out):
         picture_size(host, model)
+    if out is not None and Path(out).suffix in TEXTS:
+        host.texts(torch.empty(0, model.network.positions, dtype=torch.long))
     recorder = Recorder()
     if args.animate is not None:
         options |= {"on_step": recorder.on_step, "on_batch": recorder.on_batch}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Labels and noise come from different streams of random numbers.
 LABEL_STREAM = 0x1ABE1
-TEMPERATURE = "temperature"
+TEMPERATURE = "T"  # swept by --temperatures; samplers have options named temperature
 NETWORK = ("teacher", "guidance_teacher")  # further models among the options
 
 

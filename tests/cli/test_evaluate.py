@@ -52,6 +52,22 @@ def test_it_prints_and_saves_a_value_for_each_number_of_steps(di4c: Run) -> None
     assert report["versions"]["torch"] == torch.__version__
 
 
+def test_a_temperature_of_the_sampler_is_swept_as_its_option() -> None:
+    """That of the model's prediction is another one: --temperatures."""
+    few = ["evaluate", "teacher", "--samples", "20", "--steps", "3", "--seed", "5"]
+    swept = ["--sampler", "maskgit", "--sweep", "temperature=0,4.5", "--json", "r.json"]
+    assert main([*few, *swept]) == 0
+    teacher, data = load_teacher("teacher"), BUILTIN().data().x_0
+    for point in json.loads(Path("r.json").read_text())["points"]:
+        options = {"sampler": "maskgit", "temperature": point["swept"]}
+        x = sample(teacher, 20, steps=3, seed=5, **options)
+        assert point["figures"]["fd"]["value"] == frechet_distance(x, data)
+    for law in (["--temperatures", ".5"], ["--sweep", "temperature=.5"]):
+        assert main([*few, *law, "--json", "r.json", "--overwrite"]) == 0
+        report = json.loads(Path("r.json").read_text())
+        assert report["arguments"]["sweep"] == ["T", [0.5]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -82,7 +98,8 @@ def test_it_prints_and_saves_a_value_for_each_number_of_steps(di4c: Run) -> None
         ("teacher teacher", "teacher is named twice"),
         ("", "name a model or a file of samples"),
         ("teacher --plot x.pdf", "pictures are PNG files: x.pdf must end in .png"),
-        ("teacher --metric entropy --at-entropy data", "--at-entropy data compares with real text"),
+        ("teacher --metric entropy,fd --at-entropy data", "--at-entropy data compares with real "),
+        ("teacher --metric entropy --at-entropy 2", "--at-entropy compares other values at this "),
         ("teacher --at-entropy 2", "--at-entropy needs the entropy of the samples: add it to "),
         ("teacher --metric bits", "bits compares with real text: --reference FILE"),
         ("teacher --metric gen_ppl", "gen_ppl needs a language model: --scorer FOLDER or hub id"),
