@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--metric", type=names, help="one or several, separated by commas: fd on tokens; fid, kid, "
         "precision_recall of pictures; gen_ppl, entropy, mauve, gradient_moment, self_bleu, "
-        "distinct_n, bits of texts; default fd, of files entropy")  # fmt: skip
+        "distinct_n, bits, coverage of texts; default fd, of files entropy")  # fmt: skip
     add("--steps", type=numbers, default="1,2,4,8,16", help="network calls a sample, separated by "
         "commas; default 1,2,4,8,16")  # fmt: skip
     add("--samples", type=int, default=10_000, help="of each model and setting; default 10000")
