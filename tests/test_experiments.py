@@ -35,7 +35,8 @@ from tests.test_configs import in_host, options
 MASKGIT = Confidence(5, mask=4)
 GAUSSIAN = DiscretisedGaussian(5)
 TEXT = ("openwebtext_sdtt6_di4c2", "openwebtext_sdtt7_di4c2")
-SHORT = ("text_short", "mdlm_short", "text_dmmd", "text_rsmmd", "text_sdtt")  # inside the hosts, and without them
+# inside the hosts, and without them
+SHORT = ("text_short", "mdlm_short", "text_dmmd", "text_rsmmd", "text_sdtt")
 HYDRA_HOSTS = [host.name for host in detect.HYDRA_HOSTS]
 IN_PROGRAMS = [(host, name) for host in HYDRA_HOSTS for name in TEXT]
 
