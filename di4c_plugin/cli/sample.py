@@ -9,6 +9,7 @@ from di4c_plugin.cli.prompts import TEXTS, add_prompts, prompt_options, write_te
 from di4c_plugin.cli.sampling import (
     add_sampling,
     cycled,
+    denoisers,
     host_of,
     labels,
     load,
@@ -78,11 +79,11 @@ def run(args: argparse.Namespace) -> int:
         options |= {"on_step": recorder.on_step, "on_batch": recorder.on_batch}
     wanted = args.labels if args.label is None else [args.label]
     cond = None if wanted is None else cycled(wanted, n)
-    with counted([model.denoiser]) as rows:
+    with counted(denoisers(model, options)) as rows:
         x = sample(model, n, steps=args.steps, cond=cond, **prompts, **options)
     if prompts:
         drawn = n * (x.shape[1] - max(map(len, prompts["prompts"])))
-        announce(f"{drawn / rows[0]:.2f} tokens per forward pass")
+        announce(f"{drawn / max(rows[0], 1):.2f} tokens per forward pass")
     if out is None:
         print(*host.texts(x), sep="\n")
     else:

@@ -8,16 +8,17 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.programs.images.program import pair_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from di4c_plugin.api import LoadedModel
     from di4c_plugin.hosts import OpenHost
 
 # Names that `--option` may not have: what samplers are called with, and options of their own.
 GIVEN = {"denoiser", "x", "times", "process", "generator", "callback"}
-FLAGS = {"teacher", "teacher_steps", "guidance_teacher"}
+NETWORKS = ("teacher", "guidance_teacher")  # further models among the options
+FLAGS = {*NETWORKS, "teacher_steps"}
 PICTURES_AT_ONCE = 64
 
 
@@ -102,12 +103,18 @@ def sampling_options(args: argparse.Namespace, model: "LoadedModel") -> dict[str
     options |= dict(args.option)
     if args.guidance_teacher is not None and not options.get("guidance"):
         raise UserError("--guidance-teacher is for guidance: add --option guidance=WEIGHT")
-    for name in ("teacher", "guidance_teacher"):
+    for name in NETWORKS:
         if getattr(args, name) is not None:
             options[name] = host_of(args, model).load_teacher(getattr(args, name))
     if args.teacher_steps is not None:
         options["teacher_steps"] = args.teacher_steps
     return options
+
+
+def denoisers(model: "LoadedModel", options: "Mapping[str, Any]") -> "set[nn.Module]":
+    """Return the networks that `di4c_plugin.sample` calls, given `sampling_options`."""
+    models = [model, *(options[name] for name in NETWORKS if name in options)]
+    return {each.denoiser for each in models}
 
 
 def labels(text: str) -> list[int]:

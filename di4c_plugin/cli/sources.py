@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.announce import on_terminal
-from di4c_plugin.cli.sampling import cycled, host_of, labels, load, sampling_options
+from di4c_plugin.cli.sampling import (
+    NETWORKS,
+    cycled,
+    denoisers,
+    host_of,
+    labels,
+    load,
+    sampling_options,
+)
 from di4c_plugin.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -25,7 +33,6 @@ if TYPE_CHECKING:
 # Labels and noise come from different streams of random numbers.
 LABEL_STREAM = 0x1ABE1
 TEMPERATURE = "T"  # swept by --temperatures; samplers have options named temperature
-NETWORK = ("teacher", "guidance_teacher")  # further models among the options
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,7 @@ class ModelSource:
         model = self.model
         if job.swept is not None and args.sweep[0] == TEMPERATURE:
             model = tempered(model, job.swept)
-            options |= {k: tempered(options[k], job.swept) for k in NETWORK if k in options}
+            options |= {k: tempered(options[k], job.swept) for k in NETWORKS if k in options}
         elif job.swept is not None:
             options[args.sweep[0]] = job.swept
         cond = choose_labels(args, self.host, self.model, job.seed)[0]
@@ -142,18 +149,17 @@ class ModelSource:
         cond = None if cond is None else cond[part.start : part.start + part.count]
         options = options | {"seed": part.seed, "batch_size": part.count}
         draw = partial(sample, model, part.count, steps=job.steps, cond=cond, **options)
-        models = [model, *(options[name] for name in NETWORK if options.get(name) is not None)]
-        return measured(draw, {m.denoiser for m in models}, options["device"])
+        return measured(draw, denoisers(model, options), options["device"])
 
     def _key(self, job: Job) -> dict[str, Any]:
         """Return all that the samples depend on."""
         from di4c_plugin.evaluation.record import versions
 
         args, packages = self.args, versions()
-        plain = {k: v for k, v in self.options.items() if k not in ("seed", "device", *NETWORK)}
+        plain = {k: v for k, v in self.options.items() if k not in ("seed", "device", *NETWORKS)}
         return {
             "fingerprint": self.fingerprint,
-            "options": plain | {name: str(getattr(args, name)) for name in NETWORK},
+            "options": plain | {name: str(getattr(args, name)) for name in NETWORKS},
             "swept": None if args.sweep is None else [args.sweep[0], job.swept],
             "steps": job.steps,
             "seed": job.seed,

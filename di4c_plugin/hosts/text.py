@@ -48,6 +48,13 @@ class TextData(HostData):
         )
         return without_barred(data, host.known_process.get("barred", ()))
 
+    def images(self, host: OpenHost, x: Tensor) -> Tensor:
+        """See `HostData.images`: there are none."""
+        raise UserError(
+            f"samples of host {host.name!r} are texts, no pictures: name a file that ends in .txt, "
+            ".jsonl, or for tokens .npy"
+        )
+
     def texts(self, host: OpenHost, x: Tensor) -> list[str]:
         """See `HostData.texts`: padding and special tokens are left out."""
         tokenizer, pad, texts = self.live(host), getattr(host.sizes, "pad", None), []

@@ -139,6 +139,7 @@ def test_files_are_replaced_only_when_told(
         ("../models/student --option foo=1", "sampler 'ancestral': got an unexpected keyword arg"),
         ("../models/small", "host 'builtin' draws 8x8 images, not 16 tokens"),
         ("../models/teacher --device abacus", "cannot use device 'abacus': "),
+        ("../models/teacher --out x.txt", "samples of host 'builtin' are no texts"),
         ("../models/teacher --out x.pdf", "pictures are PNG files: x.pdf must end in .png"),
         ("../models/teacher --out ../models/teacher/x.png", "cannot write ../models/teacher/x.png"),
     ],

@@ -180,6 +180,7 @@ def test_prompts_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     for wrong, message in (
         (["--new-tokens", "3"], "--new-tokens goes with"),
+        ([], "samples of host 'hf' are texts, no pictures: name a file that ends in .txt, "),
         (["--prompts", str(prompts), "--n", "5"], "has 2 prompts: leave out --n"),
         (["--prompts", str(tmp_path / "none.txt")], "cannot be read"),
     ):
