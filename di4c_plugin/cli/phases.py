@@ -5,19 +5,24 @@ with `student=null` it starts from its teacher.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.errors import UserError
 
+if TYPE_CHECKING:
+    from di4c_plugin.training.compose import RunConfig
+
 OWN = ("experiment", "out", "phases", "student")
+NAME = re.compile(r"\w[\w.-]*")  # of a folder in `out`
 
 
-def run_phases(
-    phases: Any, overrides: Sequence[str], out: Path, run: Callable[[list[str]], int]
-) -> int:
-    """Run each phase in a folder of its own in `out`; return the first exit code that is not 0.
+def compose_phases(
+    phases: Any, overrides: Sequence[str], out: Path, compose: "Callable[[list[str]], RunConfig]"
+) -> "list[RunConfig]":
+    """Return the run of each phase, in a folder of its own in `out`, before any is begun.
 
     A phase that is complete is found so and left as it is where `overrides` resume, so that one
     command goes on wherever it was stopped.
@@ -26,37 +31,45 @@ def run_phases(
         phases: overrides of `di4c train` for each phase, by the name of its folder.
         overrides: what was typed; it goes over every phase.
         out: the folder of the folders.
-        run: runs the overrides of one phase, which leaves its student in out/NAME.
+        compose: returns the run that overrides describe.
 
     Raises:
-        UserError: for phases that are no such mapping, and as `settled`.
+        UserError: for phases that are no such mapping, that have phases or a folder themselves, or
+            need several processes, and as `settled` and `compose`.
     """
-    from di4c_plugin.training.folder import ADAPTER, STUDENT
-
     if not (
         isinstance(phases, Mapping)
+        and phases
         and all(isinstance(o, list) and all(isinstance(v, str) for v in o) for o in phases.values())
     ):
-        raise UserError("phases are options for each run by its name: phases.NAME=[key=value, ...]")
+        raise UserError(
+            "phases are options for each run by its name: phases={NAME: ['key=value', ...]}"
+        )
     typed = [o for o in overrides if key(o) not in OWN]
-    if any(key(o) == "training.devices" and not o.endswith("=1") for o in typed):
-        raise UserError("phases run on one process; on several, run them one by one: student=FILE")
     start = [o for o in overrides if key(o) == "student"]
     made: dict[str, str] = {}
+    runs: list[RunConfig] = []
     for name, own in phases.items():
-        folder = out / str(name)
+        if not (isinstance(name, str) and NAME.fullmatch(name)):
+            raise UserError(f"the name of a phase is that of a folder in {out}, not {name!r}")
+        if any(key(o) == "out" for o in own):
+            raise UserError(f"phase {name}: its folder is {out / name}: leave out its out=")
         said = [settled(o, made) for o in own]
         # What is of an earlier phase stays so whatever was typed.
         fixed = {key(o) for o in own if o.partition("=")[2].startswith("@")}
         begin = [] if any(key(o) == "student" for o in own) else start
         over = [o for o in typed if key(o) not in fixed]
-        code = run([*said, *over, *begin, f"out={json.dumps(str(folder))}"])
-        if code:
-            return code
-        left = [folder / name for name in (ADAPTER, STUDENT)]
-        made[str(name)] = json.dumps(str(left[0] if left[0].exists() else left[1]))
-        start = [f"student={made[str(name)]}"]
-    return 0
+        run = compose([*said, *over, *begin, f"out={json.dumps(str(out / name))}"])
+        if run.info["phases"] is not None:
+            raise UserError(f"phase {name} has phases itself: give theirs in its place")
+        if run.training.devices != 1:
+            raise UserError(
+                "phases run on one process; on several, run them one by one: student=FILE"
+            )
+        made[name] = json.dumps(str(run.result))
+        start = [f"student={made[name]}"]
+        runs.append(run)
+    return runs
 
 
 def settled(override: str, made: Mapping[str, str]) -> str:

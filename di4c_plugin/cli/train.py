@@ -37,32 +37,29 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Distil, and print the path of the student; of each phase, where there are some."""
-    from di4c_plugin.cli.phases import run_phases
-    from di4c_plugin.training.compose import compose_run
-    from di4c_plugin.training.folder import ADAPTER, STUDENT
+    from di4c_plugin.cli.phases import compose_phases
 
-    config = compose_run("train", with_latent(args.overrides))
-    phases = config.info["phases"]
-    if phases is None:
-        code, folders = run_one(config), [config.out]
-    else:
-        code = run_phases(
-            phases,
-            args.overrides,
-            config.out,
-            lambda overrides: run_one(compose_run("train", with_latent(overrides))),
-        )
-        folders = [config.out / name for name in phases]
-    if code == 0:
-        name = STUDENT if config.training.adapter is None else ADAPTER
-        write_results(args, {"files": [str(out / name) for out in folders]})
-    return code
+    config = composed(args.overrides)
+    phases, runs = config.info["phases"], [config]
+    if phases is not None:
+        runs = compose_phases(phases, args.overrides, config.out, composed)
+    for each in runs:
+        if code := run_one(each):
+            return code
+    write_results(args, {"files": [str(each.result) for each in runs]})
+    return 0
+
+
+def composed(overrides: "Sequence[str]") -> "RunConfig":
+    """Return the run that overrides of `di4c train` describe; raises UserError."""
+    from di4c_plugin.training.compose import compose_run
+
+    return compose_run("train", with_latent(overrides))
 
 
 def run_one(config: "RunConfig") -> int:
     """Distil by the options of one run."""
     from di4c_plugin import api
-    from di4c_plugin.training.folder import ADAPTER, STUDENT
 
     info, host = config.info, config.info["host"]
     start = info["student"]
@@ -79,7 +76,7 @@ def run_one(config: "RunConfig") -> int:
         resume=config.resume,
         overwrite=config.overwrite,
     )
-    return finished(distil, config.out / (STUDENT if config.training.adapter is None else ADAPTER))
+    return finished(distil, config.result)
 
 
 def with_latent(overrides: "Sequence[str]") -> list[str]:

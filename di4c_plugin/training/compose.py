@@ -23,6 +23,7 @@ from di4c_plugin.overrides import readable
 from di4c_plugin.plugin_configs import SEARCH_PATH
 from di4c_plugin.plugins import get_manager, lookup, names_of
 from di4c_plugin.training.config import TrainingConfig
+from di4c_plugin.training.folder import ADAPTER, STUDENT
 from di4c_plugin.values import nearest, shown
 
 
@@ -41,6 +42,11 @@ class RunConfig:
     resume: bool
     overwrite: bool
     info: dict[str, Any]
+
+    @property
+    def result(self) -> Path:
+        """Where the student of `di4c train` goes."""
+        return self.out / (STUDENT if self.training.adapter is None else ADAPTER)
 
 
 def compose_run(name: str, overrides: Sequence[str]) -> RunConfig:
