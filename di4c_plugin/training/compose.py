@@ -60,7 +60,7 @@ def compose_run(name: str, overrides: Sequence[str]) -> RunConfig:
     out, resume, overwrite = (info.pop(key) for key in ("out", "resume", "overwrite"))
     if out is None:
         raise UserError("name the folder of the run: out=FOLDER")
-    for key in ("teacher", "student"):
+    for key in ("teacher", "student", "start"):
         if not isinstance(info.get(key), str | None):
             raise UserError(f"{key} must be text, not {shown(info[key])}")
     for key, value in {"resume": resume, "overwrite": overwrite}.items():
@@ -100,7 +100,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 def named_by_text() -> set[str]:
     """Return the keys whose values are always text, mostly file names."""
-    keys = {"teacher", "student", "out"}
+    keys = {"teacher", "student", "start", "out"}
     for host in names_of("host"):
         for name, parameter in (parameters(lookup("host", host)) or {}).items():
             keys |= {f"host.{name}"} if parameter.annotation in (str, str | None) else set()
