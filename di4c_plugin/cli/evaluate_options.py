@@ -2,11 +2,10 @@
 
 import argparse
 import math
-from pathlib import Path
 
 from di4c_plugin.cli.sources import TEMPERATURE
 from di4c_plugin.errors import UserError
-from di4c_plugin.files import new_file, user_path
+from di4c_plugin.files import new_file, place, user_path
 from di4c_plugin.limits import exceeds, over
 
 MOST = {"samples": 10**8, "seeds": 10**4, "processes": 10**3}
@@ -178,8 +177,3 @@ def check_written(args: argparse.Namespace) -> None:
         new_file(args.statistics)
     if args.shards is not None:
         new_file(args.shards / "shard")
-
-
-def place(path: object) -> Path:
-    """Return where a path leads, whatever it is called."""
-    return Path(str(path)).expanduser().resolve()

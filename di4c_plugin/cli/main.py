@@ -14,8 +14,8 @@ from typing import Any, NoReturn, Protocol, cast
 
 from di4c_plugin.announce import QUIET, plain_streams
 from di4c_plugin.cli.arguments import add_output
+from di4c_plugin.cli.output import check_results
 from di4c_plugin.errors import UserError, printable
-from di4c_plugin.files import new_file
 from di4c_plugin.values import nearest
 
 NO_RESULTS = ("run", "lm_eval", "completion")  # of ours, for --json
@@ -125,8 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         args = parser.parse_args(argv)
-        if getattr(args, "json", None) is not None:
-            new_file(args.json, overwrite=args.overwrite)
+        check_results(args)
         with _hushed(args.quiet):
             code = cast(int, args.run(args))
         sys.stdout.flush()
