@@ -113,7 +113,7 @@ def check_ours(arguments: list[str]) -> None:
     args = make_parser().parse_args(arguments)
     if arguments[0] in ("train", "train-teacher"):
         check_training(arguments[0].replace("-", "_"), args.overrides)
-    assert getattr(args, "sampler", "ancestral") in names_of("sampler")
+    assert (getattr(args, "sampler", None) or "ancestral") in names_of("sampler")
     assert {*(getattr(args, "metric", None) or ())} <= {*names_of("metric")}
 
 

@@ -38,7 +38,11 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     )
     parser.add_argument("model", help="path of a model file, or SOURCE:NAME as builtin:digits")
     add_sampling(parser)
-    parser.add_argument("--steps", type=int, default=4, help="network calls a sample; default 4")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="network calls a sample; default: those that the model was made for, else 4",
+    )
     parser.add_argument("--n", type=int, help="how many; default 64, or one for each prompt")
     add_prompts(parser)
     which = parser.add_mutually_exclusive_group()
@@ -86,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
         options |= {"on_step": recorder.on_step, "on_batch": recorder.on_batch}
     elif prompts:
         options["on_step"] = passes.on_step
-    x = sample(model, args.n, steps=args.steps, cond=_cond(args), **prompts, **options)
+    steps = model.sampling.get("steps", 4) if args.steps is None else args.steps
+    x = sample(model, args.n, steps=steps, cond=_cond(args), **prompts, **options)
     if prompts:
         new = x.shape[1] - max(map(len, prompts["prompts"]))
         announce(passes.told(new, -(-args.n // args.batch_size)))
@@ -104,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 def _check_out(args: argparse.Namespace) -> bool:
     """Choose or check --out; tell whether it is a folder of single pictures."""
     from di4c_plugin.evaluation.pictures import check_empty, check_png
-    from di4c_plugin.files import free_name, new_file, user_path
+    from di4c_plugin.files import free_name, new_file, place, user_path
 
     if args.out is None:
         args.out = str(free_name(Path("samples.png")))
@@ -117,6 +122,9 @@ def _check_out(args: argparse.Namespace) -> bool:
         if path.suffix not in (".npy", *TEXTS):
             check_png(path)
         new_file(path, overwrite=args.overwrite)
+    read = (args.model, args.prompts, args.teacher, args.guidance_teacher)
+    if any(place(path) == place(source) for source in read if source is not None):
+        raise UserError(f"--out {path} is what this command reads")
     args.out = f"{path}/" if single else str(path)
     return single
 

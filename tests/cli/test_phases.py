@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from di4c_plugin import load_student
-from di4c_plugin.cli.main import main
 from di4c_plugin.cli import train as command
+from di4c_plugin.cli.main import main
 from di4c_plugin.cli.phases import compose_phases
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
