@@ -110,11 +110,6 @@ def new_file(path: Path, *, overwrite: bool = False) -> Path:
     return path
 
 
-def place(path: object) -> Path:
-    """Return where a path leads, whatever it is called."""
-    return Path(str(path)).expanduser().resolve()
-
-
 def free_name(path: Path) -> Path:
     """Return the path, or the first of x-1.png, x-2.png, ... that does not exist."""
     names = (path.with_stem(f"{path.stem}-{n}") for n in itertools.count(1))

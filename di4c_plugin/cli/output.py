@@ -6,13 +6,20 @@ and nowhere under `--quiet`. rich heeds `NO_COLOR`. The options are in `di4c_plu
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from di4c_plugin.announce import announce, is_first_process
 from di4c_plugin.errors import UserError
-from di4c_plugin.files import new_file, place
+from di4c_plugin.files import new_file, user_path
+
+
+def print_fields(*fields: object) -> None:
+    """Print a line of a table that grows: in columns on a terminal, separated by tabs elsewhere."""
+    line = "\t".join(map(str, fields))
+    print(line.expandtabs(16) if sys.stdout.isatty() else line, flush=True)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -41,7 +48,7 @@ def check_results(args: argparse.Namespace) -> None:
         return
     new_file(args.json, overwrite=args.overwrite)
     for name, value in vars(args).items():
-        if name != "json" and place(args.json) in _places(value):
+        if name != "json" and args.json.resolve() in _places(value):
             raise UserError(f"--json {args.json} is another file of this command")
 
 
@@ -52,8 +59,8 @@ def _places(value: Any) -> Iterator[Path]:
             yield from _places(part)
     elif isinstance(value, str | Path):
         for text in (str(value), str(value).partition("=")[2].strip("'\"")):
-            with contextlib.suppress(OSError, RuntimeError, ValueError):  # no path
-                yield place(text)
+            with contextlib.suppress(OSError, RuntimeError, UserError, ValueError):  # no path
+                yield user_path(text).resolve()
 
 
 def write_results(args: argparse.Namespace, results: dict[str, Any]) -> None:

@@ -1,12 +1,13 @@
 """Several runs by one command, with one resume."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from di4c_plugin import load_student
+from di4c_plugin import api, load_student
 from di4c_plugin.cli import train as command
 from di4c_plugin.cli.main import main
 from di4c_plugin.cli.phases import compose_phases
@@ -159,6 +160,19 @@ def test_rounds_then_a_mixture_then_moments_in_one_command(teacher: Path, tmp_pa
     assert (second.latent or {})["name"] == (third.latent or {})["name"] == "mask_noise"
     assert third.info["teacher"] == str(teacher)
     assert third.info["start"].endswith("di4c/student.safetensors")
+
+
+def test_json_names_the_student_of_each_phase(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "load_teacher", lambda *args, **options: None)
+    monkeypatch.setattr(api, "load_student", lambda *args, **options: None)
+    monkeypatch.setattr(api, "distill", lambda *args, **options: None)
+    phases = ["+phases={}", "+phases.a=['training.adapter={r: 2}']", "+phases.b=[]"]
+    report = tmp_path / "report.json"
+    assert main(["train", *phases, f"out={tmp_path}", "--json", str(report)]) == 0
+    names = ["a/adapter_model.safetensors", "b/student.safetensors"]
+    assert json.loads(report.read_text())["files"] == [str(tmp_path / name) for name in names]
 
 
 @pytest.mark.parametrize(

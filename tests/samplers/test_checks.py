@@ -47,7 +47,7 @@ def labelled() -> Model:
 
 
 @pytest.mark.parametrize("size", [{"steps": 2**62}, {"n": 2**61, "batch_size": 2**61}])
-def test_sizes_beyond_memory_are_one_line(size: dict[str, int]) -> None:
+def test_sizes_beyond_memory_are_one_line(size: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="^not enough memory: draw fewer samples at once"):
         sample(toy.teacher(), **{"n": 1} | size)
 
