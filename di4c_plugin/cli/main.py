@@ -13,8 +13,7 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol, cast
 
 from di4c_plugin.announce import QUIET, plain_streams
-from di4c_plugin.cli.arguments import add_output
-from di4c_plugin.cli.output import check_results
+from di4c_plugin.cli.arguments import add_output, check_results
 from di4c_plugin.errors import UserError, printable
 from di4c_plugin.values import nearest
 

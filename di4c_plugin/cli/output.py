@@ -5,15 +5,11 @@ and nowhere under `--quiet`. rich heeds `NO_COLOR`. The options are in `di4c_plu
 """
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from di4c_plugin.announce import announce, is_first_process
-from di4c_plugin.errors import UserError
-from di4c_plugin.files import new_file, user_path
 
 
 def print_fields(*fields: object) -> None:
@@ -36,31 +32,6 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-
-
-def check_results(args: argparse.Namespace) -> None:
-    """Refuse a file for --json that cannot be written, or that the command reads or writes.
-
-    Raises:
-        UserError: for such a file.
-    """
-    if getattr(args, "json", None) is None:
-        return
-    new_file(args.json, overwrite=args.overwrite)
-    for name, value in vars(args).items():
-        if name != "json" and args.json.resolve() in _places(value):
-            raise UserError(f"--json {args.json} is another file of this command")
-
-
-def _places(value: Any) -> Iterator[Path]:
-    """Yield where the paths in an option lead, also as the values of key=value."""
-    if isinstance(value, list | tuple):
-        for part in value:
-            yield from _places(part)
-    elif isinstance(value, str | Path):
-        for text in (str(value), str(value).partition("=")[2].strip("'\"")):
-            with contextlib.suppress(OSError, RuntimeError, UserError, ValueError):  # no path
-                yield user_path(text).resolve()
 
 
 def write_results(args: argparse.Namespace, results: dict[str, Any]) -> None:
