@@ -12,8 +12,7 @@ output of one of the teacher's blocks on the completed sequence:
 See `di4c_plugin.losses.representation` for the reward. Its repulsion between fill-ins of one
 sequence preserves entropy: watch that, not the reward alone. Beyond the paper: lambda is drawn for
 each fill-in, so that a mixture learns the joint law; all pairs of fill-ins count and not only those
-of a candidate, a third of the variance; local credit, biased. In a pilot of 100 CPU seconds on
-characters it was behind D-MMD in every form: use it to refine a good student.
+of a candidate, a third of the variance; local credit, biased.
 """
 
 from typing import Annotated, Any

@@ -8,6 +8,7 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,6 +22,10 @@ from di4c_plugin.files import atomic_write, is_plain
 from di4c_plugin.training.shards import KEY, check
 
 DIGEST = "di4c_digest"
+
+
+class ForeignCheckpoint(UserError):
+    """The file is intact, and holds objects: another program wrote it."""
 
 
 def write_checkpoint(
@@ -56,6 +61,7 @@ def read_checkpoint(path: Path, *, mmap: bool = False, with_shards: bool = True)
     returned without its shards; `with_shards` verifies the shard files as well.
 
     Raises:
+        ForeignCheckpoint: if it holds more than plain values and tensors.
         UserError: if it is damaged.
     """
     try:
@@ -68,6 +74,10 @@ def read_checkpoint(path: Path, *, mmap: bool = False, with_shards: bool = True)
             with zipfile.ZipFile(path) as archive:
                 intact = archive.testzip() is None
         intact = intact and (not with_shards or check(content.get(KEY), path.parent))
+    except UnpicklingError as error:
+        raise ForeignCheckpoint(
+            f"{path} was not written by this algo: the folder holds another run; name a new one"
+        ) from error
     except Exception as error:
         raise UserError(f"{path} is damaged") from error
     if not intact:
@@ -84,6 +94,7 @@ def first_intact(path: Path, backups: Iterable[Path], advice: str) -> tuple[Path
         advice: what the user can do if none is intact.
 
     Raises:
+        ForeignCheckpoint: if `path` is another program's.
         UserError: if none is intact.
     """
     backups = [file for file in backups if is_plain(file)]
@@ -91,7 +102,9 @@ def first_intact(path: Path, backups: Iterable[Path], advice: str) -> tuple[Path
     for file in [path, *backups]:
         try:
             content = read_checkpoint(file)
-        except UserError:
+        except UserError as error:
+            if file == path and isinstance(error, ForeignCheckpoint):
+                raise
             continue
         if file != path:
             update = content.get("global_step", content.get("n_iter"))

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.utils.data import DistributedSampler
 
 from di4c_plugin import load_student
 from di4c_plugin.algorithms.base import Batch, Update
 from di4c_plugin.algorithms.sdtt import SDTT
 from di4c_plugin.diffusion.categorical import inverse_cdf
 from di4c_plugin.programs.text.module import HOST
-from di4c_plugin.training.rng import epoch_generator, seed_globals
+from di4c_plugin.training.rng import seed_globals
 
 
 class SameFunction(Callback):
@@ -93,8 +95,9 @@ class BothRanks(Callback):
         found: dict[str, Any] = {"loss": [], "data": []}
         total = torch.zeros(())
         for rank in range(2):
-            order = torch.randperm(len(data), generator=epoch_generator(module.seed, 0))
-            mine = order[rank::2][:half].tolist()
+            # Lightning gives each process of a host this sampler.
+            seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+            mine = [*DistributedSampler(data, 2, rank, shuffle=True, seed=seed)][:half]
             x_0 = torch.stack([data[i]["input_ids"] for i in mine])
             seed_globals(module.seed, HOST, rank, 0)
             where = {"rank": rank, "step": 0, "device": module.device}

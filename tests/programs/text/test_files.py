@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from di4c_plugin.announce import announce_once
 from di4c_plugin.training.checkpoint_file import read_checkpoint
@@ -118,3 +119,14 @@ def test_what_killed_runs_left_half_written_is_removed(broken: Path) -> None:
     fit(broken, 4, resume=broken / "last.ckpt")
     assert not left.exists()
     assert all(file.exists() for file in mine)
+
+
+def test_a_run_of_the_hosts_own_is_not_damaged(
+    broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The hosts keep their config in it as objects; older files of ours do not stand in."""
+    torch.save({"hyper_parameters": OmegaConf.create({"a": 1})}, broken / "last.ckpt")
+    with pytest.raises(SystemExit):
+        fit(broken, 6, resume=broken / "last.ckpt")
+    (line,) = lines(capsys)
+    assert line.startswith(f"di4c: error: {broken}/last.ckpt was not written by this algo: the fol")
