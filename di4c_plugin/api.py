@@ -252,8 +252,9 @@ def sample(
     if not 0 <= seed < 2**63:
         raise UserError(f"seed must be in [0, 2^63), not {seed}")
     steps, sampler, options = as_method(model, steps, sampler, options)
-    times = time_grid(steps)
-    check_labels(model, cond, n)
+    with drawing():
+        times = time_grid(steps)
+    cond = check_labels(model, cond, n)
     if on_step is not None:
         options = options | {"callback": on_step}
     draw, options = sampler_named(sampler), sampler_options(sampler, options)

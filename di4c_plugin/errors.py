@@ -10,6 +10,10 @@ STRANGE = (
 )
 
 
+# What torch says of memory; on the CPU it has no class for it.
+MEMORY = ("allocate", "out of memory", "Overflow when unpacking", "Storage size calculation")
+
+
 class UserError(Exception):
     """A mistake that the user can fix.
 
@@ -42,6 +46,11 @@ def quoted(value: object) -> str:
 def reason(error: BaseException) -> str:
     """Return the first line of an exception's message, cut to 200 characters, or its type."""
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Return whether an exception is about memory, or a size beyond any."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in MEMORY)
 
 
 @contextmanager

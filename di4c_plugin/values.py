@@ -57,6 +57,7 @@ class Choices:
 Count = Annotated[int, Range(1)]
 Share = Annotated[float, Range(0, 1)]
 BelowOne = Annotated[float, Range(0, below=1)]
+Factor = Annotated[float, Range(0, 10**6)]
 Std = Annotated[float, Range(0, 10**6)]
 # A size of a network that we make: a larger one is a mistake, and would fill the memory.
 Size = Annotated[int, Range(1, 2**16)]

@@ -24,6 +24,7 @@ from di4c_plugin.families import new_model, student_of
 from di4c_plugin.networks import TransformerConfig
 from di4c_plugin.samplers import Step
 from di4c_plugin.training import TrainingConfig
+from tests.training import toy
 
 TINY = TransformerConfig(
     num_tokens=3,
@@ -407,3 +408,9 @@ def test_what_a_method_says_of_sampling_is_kept_and_used(teacher: Model, tmp_pat
     assert torch.equal(again.sample(5), sample(again, 5, steps=3, latents="fresh"))
     assert torch.equal(again.sample(5, steps=2), sample(again, 5, steps=2, latents="fresh"))
     assert torch.equal(again.sample(5, latents="fixed"), sample(again, 5, steps=3, latents="fixed"))
+
+
+def test_what_is_no_host_is_one_line() -> None:
+    host: Any = torch.device("cpu")
+    with pytest.raises(UserError, match="^host must be a name or a mapping of options, not device"):
+        distill(toy.teacher(), toy.data(), host=host)

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from di4c_plugin.checkouts import HOSTS, Program
 from di4c_plugin.cli.main import COMMANDS, make_parser
-from di4c_plugin.cli.phases import run_phases
+from di4c_plugin.cli.phases import compose_phases
 from di4c_plugin.cli.train import with_latent
 from di4c_plugin.files import configs_dir
 from di4c_plugin.plugin_configs import names as registered
@@ -21,7 +21,7 @@ from di4c_plugin.plugins import GROUP, get_manager, lookup, names_of
 from di4c_plugin.programs.images.program import take_flags
 from di4c_plugin.programs.text.sampling import sampler_settings
 from di4c_plugin.programs.text.settings import distillation
-from di4c_plugin.training.compose import compose_run
+from di4c_plugin.training.compose import RunConfig, compose_run
 from tests.conftest import Run
 from tests.documents import NAMED, ROOT, SHELLS, Block, Command, Document, documents
 from tests.test_configs import in_host
@@ -113,20 +113,19 @@ def check_ours(arguments: list[str]) -> None:
     args = make_parser().parse_args(arguments)
     if arguments[0] in ("train", "train-teacher"):
         check_training(arguments[0].replace("-", "_"), args.overrides)
-    assert getattr(args, "sampler", "ancestral") in names_of("sampler")
+    assert (getattr(args, "sampler", None) or "ancestral") in names_of("sampler")
     assert {*(getattr(args, "metric", None) or ())} <= {*names_of("metric")}
 
 
 def check_training(name: str, overrides: list[str]) -> None:
-    def composed(options: list[str]) -> tuple[int, Path]:
+    def composed(options: list[str]) -> RunConfig:
         run = compose_run(name, options if name == "train_teacher" else with_latent(options))
         lookup("algorithm", run.info["algo"]["name"])
-        return 0, run.out / "student.safetensors"
+        return run
 
-    composed(overrides)
-    run = compose_run(name, overrides)
+    run = composed(overrides)
     if run.info.get("phases"):
-        run_phases(run.info["phases"], overrides, run.out, composed)
+        compose_phases(run.info["phases"], overrides, run.out, composed)
 
 
 def check_in_host(program: PurePosixPath, arguments: list[str], folder: Path) -> None:

@@ -8,12 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from di4c_plugin.networks.denoiser import Denoiser, NetworkDenoiser
+from di4c_plugin.options import fit_fields
+from di4c_plugin.values import BelowOne, Factor, Range
 
 # What an algorithm is given: a denoiser for each of its roles, the frozen "teacher", and the moving
 # average "<role>_average" of each role that asks for one.
@@ -80,10 +82,14 @@ class Role:
 
     latent: str = "none"
     averaged: bool = False
-    lr: float = 1.0
-    betas: tuple[float, float] | None = None
-    eps: float | None = None
+    lr: Factor = 1.0
+    betas: tuple[BelowOne, BelowOne] | None = None
+    eps: Annotated[float, Range(0)] | None = None
     make: Callable[[Any, int], NetworkDenoiser] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        fit_fields(self)
 
 
 @dataclass(frozen=True)

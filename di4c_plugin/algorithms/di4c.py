@@ -41,7 +41,7 @@ from di4c_plugin.losses.windows import Windows, place_windows
 from di4c_plugin.networks.denoiser import NO_LABEL, Denoiser
 from di4c_plugin.networks.predict import States, has_head
 from di4c_plugin.options import typed
-from di4c_plugin.values import Choices, Count, Range, Share, Size
+from di4c_plugin.values import Choices, Count, Factor, Range, Share, Size
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Di4C(Algorithm):
         encoder: Annotated[int, Range(0)] = 0,
         encoder_hidden: Size = 128,
         encoder_blocks: Size = 3,
-        encoder_lr: Annotated[float, Range(0)] = 1.0,
+        encoder_lr: Factor = 1.0,
         encoder_warmup: Share = 0.5,
         grid: Sequence[Count] | None = None,
         weights: Mapping[WeightName, Annotated[float, Range(0)]] | None = None,

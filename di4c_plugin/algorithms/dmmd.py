@@ -48,7 +48,7 @@ from di4c_plugin.networks.predict import ActivePositions, States, predict
 from di4c_plugin.networks.predictions import Prediction
 from di4c_plugin.options import typed
 from di4c_plugin.samplers.base import inference
-from di4c_plugin.values import Choices, Count, Range, Share
+from di4c_plugin.values import BelowOne, Choices, Count, Factor, Range, Share
 
 STUDENT, AUXILIARY = "student", "auxiliary"
 # The terms of a role, its loss first.
@@ -110,8 +110,8 @@ class DMMD(Algorithm):
         auxiliary_updates: Count = 1,
         auxiliary_first: bool = False,
         together: bool = False,
-        auxiliary_lr: float = 1.0,
-        betas: tuple[float, float] | None = (0.0, 0.99),
+        auxiliary_lr: Factor = 1.0,
+        betas: tuple[BelowOne, BelowOne] | None = (0.0, 0.99),
         temperature: float = 1.0,
         top_p: float = 1.0,
         penalty: Annotated[float, Range(0)] = 2.0,
@@ -135,10 +135,9 @@ class DMMD(Algorithm):
         if not 0 < min_time < 1 / (steps or 1):
             raise UserError(f"min_time must be above 0 and below 1/steps, not {min_time}")
         noise = {True: "required", False: "none", None: "required" if masked else "optional"}
-        beta = None if betas is None else (float(betas[0]), float(betas[1]))
         self.roles = {
-            STUDENT: Role(latent=noise[input_noise], betas=beta),
-            AUXILIARY: Role(lr=auxiliary_lr, betas=beta),
+            STUDENT: Role(latent=noise[input_noise], betas=betas),
+            AUXILIARY: Role(lr=auxiliary_lr, betas=betas),
         }
         # lambda is the noise of one pass: a new one at every step.
         self.sampling = {"latents": "fresh"} | ({} if steps is None else {"steps": steps})

@@ -15,9 +15,7 @@ import torch
 from di4c_plugin.bench.cases import CASES, Case, LossCase, SampleCase, UpdateCase
 from di4c_plugin.bench.loss import measure_loss
 from di4c_plugin.bench.networks import measure_sample, measure_update
-from di4c_plugin.errors import UserError
-
-SAID_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+from di4c_plugin.errors import UserError, is_of_memory
 
 
 def answer(job: dict[str, Any]) -> dict[str, Any]:
@@ -29,14 +27,9 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     except UserError as error:
         return {"error": str(error)}
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not is_of_memory(error):
+        if not is_of_memory(error):
             raise
         return {"out_of_memory": str(error)}
-
-
-def is_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch is about memory; on the CPU it has no class of its own."""
-    return any(text in str(error) for text in SAID_OF_MEMORY)
 
 
 def set_up(case: Case) -> None:

@@ -99,6 +99,10 @@ def check_parts(parts: Mapping[str, Any], origin: str) -> dict[str, Any]:
         value = parts.get(part, {})
         if not isinstance(value, Mapping) and not (part == "latent" and value is None):
             raise check.wrong(part, value, "no fields")
+    sampling: Mapping[str, Any] = parts.get("sampling", {})
+    for name, kind in (("steps", int), ("sampler", str)):
+        if name in sampling:
+            check.value(kind, sampling[name], f"sampling.{name}")
     for part in ("process", "latent"):
         options = parts.get(part) or {}
         if part in parts and parts[part] is not None and "name" not in options:

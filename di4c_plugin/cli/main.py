@@ -13,9 +13,8 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol, cast
 
 from di4c_plugin.announce import QUIET, plain_streams
-from di4c_plugin.cli.arguments import add_output
+from di4c_plugin.cli.arguments import add_output, check_results
 from di4c_plugin.errors import UserError, printable
-from di4c_plugin.files import new_file
 from di4c_plugin.values import nearest
 
 NO_RESULTS = ("run", "lm_eval", "completion")  # commands without results of ours, so no --json
@@ -146,8 +145,7 @@ def _run(argv: Sequence[str]) -> int:
         parser.print_help()
         return 0
     args = parser.parse_args(argv)
-    if getattr(args, "json", None) is not None:
-        new_file(args.json, overwrite=args.overwrite)
+    check_results(args)
     with _quiet() if args.quiet else nullcontext():
         code = cast(int, args.run(args))
     sys.stdout.flush()

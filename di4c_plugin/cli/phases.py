@@ -5,22 +5,24 @@
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.errors import UserError
 
+if TYPE_CHECKING:
+    from di4c_plugin.training.compose import RunConfig
+
 OF_COMMAND = ("experiment", "out", "phases", "student")  # typed options that no phase gets
+NAME = re.compile(r"\w[\w.-]*")  # of a folder in `out`
 
 
-def run_phases(
-    phases: Any,
-    overrides: Sequence[str],
-    out: Path,
-    run: Callable[[list[str]], tuple[int, Path]],
-) -> int:
-    """Run each phase in a folder of its own in `out`; return the first exit code that is not 0.
+def compose_phases(
+    phases: Any, overrides: Sequence[str], out: Path, compose: "Callable[[list[str]], RunConfig]"
+) -> "list[RunConfig]":
+    """Return the run of each phase, in a folder of its own in `out`, before any is begun.
 
     Where `overrides` resume, a complete phase is left as it is: one command goes on wherever it was
     stopped.
@@ -29,33 +31,45 @@ def run_phases(
         phases: overrides of `di4c train` for each phase, by the name of its folder.
         overrides: as typed; they hold for every phase, over its own.
         out: the folder of the folders.
-        run: runs one phase by its overrides; returns the exit code and the path of the student.
+        compose: returns the run that overrides describe.
 
     Raises:
-        UserError: for phases that are no such mapping, several processes, and as `with_student`.
+        UserError: for phases that are no such mapping, that have phases or a folder themselves, or
+            need several processes, and as `with_student` and `compose`.
     """
     if not (
         isinstance(phases, Mapping)
+        and phases
         and all(isinstance(o, list) and all(isinstance(v, str) for v in o) for o in phases.values())
     ):
-        raise UserError("phases are options for each run by its name: phases.NAME=[key=value, ...]")
+        raise UserError(
+            "phases are options for each run by its name: phases={NAME: ['key=value', ...]}"
+        )
     typed = [override for override in overrides if key(override) not in OF_COMMAND]
-    if any(key(o) == "training.devices" and not o.endswith("=1") for o in typed):
-        raise UserError("phases run on one process; on several, run them one by one: student=FILE")
     start = [override for override in overrides if key(override) == "student"]
     students: dict[str, str] = {}
+    runs: list[RunConfig] = []
     for name, own in phases.items():
+        if not (isinstance(name, str) and NAME.fullmatch(name)):
+            raise UserError(f"the name of a phase is that of a folder in {out}, not {name!r}")
+        if any(key(override) == "out" for override in own):
+            raise UserError(f"phase {name}: its folder is {out / name}: leave out its out=")
         options = [with_student(override, students) for override in own]
         # A teacher or student that is an earlier phase's stays so, whatever was typed.
         fixed = {key(override) for override in own if override.partition("=")[2].startswith("@")}
         options += [override for override in typed if key(override) not in fixed]
         options += [] if any(key(override) == "student" for override in own) else start
-        code, student = run([*options, f"out={json.dumps(str(out / str(name)))}"])
-        if code:
-            return code
-        students[str(name)] = json.dumps(str(student))
-        start = [f"student={students[str(name)]}"]
-    return 0
+        run = compose([*options, f"out={json.dumps(str(out / name))}"])
+        if run.info["phases"] is not None:
+            raise UserError(f"phase {name} has phases itself: give theirs in its place")
+        if run.training.devices != 1:
+            raise UserError(
+                "phases run on one process; on several, run them one by one: student=FILE"
+            )
+        students[name] = json.dumps(str(run.result))
+        start = [f"student={students[name]}"]
+        runs.append(run)
+    return runs
 
 
 def with_student(override: str, students: Mapping[str, str]) -> str:

@@ -34,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `di4c_plugin.cli.main.Command`."""
     parser.add_argument("model", help="path of a model file, or SOURCE:NAME as builtin:digits")
     add_sampling(parser)
-    parser.add_argument("--steps", type=int, default=4, help="network calls a sample; default 4")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="network calls a sample; default: those that the model was made for, else 4",
+    )
     parser.add_argument("--n", type=int, help="how many; default 64, or one for each prompt")
     add_prompts(parser)
     which = parser.add_mutually_exclusive_group()
@@ -79,8 +83,9 @@ def run(args: argparse.Namespace) -> int:
         options |= {"on_step": recorder.on_step, "on_batch": recorder.on_batch}
     wanted = args.labels if args.label is None else [args.label]
     cond = None if wanted is None else cycled(wanted, n)
+    steps = model.sampling.get("steps", 4) if args.steps is None else args.steps
     with counted(denoisers(model, options)) as rows:
-        x = sample(model, n, steps=args.steps, cond=cond, **prompts, **options)
+        x = sample(model, n, steps=steps, cond=cond, **prompts, **options)
     if prompts:
         drawn = n * (x.shape[1] - max(map(len, prompts["prompts"])))
         announce(f"{drawn / max(rows[0], 1):.2f} tokens per forward pass")
@@ -114,6 +119,9 @@ def _checked_out(args: argparse.Namespace) -> str | None:
         return f"{path}/"
     if path.suffix not in (".npy", *TEXTS):
         check_png(path)
+    read = (args.model, args.prompts, args.teacher, args.guidance_teacher)
+    if path.resolve() in {user_path(source).resolve() for source in read if source is not None}:
+        raise UserError(f"--out {path} is what this command reads")
     return str(new_file(path, overwrite=args.overwrite))
 
 

@@ -26,7 +26,9 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Add the shared options."""
     parser.add_argument("--host", help="whose model, data and pictures; default: the model tells")
     _add_pairs(parser, "--host-option", "an option of the host, such as data=codes.npz")
-    parser.add_argument("--sampler", default="ancestral", help="default ancestral")
+    parser.add_argument(
+        "--sampler", help="default: that of the method that made the model, else ancestral"
+    )
     parser.add_argument("--teacher", help="the teacher of --sampler hybrid, as for the model")
     parser.add_argument("--teacher-steps", type=int, help="its share of the steps, the last ones")
     parser.add_argument(
@@ -93,6 +95,8 @@ def sampling_options(args: argparse.Namespace, model: "LoadedModel") -> dict[str
     from di4c_plugin.api import sample
 
     options = {name: getattr(args, name) for name in ("sampler", "seed", "batch_size", "device")}
+    if args.sampler is None:
+        options["sampler"] = model.sampling.get("sampler", "ancestral")
     reserved = {*inspect.signature(sample).parameters, *GIVEN, *FLAGS}
     typed = [("--option", name) for name, _ in args.option]
     if getattr(args, "sweep", None) is not None:  # of `di4c evaluate` only
@@ -101,7 +105,8 @@ def sampling_options(args: argparse.Namespace, model: "LoadedModel") -> dict[str
         if name in reserved:
             raise UserError(f"{option} is for options of the sampler, and {name!r} is none")
     options |= dict(args.option)
-    if args.guidance_teacher is not None and not options.get("guidance"):
+    guided = options.get("guidance") or ("--sweep", "guidance") in typed
+    if args.guidance_teacher is not None and not guided:
         raise UserError("--guidance-teacher is for guidance: add --option guidance=WEIGHT")
     for name in NETWORKS:
         if getattr(args, name) is not None:

@@ -27,34 +27,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Distil, and print the path of the student; of each phase, where there are some."""
-    from di4c_plugin.cli.phases import run_phases
+    from di4c_plugin.cli.phases import compose_phases
+
+    config = composed(args.overrides)
+    phases, runs = config.info["phases"], [config]
+    if phases is not None:
+        runs = compose_phases(phases, args.overrides, config.out, composed)
+    for each in runs:
+        if code := run_one(each):
+            return code
+    write_results(args, {"files": [str(each.result) for each in runs]})
+    return 0
+
+
+def composed(overrides: "Sequence[str]") -> "RunConfig":
+    """Return the run that overrides of `di4c train` describe; raises UserError."""
     from di4c_plugin.training.compose import compose_run
 
-    files: list[str] = []
-
-    def run_phase(overrides: list[str]) -> tuple[int, Path]:
-        code, path = run_one(compose_run("train", with_latent(overrides)))
-        files.append(str(path))
-        return code, path
-
-    config = compose_run("train", with_latent(args.overrides))
-    if config.info["phases"] is None:
-        code, path = run_one(config)
-        files.append(str(path))
-    else:
-        code = run_phases(config.info["phases"], args.overrides, config.out, run_phase)
-    if code == 0:
-        write_results(args, {"files": files})
-    return code
+    return compose_run("train", with_latent(overrides))
 
 
-def run_one(config: "RunConfig") -> tuple[int, Path]:
-    """Distil by the options of one run; return the exit code and the path of the student."""
+def run_one(config: "RunConfig") -> int:
+    """Distil by the options of one run; return the exit code."""
     from di4c_plugin import api
-    from di4c_plugin.training.folder import ADAPTER, STUDENT
 
     info, host, start = config.info, config.info["host"], config.info["student"]
-    path = config.out / (STUDENT if config.training.adapter is None else ADAPTER)
     distil = functools.partial(
         api.distill,
         api.load_teacher(info["teacher"], host=host),
@@ -68,7 +65,7 @@ def run_one(config: "RunConfig") -> tuple[int, Path]:
         resume=config.resume,
         overwrite=config.overwrite,
     )
-    return finished(distil, path), path
+    return finished(distil, config.result)
 
 
 def with_latent(overrides: "Sequence[str]") -> list[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import re
 from collections.abc import Mapping
 
 from di4c_plugin.cli.output import write_results
@@ -38,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
     if start is None:
         model = host.new_teacher(config.info["process"], **sizes)
     else:
+        named = (o.lstrip("+~").partition("=")[0] for o in args.overrides)
+        if fixed := [name for name in named if re.match(r"(process|network)\b", name)]:
+            raise UserError(f"{fixed[0]} is as in {start}: leave it out, or train from scratch")
         model = host.load_teacher(start)
         if model.is_student:
             raise UserError(f"{start} is a student: start from a teacher")

@@ -48,7 +48,7 @@ def read_texts(
         UserError: for a row that cannot be read, naming it, and without examples.
     """
     path = Path(source).expanduser()
-    if path.is_file() and path.suffix not in TABLES:
+    if path.is_file() and path.suffix.lower() not in TABLES:
         return packed(blocks_of(path, tokenizer, length), length, pad, str(source))
     rows = _rows(path) if path.is_file() else _data_set(str(source), split)
     return packed(examples_of(rows, tokenizer, field, str(source)), length, pad, str(source))
@@ -83,7 +83,7 @@ def read_blocks(
     if ends and (bos is None or eos is None):
         raise UserError("the tokenizer has no beginning or end of text: say host.ends=false")
     path = Path(source).expanduser()
-    if path.is_file() and path.suffix not in TABLES:
+    if path.is_file() and path.suffix.lower() not in TABLES:
         rows: Iterable[Any] = ({field: line} for line in _lines(path))
     else:
         rows = _rows(path) if path.is_file() else _data_set(str(source), split)
@@ -91,8 +91,8 @@ def read_blocks(
     for prompt, answer in examples_of(rows, tokenizer, field, str(source)):
         stream.extend([*prompt, *answer])
     size = length - 2 if ends else length
-    count = len(stream) // size
-    if not count:
+    count = len(stream) // max(size, 1)
+    if not count or size < 1:
         raise UserError(f"{source} has {len(stream)} tokens, and a block has {size}")
     x_0 = torch.frombuffer(stream, dtype=torch.int64)[: count * size].view(count, size)
     if ends:
@@ -206,7 +206,7 @@ def read_prompts(path: Path) -> list[Any]:
     Raises:
         UserError: for a file that cannot be read, or is empty.
     """
-    if path.suffix in TABLES:
+    if path.suffix.lower() in TABLES:
         prompts = [_prompt(row, f"row {i + 1} of {path}") for i, row in enumerate(_rows(path))]
     else:
         prompts = [line for line in _lines(path) if line.strip()]
@@ -254,7 +254,7 @@ def _text_of(path: Path) -> str:
 
 def _rows(path: Path) -> Iterator[Any]:
     """Yield the rows of a table; raises UserError."""
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         yield from _parquet(path)
         return
     try:

@@ -114,7 +114,7 @@ def data_tokens(process: Process) -> int:
 
 def is_texts(source: str) -> bool:
     """Return whether `source` names a file of samples, not a model."""
-    return source.endswith(SUFFIXES)
+    return source.lower().endswith(SUFFIXES)
 
 
 def read_samples(path: Path, tokenizer: Tokenizer | None) -> Texts:
@@ -127,7 +127,7 @@ def read_samples(path: Path, tokenizer: Tokenizer | None) -> Texts:
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}")
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         tokens = _array(path)
         return of_tokens(tokens, int(tokens.max()) + 1, tokenizer)
     strings = _strings(path)
@@ -144,7 +144,7 @@ def read_reference(path: Path, tokenizer: Tokenizer | None, length: int | None) 
     Raises:
         UserError: see `read_samples`; and for running text without a length, or shorter than it.
     """
-    if path.suffix != ".txt":
+    if path.suffix.lower() != ".txt":
         texts = read_samples(path, tokenizer)
         rows = [row[:length] for row in texts.tokens]
         if texts.strings is None or all(map(torch.equal, rows, texts.tokens)):
@@ -192,7 +192,7 @@ def _read(path: Path) -> str:
 
 def _strings(path: Path) -> list[str]:
     text = _read(path)
-    if path.suffix == ".txt":
+    if path.suffix.lower() == ".txt":
         texts: list[Any] = [line for line in text.split("\n") if line]
     else:
         texts = [_text(item) for item in _items(path, text)]
@@ -205,7 +205,7 @@ def _strings(path: Path) -> list[str]:
 
 def _items(path: Path, text: str) -> list[Any]:
     try:
-        if path.suffix == ".jsonl":
+        if path.suffix.lower() == ".jsonl":
             return [json.loads(line) for line in text.split("\n") if line.strip()]
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -96,8 +96,8 @@ def restored(
         weights: of the adapter.
         sizes: of the network.
         process: of the model.
-        source: file, folder or hub id of the base; None: the one that the file names, whose code
-            never runs.
+        source: file, folder or hub id of the base, where the host takes `base`; None: the one that
+            the file names, whose code never runs.
 
     Raises:
         UserError: for a base that is missing, or is not the one of the adapter.
@@ -157,16 +157,22 @@ class _Stored:
 def _read_base(family: "Family[Any]", stored: _Stored, origin: str, override: Any) -> Weights:
     source = stored.base if override is None else override
     if source is None:
-        raise UserError(f"{origin} is an adapter on a base: say host.base=, its file or folder")
+        raise UserError(f"{origin} is an adapter on a base: {_remedy(family)}")
     try:
         return family.read(read_content(source))
     except UserError as error:
         if override is not None:
             raise
         raise UserError(
-            f"{origin} is an adapter on {quoted(source)}: say host.base=, its file or folder "
-            f"({error})"
+            f"{origin} is an adapter on {quoted(source)}: {_remedy(family)} ({error})"
         ) from error
+
+
+def _remedy(family: "Family[Any]") -> str:
+    """Return what to do about a missing base."""
+    if "base" in family.said:
+        return "say host.base=, its file or folder"
+    return "it must be there"
 
 
 def _adapt(
@@ -187,7 +193,9 @@ def _adapt(
             for name, weight in part.named_parameters(recurse=False):
                 part._parameters[name] = nn.Parameter(weight.detach().clone())
         in_full(parts)
-    inject(network, family.doors(network, latent).blocks, adapter)
+    named = (latent or {}).get("doors")
+    blocks = family.doors(network, latent).blocks if named else family.blocks(network, sizes)
+    inject(network, blocks, adapter)
 
 
 def _origin_of(teacher: Model) -> str | None:

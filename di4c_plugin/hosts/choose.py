@@ -12,6 +12,7 @@ from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.errors import UserError, quoted
 from di4c_plugin.hosts.base import Host, OpenHost
 from di4c_plugin.plugins import lookup, make, names_of
+from di4c_plugin.values import shown
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 MOST = 10**9
@@ -55,7 +56,9 @@ def as_host(host: str | Mapping[str, Any] | Host | OpenHost | None, teacher: Mod
         opened = host() if isinstance(host, Host) else host
         opened.adopt(teacher)
         return opened
-    options = {"name": host} if host is None or isinstance(host, str) else dict(host)
+    if not isinstance(host, str | Mapping | None):
+        raise UserError(f"host must be a name or a mapping of options, not {shown(host)}")
+    options = dict(host) if isinstance(host, Mapping) else {"name": host}
     return host_for(teacher, **options)
 
 

@@ -123,8 +123,8 @@ def latent_names(network: Any) -> set[str]:
     """Return the names of the weights of a network's latent, in its state dict."""
     if latent_shape(network) is None:
         return set()
-    parts = dict(network.di4c_injector[0].named_children())
-    return {name for name in network.state_dict() if name.partition(".")[0] in parts}
+    own = {id(value) for value in network.di4c_injector[0].state_dict(keep_vars=True).values()}
+    return {name for name, value in network.state_dict(keep_vars=True).items() if id(value) in own}
 
 
 def merge(network: nn.Module) -> None:

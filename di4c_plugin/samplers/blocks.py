@@ -54,6 +54,8 @@ def blocks(
     """
     mask = masked(process).mask
     check(block, threshold, temperature, latents)
+    if eos is not None and (not 0 <= eos < process.num_tokens or eos == mask):
+        raise UserError(f"eos={eos} is no token of this model")
     rows = [_row_generator(generator) for _ in range(len(x))]
     count = len(times) - 1
     unknown = process.active(x)

@@ -11,24 +11,29 @@ from di4c_plugin.announce import announce_once
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.checkpoints.vocabulary import check_models
 from di4c_plugin.diffusion import Process
-from di4c_plugin.errors import UserError, reason
+from di4c_plugin.errors import UserError, is_of_memory, reason
+from di4c_plugin.samplers.known import is_whole
 
 
-def check_labels(model: Model, cond: Tensor | None, n: int) -> None:
-    """Refuse class labels that the model does not know.
+def check_labels(model: Model, cond: Tensor | None, n: int) -> Tensor | None:
+    """Return class labels (n,), int64, that the model knows.
 
     Raises:
-        UserError: naming the known ones.
+        UserError: for others, naming the known ones.
     """
     if cond is None:
-        return
+        return None
     classes = model.network.num_classes
     if not classes:
         raise UserError("this model takes no class labels")
+    if not is_whole(cond):
+        raise UserError(f"class labels are a tensor of whole numbers, not {cond!r:.60}")
+    cond = cond.long()
     if cond.shape != (n,):
         raise UserError(f"{n} samples take {n} class labels, not a tensor of {tuple(cond.shape)}")
     if cond.min() < -1 or cond.max() >= classes:
         raise UserError(f"class labels of this model are 0 ... {classes - 1}, or -1 for none")
+    return cond
 
 
 def check_partners(model: Model, options: dict[str, Any]) -> None:
@@ -59,8 +64,8 @@ def drawing() -> Iterator[None]:
     try:
         yield
     except (IndexError, MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "allocate" in str(error):
-            advice = "not enough memory: draw fewer samples at once (batch_size)"
+        if is_of_memory(error):
+            advice = "not enough memory: draw fewer samples at once (batch_size), in fewer steps"
             raise UserError(advice) from error
         if isinstance(error, RuntimeError) and "out of bounds" not in str(error):
             raise

@@ -94,9 +94,10 @@ def prompted(
 
 def _spread(tokens: Tokens, mask: Tokens, positions: int) -> tuple[Tensor, Tensor]:
     """Return tokens and mask with equally many rows; a single row is repeated."""
-    x_0, where = _tokens(tokens), _tensor(mask).bool()
-    if where.ndim not in (1, 2):
-        raise UserError(f"the mask of known tokens must be (D,) or (n, D), not {mask!r:.60}")
+    x_0, where = _tokens(tokens), _tensor(mask)
+    if where.ndim not in (1, 2) or not bool(((where == 0) | (where == 1)).all()):
+        raise UserError(f"the mask of known tokens must be bools (D,) or (n, D), not {mask!r:.60}")
+    where = where.bool()
     x_0, where = x_0.reshape(-1, x_0.shape[-1]), where.reshape(-1, where.shape[-1])
     if x_0.shape[-1] != positions or where.shape[-1] != positions:
         raise UserError(f"known tokens and their mask must have {positions} positions each")
@@ -108,7 +109,7 @@ def _spread(tokens: Tokens, mask: Tokens, positions: int) -> tuple[Tensor, Tenso
 
 def _tokens(values: Tokens) -> Tensor:
     tokens = _tensor(values)
-    if tokens.ndim not in (1, 2) or tokens.is_floating_point() or not tokens.numel():
+    if tokens.ndim not in (1, 2) or not is_whole(tokens) or not tokens.numel():
         raise UserError(f"given tokens must be whole numbers (P,) or (n, P), not {values!r:.60}")
     return tokens.long()
 
@@ -122,6 +123,14 @@ def _tensor(given: Tokens) -> Tensor:
         return torch.as_tensor(given)
     except (TypeError, ValueError) as error:
         raise UserError(f"given tokens must have rows of one length, not {given!r:.60}") from error
+
+
+def is_whole(values: Any) -> bool:
+    """Return whether something is a tensor of whole numbers; bools are none."""
+    inexact = (torch.bool, torch.complex32, torch.complex64, torch.complex128)
+    return isinstance(values, Tensor) and not (
+        values.is_floating_point() or values.dtype in inexact
+    )
 
 
 def _is_text(given: Any) -> bool:

@@ -23,6 +23,7 @@ from di4c_plugin.overrides import readable
 from di4c_plugin.plugin_configs import SEARCH_PATH
 from di4c_plugin.plugins import get_manager, lookup, names_of
 from di4c_plugin.training.config import TrainingConfig
+from di4c_plugin.training.folder import ADAPTER, STUDENT
 from di4c_plugin.values import nearest, shown
 
 
@@ -42,6 +43,11 @@ class RunConfig:
     overwrite: bool
     info: dict[str, Any]
 
+    @property
+    def result(self) -> Path:
+        """Where the student of `di4c train` goes."""
+        return self.out / (STUDENT if self.training.adapter is None else ADAPTER)
+
 
 def compose_run(name: str, overrides: Sequence[str]) -> RunConfig:
     """Return the run that configs/`name`.yaml and `overrides` describe.
@@ -54,7 +60,7 @@ def compose_run(name: str, overrides: Sequence[str]) -> RunConfig:
     out, resume, overwrite = (info.pop(key) for key in ("out", "resume", "overwrite"))
     if out is None:
         raise UserError("name the folder of the run: out=FOLDER")
-    for key in ("teacher", "student"):
+    for key in ("teacher", "student", "start"):
         if not isinstance(info.get(key), str | None):
             raise UserError(f"{key} must be text, not {shown(info[key])}")
     for key, value in {"resume": resume, "overwrite": overwrite}.items():
@@ -94,7 +100,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 def named_by_text() -> set[str]:
     """Return the keys whose values are always text, mostly file names."""
-    keys = {"teacher", "student", "out"}
+    keys = {"teacher", "student", "start", "out"}
     for host in names_of("host"):
         for name, parameter in (parameters(lookup("host", host)) or {}).items():
             keys |= {f"host.{name}"} if parameter.annotation in (str, str | None) else set()

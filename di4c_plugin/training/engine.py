@@ -189,6 +189,12 @@ class Engine:
         return Update(generator, index, max(total, 1), self.round, self.rounds)
 
 
+def check_rounds(rounds: int, updates: int) -> None:
+    """Refuse more rounds than updates, of which some would never be; raises UserError."""
+    if rounds > updates:
+        raise UserError(f"{rounds} rounds take at least {rounds} updates, not {updates}")
+
+
 def round_of(index: int, total: int, rounds: int) -> int:
     """Return the round, from 0, of optimiser update `index`; rounds are equally long."""
     return min(index * rounds // max(total, 1), rounds - 1)

@@ -20,11 +20,12 @@ from di4c_plugin.checkpoints.model import STUDENT as STUDENT_ROLE
 from di4c_plugin.checkpoints.model import TEACHER as TEACHER_ROLE
 from di4c_plugin.checkpoints.model import Model, with_info
 from di4c_plugin.diffusion import Absorbing
-from di4c_plugin.errors import STRANGE, UserError
+from di4c_plugin.errors import STRANGE, UserError, is_of_memory
 from di4c_plugin.plugins import lookup
 from di4c_plugin.training.checkpoint import LastCheckpoint
 from di4c_plugin.training.checkpoint_file import CheckpointFiles
 from di4c_plugin.training.config import TrainingConfig
+from di4c_plugin.training.engine import check_rounds
 from di4c_plugin.training.folder import ADAPTER, STUDENT, TEACHER, RunFolder
 from di4c_plugin.training.interrupt import Interrupted, SignalFlag
 from di4c_plugin.training.lock import held
@@ -32,6 +33,9 @@ from di4c_plugin.training.module import TrainingModule
 from di4c_plugin.training.progress import ShowProgress
 from di4c_plugin.training.sharding import block_names
 from di4c_plugin.training.trainer import is_first_process, make_trainer, quiet
+
+# What takes less memory.
+LESS = "try a smaller training.batch_size, algo.loss_mb, or number of algo.latents or fill-ins"
 
 
 def train(
@@ -82,6 +86,7 @@ def train(
     networks = {"student": student, **(others or {})}
     assert networks.keys() == algorithm.roles.keys(), f"networks for {set(algorithm.roles)}"
     check_data(data, student)
+    check_rounds(algorithm.rounds if config.rounds is None else config.rounds, config.steps)
     blocks = {}
     if config.strategy == "fsdp":
         models = {**networks, "teacher": teacher}
@@ -143,6 +148,8 @@ def _fit(
         except BaseException as error:
             if folder and is_first_process():
                 folder.release()
+            if is_of_memory(error):
+                raise UserError(f"not enough memory: {LESS}") from error
             if start is None or keeper.began or not isinstance(error, STRANGE):
                 raise
             raise UserError(f"{start} is damaged; start again with overwrite") from error

@@ -3,12 +3,33 @@ import os
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from di4c_plugin.cli import plugins
 from di4c_plugin.cli.main import main
 from di4c_plugin.errors import UserError
+
+
+@pytest.mark.parametrize("value", ["5", "true", "[1]", "2024,1"])
+def test_what_a_teacher_starts_from_is_a_path(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train-teacher", f"start={value}", f"out={tmp_path}/r"]) == 2
+    assert capsys.readouterr().err.startswith("di4c: error: no such model file: ")
+
+
+@pytest.mark.parametrize(
+    "option", ["process=uniform", "process.name=uniform", "network.patch=[1,1]"]
+)
+def test_a_teacher_trained_further_keeps_network_and_process(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train-teacher", "start=builtin:digits", option, f"out={tmp_path}/r"]
+    assert main(arguments) == 2
+    name = option.partition("=")[0]
+    assert f"{name} is as in builtin:digits: leave it out" in capsys.readouterr().err
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

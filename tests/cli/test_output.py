@@ -168,6 +168,35 @@ def test_json_that_cannot_be_written_is_told_before_anything_is_done(
     assert capsys.readouterr().err == f"di4c: error: cannot write {tmp_path}: it is a folder\n"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sample FILE",
+        "sample other --out FILE",
+        "sample other --prompts FILE",
+        "sample other --host-option data=FILE",
+        "evaluate other FILE",
+        "train teacher=FILE out=r",
+        "train 'teacher=\"FILE\"' out=r",
+        "train-teacher start=./FILE out=r",
+        "bench update --teacher FILE",
+    ],
+)
+def test_json_replaces_no_other_file_of_the_command(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.npy").write_text("mine")
+    arguments = shlex.split(command.replace("FILE", "mine.npy"))
+    assert main([*arguments, "--json", f"{tmp_path}/mine.npy", "--overwrite"]) == 2
+    wanted = f"di4c: error: --json {tmp_path}/mine.npy is another file of this command\n"
+    assert capsys.readouterr().err == wanted
+    assert Path("mine.npy").read_text() == "mine"
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_is_given_commands_and_options(
     shell: str, capsys: pytest.CaptureFixture[str]

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from di4c_plugin import api, load_student
+from di4c_plugin.cli import train as command
 from di4c_plugin.cli.main import main
-from di4c_plugin.cli.phases import run_phases
+from di4c_plugin.cli.phases import compose_phases
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
 from di4c_plugin.hosts.builtin import HOST as BUILTIN
-from di4c_plugin.training.compose import compose_config
+from di4c_plugin.training.compose import RunConfig, compose_config
+from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.module import TrainingModule
 from tests.training import toy
 
@@ -78,41 +80,63 @@ def test_a_stopped_command_goes_on_where_it_was(
     assert one.info["start"].endswith("di4c/student.safetensors")
 
 
-def test_each_phase_starts_from_the_one_before_and_ends_the_command_if_it_fails() -> None:
-    seen: list[list[str]] = []
-    codes = iter([0, 130])
+class Composed:
+    """Stands in for what composes a run: keeps the overrides it is given."""
 
-    def run(overrides: list[str]) -> tuple[int, Path]:
-        seen.append(overrides)
-        return next(codes), Path("o/a/student.safetensors")
+    def __init__(self, **training: Any) -> None:
+        self.seen: list[list[str]] = []
+        self.training = TrainingConfig(**training)
 
-    phases = {"a": ["x=1"], "b": ["x=2"], "c": []}
+    def __call__(self, overrides: list[str]) -> RunConfig:
+        self.seen.append(overrides)
+        out = Path(overrides[-1].partition("=")[2].strip('"'))
+        return RunConfig(self.training, out, False, False, {"phases": None})
+
+
+def test_each_phase_starts_from_the_one_before() -> None:
+    compose = Composed()
+    phases = {"a": ["x=1"], "b": ["x=2"]}
     typed = ["experiment=e", "out=o", "student=s", "phases.a=[x=1]", "y=3", "resume=true"]
-    assert run_phases(phases, typed, Path("o"), run) == 130
-    assert seen == [
+    compose_phases(phases, typed, Path("o"), compose)
+    assert compose.seen == [
         ["x=1", "y=3", "resume=true", "student=s", 'out="o/a"'],
         ["x=2", "y=3", "resume=true", 'student="o/a/student.safetensors"', 'out="o/b"'],
     ]
 
 
+def test_after_an_adapter_comes_its_file() -> None:
+    compose = Composed(adapter={"r": 2})
+    compose_phases({"a": [], "b": ["teacher=@a"]}, ["out=o"], Path("o"), compose)
+    assert compose.seen[1][0] == 'teacher="o/a/adapter_model.safetensors"'
+
+
+def test_a_phase_that_fails_ends_the_command(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def run(config: RunConfig) -> int:
+        begun.append(config.out.name)
+        return 130
+
+    monkeypatch.setattr(command, "run_one", run)
+    assert train(teacher, tmp_path / "out") == 130
+    assert begun == ["di4c"]
+
+
 def test_a_phase_names_what_its_teacher_is() -> None:
-    seen: list[list[str]] = []
-
-    def run(overrides: list[str]) -> tuple[int, Path]:
-        seen.append(overrides)
-        return 0, Path(json.loads(overrides[-1].removeprefix("out="))) / "student.safetensors"
-
+    compose = Composed()
     phases = {"a": ["x=1"], "b": ["teacher=@a", "student=null"], "c": ["x=3"], "d": ["student=@a"]}
-    assert run_phases(phases, ["out=o", "teacher=t"], Path("o"), run) == 0
+    compose_phases(phases, ["out=o", "teacher=t"], Path("o"), compose)
     of_a, of_b = ('"o/a/student.safetensors"', '"o/b/student.safetensors"')
-    assert seen == [
+    assert compose.seen == [
         ["x=1", "teacher=t", 'out="o/a"'],
         [f"teacher={of_a}", "student=null", 'out="o/b"'],
         ["x=3", "teacher=t", f"student={of_b}", 'out="o/c"'],
         [f"student={of_a}", "teacher=t", 'out="o/d"'],
     ]
     with pytest.raises(UserError, match="^teacher=@b: no phase 'b' is before it; there are a$"):
-        run_phases({"a": [], "c": ["teacher=@b"]}, [], Path("o"), run)
+        compose_phases({"a": [], "c": ["teacher=@b"]}, [], Path("o"), compose)
 
 
 def test_rounds_then_a_mixture_then_moments_in_one_command(teacher: Path, tmp_path: Path) -> None:
@@ -151,11 +175,32 @@ def test_json_names_the_student_of_each_phase(
     assert json.loads(report.read_text())["files"] == [str(tmp_path / name) for name in names]
 
 
-def test_mistakes() -> None:
-    with pytest.raises(UserError, match="^phases are options for each run by its name"):
-        run_phases({"a": "x=1"}, [], Path("o"), lambda overrides: (0, Path()))
-    with pytest.raises(UserError, match="^phases run on one process"):
-        run_phases({"a": []}, ["training.devices=2"], Path("o"), lambda overrides: (0, Path()))
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        ("{}", "phases are options for each run by its name"),
+        ("[a]", "phases are options for each run by its name"),
+        ("{a:[algo=di4c]}", "phases are options for each run by its name"),
+        ("{a/b:['algo=di4c']}", "the name of a phase is that of a folder in"),
+        ("{../up:['algo=di4c']}", "the name of a phase is that of a folder in"),
+        ("{1:['algo=di4c']}", "the name of a phase is that of a folder in"),
+        ("{true:['algo=di4c']}", "the name of a phase is that of a folder in"),
+        ("{a:['algo=di4c'],b:['experiment=digits_dmmd']}", "phase b has phases itself"),
+        ("{a:['algo=di4c'],b:['+phases.c=[x]']}", "phase b has phases itself"),
+        ("{a:['algo=di4c'],b:['out=other']}", "phase b: its folder is"),
+        ("{a:['algo=di4c'],b:['training.devices=2']}", "phases run on one process"),
+        ("{a:['algo=di4c'],b:['teacher=@c']}", "teacher=@c: no phase 'c' is before it"),
+        ("{a:['algo=di4c'],b:['algo=dmmd','algo.latents=2']}", "unknown option 'algo.latents'"),
+    ],
+)
+def test_mistakes_are_told_before_the_first_phase_begins(
+    phases: str, message: str, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "in" / "out"
+    arguments = [f"phases={phases}", f"teacher={teacher}", f"out={out}", *SHORT]
+    assert main(["train", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"di4c: error: {message}")
+    assert not (tmp_path / "in").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +59,45 @@ def test_further_options_reach_the_sampler() -> None:
     student = load_student("../models/student")
     expected = sample(student, 5, steps=4, latents="fixed", last_latents=3)
     assert np.array_equal(np.load("x.npy"), expected.numpy())
+
+
+def test_a_model_is_drawn_from_as_its_method_says() -> None:
+    said = {"sampler": "halton", "steps": 2, "randomize": True}
+    replace(load_student("../models/student"), sampling=said).save(Path("made"))
+    made = load_student("made")
+    expected = sample(made, 5, sampler="halton", steps=2, randomize=True)
+    assert main(["sample", "made", "--n", "5", "--out", "x.npy"]) == 0
+    assert np.array_equal(np.load("x.npy"), expected.numpy())
+    typed = ["--steps", "4", "--sampler", "ancestral", "--overwrite"]
+    assert main(["sample", "made", "--n", "5", "--out", "x.npy", *typed]) == 0
+    assert np.array_equal(np.load("x.npy"), sample(made, 5, sampler="ancestral", steps=4).numpy())
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"steps": "x"}, "sampling.steps is 'x': no whole number"),
+        ({"steps": 0}, "sampling.steps is 0: no whole number from 1 to "),
+        ({"steps": 2**40}, "sampling.steps is 1099511627776: no whole number from 1 to "),
+        ({"steps": True}, "sampling.steps is True: no whole number"),
+        ({"sampler": 5}, "sampling.sampler is 5: no name"),
+    ],
+)
+def test_what_a_file_says_of_sampling_is_checked(
+    said: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace(load_student("../models/student"), sampling=said).save(Path("made"))
+    assert main(["sample", "made", "--n", "1"]) == 2
+    told = capsys.readouterr().err
+    assert f"the description of the model in made is damaged: {message}" in told
+
+
+def test_prompts_are_not_replaced_by_samples(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("prompts.txt").write_text("mine")
+    options = ["--prompts", "prompts.txt", "--out", "./prompts.txt", "--overwrite"]
+    assert main(["sample", "../models/student", *options]) == 2
+    assert "prompts.txt is what this command reads" in capsys.readouterr().err
+    assert Path("prompts.txt").read_text() == "mine"
 
 
 def test_labels_reach_the_model() -> None:

@@ -7,7 +7,8 @@ from PIL import Image
 
 from di4c_plugin import api
 from di4c_plugin.api import load_teacher, sample
-from di4c_plugin.cli.main import main
+from di4c_plugin.cli.main import main, make_parser
+from di4c_plugin.cli.sampling import load, sampling_options
 from di4c_plugin.hosts import HostData
 from tests.cli import colour_plugin
 from tests.cli.colour_plugin import HOST as COLOUR
@@ -100,6 +101,13 @@ def test_guidance_takes_another_teacher() -> None:
     expected = sample(teacher, 40, guidance_teacher=other, **shared)  # type: ignore[arg-type]
     assert np.array_equal(np.load("a.npy"), expected.numpy())
     assert not np.array_equal(np.load("a.npy"), np.load("b.npy"))
+
+
+def test_guidance_that_is_swept_takes_another_teacher() -> None:
+    typed = ["evaluate", "teacher", "--host", "colour", "--sweep", "guidance=0,1"]
+    args = make_parser().parse_args([*typed, "--guidance-teacher", "teacher"])
+    options = sampling_options(args, load(args, "teacher"))
+    assert "guidance_teacher" in options
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,13 @@ def test_rows_become_prompts_and_answers(
     assert "1 of 5 examples have no answer" in told
 
 
+def test_the_kind_of_a_file_is_told_by_its_name_in_any_case(tmp_path: Path) -> None:
+    data = read_texts(write(tmp_path / "A.JSONL", ROWS[:2]), Letters(), 10, pad=1)
+    assert data.x_0[1, :6].tolist() == [*ids("hello"), 3]
+    (tmp_path / "P.Json").write_text('"a prompt"')
+    assert read_prompts(tmp_path / "P.Json") == ["a prompt"]
+
+
 def test_plain_text_is_cut_into_blocks(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("abcdefghij")

@@ -54,6 +54,9 @@ def test_a_line_of_plain_text_is_a_text(tokenizer: Any, tmp_path: Path) -> None:
 def test_too_little_text_is_refused(tokenizer: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has 16 tokens, and a block has 30"):
         read_blocks(write(tmp_path, ROWS), tokenizer, 32)
+    for length, size in ((2, 0), (1, -1)):
+        with pytest.raises(UserError, match=f"has 16 tokens, and a block has {size}"):
+            read_blocks(write(tmp_path, ROWS), tokenizer, length)
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer._tokenizer
     )

@@ -148,6 +148,9 @@ def test_aligned_blocks_do_not_move_with_the_prompt() -> None:
         ({"block": 0}, "block must be at least 1"),
         ({"threshold": 2.0}, "threshold must be in"),
         ({"temperature": -1.0}, "temperature must be at least 0"),
+        ({"eos": -1}, "eos=-1 is no token of this model"),
+        ({"eos": 100}, "eos=100 is no token"),
+        ({"eos": MASK}, "is no token of this model"),
         ({"latents": "none"}, "unknown latent policy"),
     ],
 )

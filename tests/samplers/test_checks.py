@@ -1,11 +1,55 @@
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
 from di4c_plugin import sample
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing, Process, Uniform
 from di4c_plugin.errors import UserError
+from di4c_plugin.families import new_model
+from di4c_plugin.networks import TransformerConfig
 from di4c_plugin.samplers.checks import check_drawn
 from tests.training import toy
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.int64])
+def test_labels_are_whole_numbers_of_any_type(dtype: torch.dtype) -> None:
+    model = labelled()
+    wanted = sample(model, 4, seed=1, cond=torch.tensor([0, 1, 1, 0]))
+    assert torch.equal(
+        sample(model, 4, seed=1, cond=torch.tensor([0, 1, 1, 0], dtype=dtype)), wanted
+    )
+
+
+@pytest.mark.parametrize(
+    "cond",
+    [
+        torch.tensor([0.0, 1.0]),
+        torch.tensor([torch.nan, 0]),
+        torch.tensor([1j, 0]),
+        torch.tensor([True, False]),
+        np.array([0, 1]),
+    ],
+)
+def test_other_labels_are_refused(cond: Any) -> None:
+    with pytest.raises(UserError, match="^class labels are a tensor of whole numbers, not "):
+        sample(labelled(), 2, cond=cond)
+
+
+def labelled() -> Model:
+    torch.manual_seed(0)
+    sizes = TransformerConfig(
+        3, 4, (2, 2), hidden_size=8, embedding_size=4, num_heads=2, num_classes=2, mask=3
+    )
+    return new_model(sizes, Absorbing(3))
+
+
+@pytest.mark.parametrize("size", [{"steps": 2**62}, {"n": 2**61, "batch_size": 2**61}])
+def test_sizes_beyond_memory_are_one_line(size: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="^not enough memory: draw fewer samples at once"):
+        sample(toy.teacher(), **{"n": 1} | size)
 
 
 @pytest.mark.parametrize(

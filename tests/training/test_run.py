@@ -276,6 +276,25 @@ def test_weights_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 5
 
 
+class Huge(toy.Distil):
+    """Asks for more memory than there is."""
+
+    def losses(self, *arguments: Any) -> Any:
+        torch.empty(self.numbers)
+        return super().losses(*arguments)
+
+    numbers = 2**50
+
+
+@pytest.mark.parametrize("numbers", [2**50, 2**62])
+def test_too_little_memory_is_one_line(
+    numbers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Huge, "numbers", numbers)
+    with pytest.raises(UserError, match="^not enough memory: try a smaller training.batch_size"):
+        run(tmp_path, Huge)
+
+
 def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
     student = toy.student()
     out = tmp_path / "run"
@@ -288,6 +307,8 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
         run(None, resume=True)
     with pytest.raises(UserError, match="exclude each other"):
         run(out, resume=True, overwrite=True)
+    with pytest.raises(UserError, match="^9 rounds take at least 9 updates, not 8$"):
+        run(out, config=replace(CONFIG, steps=8, rounds=9))
     with pytest.raises(UserError, match="strategy"):
         run(out, config=replace(CONFIG, strategy="magic"))
     assert not out.exists()

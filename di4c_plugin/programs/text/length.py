@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.training.engine import check_rounds
 
 EARLIER = (EarlyStopping, Timer)
 
@@ -18,7 +19,8 @@ def updates_of(trainer: Any, rounds: int) -> int:
         rounds: of the method.
 
     Raises:
-        UserError: for several rounds if the length is unknown, or the run may end earlier.
+        UserError: for several rounds if the length is unknown, or the run may end earlier, and for
+            fewer updates than rounds.
     """
     total = trainer.estimated_stepping_batches
     known = math.isfinite(total) and total >= 0  # -1 for a stream counted in epochs
@@ -29,4 +31,5 @@ def updates_of(trainer: Any, rounds: int) -> int:
             if isinstance(callback, EARLIER):
                 name = type(callback).__name__
                 raise UserError(f"rounds above 1 need the length of the run, not {name}: leave it")
+        check_rounds(rounds, int(total))
     return max(int(total), 1) if known else 1
