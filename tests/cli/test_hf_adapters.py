@@ -91,8 +91,8 @@ def test_it_is_a_teacher(folder: Path) -> None:
     assert first.latent == whole.latent
     x, latent = torch.tensor([[5, 4, 4, 6]]), torch.rand(1, *first.denoiser.latent_shape)
     with torch.no_grad():
-        pair = [m.denoiser(x, torch.ones(1).double(), latent=latent) for m in (first, whole)]
-    torch.testing.assert_close(*pair, rtol=0, atol=1e-4)
+        one, other = (m.denoiser(x, torch.ones(1).double(), latent=latent) for m in (first, whole))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
 
 
 def test_its_updates_are_measured(folder: Path) -> None:

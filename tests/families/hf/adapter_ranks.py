@@ -56,7 +56,7 @@ def gradients(engine: Any) -> dict[str, Tensor]:
 def work(folder: Path, rank: int) -> None:
     """Each method whole, and one that dies and is resumed; the first process leaves what it saw."""
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(RANKS)}
-    rank_zero_only.rank = rank  # which Lightning reads when it is imported
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]  # read when Lightning is imported
     dist.init_process_group(
         "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=RANKS
     )
