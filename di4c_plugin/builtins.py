@@ -88,6 +88,7 @@ def di4c_programs() -> Mapping[str, object]:
 def di4c_metrics() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
     from di4c_plugin.evaluation.bits import Bits
+    from di4c_plugin.evaluation.coverage import Coverage
     from di4c_plugin.evaluation.entropy import Entropy
     from di4c_plugin.evaluation.fid import FID
     from di4c_plugin.evaluation.fidelity import KID, PrecisionRecall
@@ -99,6 +100,7 @@ def di4c_metrics() -> Mapping[str, object]:
 
     return {
         "bits": Bits,
+        "coverage": Coverage,
         "distinct_n": DistinctN,
         "entropy": Entropy,
         "fd": frechet_distance,

@@ -30,6 +30,7 @@ from di4c_plugin.training import make_algorithm
 from di4c_plugin.training.compose import compose_config, compose_run, training_config
 
 GROUPS = ("algo", "experiment", "host", "latent", "process", "sampler", "training")
+GROUPS_OF_HOSTS = ("di4c_host", "hydra/env", "latent")
 HOSTS = [host.name for host in detect.HYDRA_HOSTS]
 # github.com/sony/di4c, sdtt/: what the released students of OpenWebText were trained with.
 RELEASED: dict[str, Any] = {
@@ -78,7 +79,7 @@ def in_host(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
 def test_every_config_is_tested_here() -> None:
     found = {path.relative_to(configs_dir()) for path in configs_dir().rglob("*.yaml")}
     grouped = {Path(group, f"{name}.yaml") for group in GROUPS for name in options(group)}
-    hosts = {Path("hosts", h, g, "default.yaml") for h in HOSTS for g in ("di4c_host", "hydra/env")}
+    hosts = {Path("hosts", h, g, "default.yaml") for h in HOSTS for g in GROUPS_OF_HOSTS}
     others = {Path("train.yaml"), Path("train_teacher.yaml"), Path("di4c_text/default.yaml")}
     others |= {Path("lr_scheduler/one_cycle.yaml"), Path("di4c_text_short/default.yaml")}
     others |= {Path("metrics/text.yaml")}
@@ -88,6 +89,7 @@ def test_every_config_is_tested_here() -> None:
         for host in options("host")
         if algo == "dmmd" or host not in HOSTS  # elsewhere text has the method's own defaults
     } - {Path("recipe/hf/sdtt.yaml")}
+    recipes |= {Path("recipe", host, "rsmmd.yaml") for host in (*HOSTS, "hf")}
     assert found == grouped | hosts | others | recipes
 
 
@@ -191,3 +193,22 @@ def test_process(name: str) -> None:
 def test_training(name: str) -> None:
     training = compose_run("train", [f"training={name}", "out=x"]).training
     assert training == training_config(compose_config("train", [f"training={name}"])["training"])
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_latent_that_nobody_chose_is_the_recipes(host: str, tmp_path: Path) -> None:
+    def latent(*overrides: str) -> dict[str, Any] | None:
+        settings = distillation(in_host(tmp_path, host, "teacher=x", *overrides))
+        return settings.latent_of(settings.make(Absorbing(4, mask=3)).roles["student"])
+
+    recipe = latent("algo=dmmd")
+    assert recipe == {"name": "mask_noise", "dim": 16, "std": 0.5}
+    assert latent("+experiment=text_dmmd") == recipe  # which names a method alone
+    assert latent("+experiment=text_dmmd", "+latent.std=1.0") == recipe | {"std": 1.0}
+    assert latent("algo=dmmd", "latent.dim=1") == recipe | {"dim": 1}
+    assert latent("algo=dmmd", "algo.input_noise=false") is None
+    assert (latent("algo=dmmd", "latent=adaln") or {})["name"] == "adaln"
+    assert (latent("+experiment=text_dmmd", "latent=token") or {})["name"] == "token"
+    assert (latent("+experiment=text_short") or {})["name"] == "mask_noise"
+    assert latent("algo=sdtt") is None
+    assert (latent("algo=sdtt", "latent=token") or {})["name"] == "token"

@@ -35,7 +35,7 @@ from tests.test_configs import in_host, options
 MASKGIT = Confidence(5, mask=4)
 GAUSSIAN = DiscretisedGaussian(5)
 TEXT = ("openwebtext_sdtt6_di4c2", "openwebtext_sdtt7_di4c2")
-SHORT = ("text_short", "mdlm_short", "text_dmmd")  # inside the hosts, and without them
+SHORT = ("text_short", "mdlm_short", "text_dmmd", "text_rsmmd", "text_sdtt")  # inside the hosts, and without them
 HYDRA_HOSTS = [host.name for host in detect.HYDRA_HOSTS]
 IN_PROGRAMS = [(host, name) for host in HYDRA_HOSTS for name in TEXT]
 
@@ -121,7 +121,7 @@ IMAGES = {
 }
 COMMON = {"stratified": False, "alpha": "sigmoid", "partial": False, "prior_share": 0.0}
 DIGITS = ("digits", "digits_demo", "digits_full", "digits_quick")
-PHASES = ("digits_chain", "digits_dmmd", "mdlm_dmmd")  # of several runs
+PHASES = ("digits_chain", "digits_dmmd", "mdlm_chain", "mdlm_dmmd")  # of several runs
 
 
 def run_of(name: str) -> RunConfig:
@@ -287,18 +287,31 @@ def test_a_short_run_in_programs_that_look_like_hosts(host: str, tmp_path: Path)
     assert (alone.training.batch_size, alone.training.lr) == (64, 1e-3)
 
 
+@pytest.mark.parametrize(
+    ("experiment", "chain", "phase"),
+    [
+        ("text_dmmd", "mdlm_dmmd", "dmmd"),
+        ("text_sdtt", "mdlm_chain", "sdtt"),
+        ("text_rsmmd", "mdlm_chain", "rsmmd"),
+    ],
+)
 @pytest.mark.parametrize("host", HYDRA_HOSTS)
-def test_a_second_phase_in_programs_that_look_like_hosts(host: str, tmp_path: Path) -> None:
-    config = in_host(tmp_path, host, "+experiment=text_dmmd", "teacher=x", "student=y")
-    assert config["lr_scheduler"]["max_lr"] == 5e-4
+def test_a_phase_is_the_same_in_programs_that_look_like_hosts(
+    host: str, experiment: str, chain: str, phase: str, tmp_path: Path
+) -> None:
+    config = in_host(tmp_path, host, f"+experiment={experiment}", "teacher=x", "student=y")
+    assert distillation(config).latent is None  # that of the student
     method = vars(distillation(config).make(Absorbing(4, mask=3)))
-    alone = run_of("mdlm_dmmd").info["phases"]["dmmd"]
-    second = compose_run("train", [*alone, "out=x"])
-    assert vars(make_algorithm(second.info["algo"], Absorbing(4, mask=3))).items() >= (
+    alone = compose_run("train", [*run_of(chain).info["phases"][phase], "out=x"])
+    assert vars(make_algorithm(alone.info["algo"], Absorbing(4, mask=3))).items() >= (
         {k: v for k, v in method.items() if k not in ("process", "roles")}.items()
     )
-    assert (second.training.batch_size, second.training.lr) == (64, 5e-4)
-    assert (second.training.steps, config["trainer"]["max_steps"]) == (600, 600)
+    training = alone.training
+    assert (training.batch_size, training.weight_decay, training.ema) == (64, 0, 0.99)
+    assert config["loader"]["global_batch_size"] == 64
+    assert (training.lr, training.ema) == (config["optim"]["lr"], config["training"]["ema"])
+    assert config["lr_scheduler"]["max_lr"] == training.lr
+    assert training.steps == config["trainer"]["max_steps"]
 
 
 def test_text_outside_of_a_host_says_where_it_belongs(tmp_path: Path) -> None:

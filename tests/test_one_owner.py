@@ -185,7 +185,7 @@ def test_the_text_hosts_agree(host: str, algo: str, tmp_path: Path) -> None:
     assert options_of(method) == options_of(make_algorithm(own, process))
     role = method.roles["student"]
     latents: dict[str, Any] = {"di4c": {"name": "token"}, "dimo": {"name": "token"}}
-    latents["dmmd"] = {"name": "mask_noise", "dim": 16, "std": 0.5}
+    latents["dmmd"] = latents["rsmmd"] = {"name": "mask_noise", "dim": 16, "std": 0.5}
     assert settings.latent_of(role) == latents.get(algo)
 
 

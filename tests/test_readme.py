@@ -118,10 +118,10 @@ def check_ours(arguments: list[str]) -> None:
 
 
 def check_training(name: str, overrides: list[str]) -> None:
-    def composed(options: list[str]) -> int:
+    def composed(options: list[str]) -> tuple[int, Path]:
         run = compose_run(name, options if name == "train_teacher" else with_latent(options))
         lookup("algorithm", run.info["algo"]["name"])
-        return 0
+        return 0, run.out / "student.safetensors"
 
     composed(overrides)
     run = compose_run(name, overrides)

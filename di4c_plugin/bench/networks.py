@@ -1,7 +1,8 @@
 """An update of a method, and a network call at sampling, of the user's teacher or a random DiT."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from statistics import median, quantiles
 from typing import Any
 
@@ -68,8 +69,12 @@ def start(
     return method, teacher, networks
 
 
-def make_update(case: UpdateCase) -> tuple[Callable[[], None], int]:
-    """Return a function for the next update, and its number of tokens; errors as `start`."""
+def make_update(case: UpdateCase) -> tuple[Callable[[], None], int, Callable[[], int]]:
+    """Return a function for the next update, its number of tokens, and one for `kept_bytes`.
+
+    Raises:
+        UserError: as `start`.
+    """
     method, teacher, models = start(case, case.algo, case.adapter)
     device = torch.device(case.device)
     networks = {name: model.denoiser.train() for name, model in models.items()}
@@ -104,16 +109,27 @@ def make_update(case: UpdateCase) -> tuple[Callable[[], None], int]:
         engine.finish(index, total)
         index += 1
 
-    return update, x_0.numel()
+    kept = [teacher.denoiser, *networks.values(), *averages.values()]
+    return update, x_0.numel(), lambda: kept_bytes(kept, optimiser)
+
+
+def kept_bytes(networks: Iterable[nn.Module], optimiser: torch.optim.Optimizer) -> int:
+    """Return the bytes of weights, gradients and optimiser state; what is shared counts once."""
+    tensors = [t for net in networks for t in (*net.parameters(), *net.buffers())]
+    tensors += [t.grad for t in tensors if t.grad is not None]
+    states = chain.from_iterable(state.values() for state in optimiser.state.values())
+    tensors += [value for value in states if isinstance(value, torch.Tensor)]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
 
 
 def measure_update(case: UpdateCase) -> dict[str, Any]:
-    """Return "tokens_per_second", "seconds", "peak_mb" and "total_mb".
+    """Return "tokens_per_second", "seconds", "peak_mb", "kept_mb" and "total_mb".
 
-    The peak is above the weights, gradients and moments that persist between updates; the total is
+    The peak is above the weights, gradients and moments that are kept between updates; the total is
     that of the process (on CUDA, of its tensors).
     """
-    device, (update, tokens) = torch.device(case.device), make_update(case)
+    device, (update, tokens, kept) = torch.device(case.device), make_update(case)
     update()
     peak, total = peak_bytes(update, device)
     clock = median_seconds(update, lambda: None, case.repeats, device)
@@ -121,6 +137,7 @@ def measure_update(case: UpdateCase) -> dict[str, Any]:
         "tokens_per_second": tokens / clock,
         "seconds": clock,
         "peak_mb": peak / 1e6,
+        "kept_mb": kept() / 1e6,
         "total_mb": total / 1e6,
     }
 

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from di4c_plugin.checkpoints.model import Model
-    from di4c_plugin.cli.main import Subparsers
     from di4c_plugin.evaluation.sweep import Cell
 
+HELP = "distil a small teacher of digits and compare (about 2 minutes on 2 CPU cores)"
+DESCRIPTION = (
+    "Distil the built-in teacher of 8x8 digits with Di4C and with D-MMD, and "
+    "compare teacher and students at 1 to 16 steps. Pictures of the digits appear meanwhile."
+)
 EXAMPLE = "di4c demo --quick --out di4c-demo"
 NEXT = (
     "di4c train experiment=mdlm_dmmd teacher=teacher.ckpt host.data=texts.jsonl "
@@ -25,14 +29,8 @@ NEXT = (
 )
 
 
-def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `di4c_plugin.cli.main.Command`."""
-    parser = subparsers.add_parser(
-        "demo",
-        help="distil a small teacher of digits and compare (about 2 minutes on 2 CPU cores)",
-        description="Distil the built-in teacher of 8x8 digits with Di4C and with D-MMD, and "
-        "compare teacher and students at 1 to 16 steps. Pictures of the digits appear meanwhile.",
-    )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--quick", action="store_true", help="under a minute, to see it work")
     length.add_argument("--full", action="store_true", help="longer, for the best student")
@@ -41,10 +39,9 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=user_path, default=Path("di4c-demo"), help="default di4c-demo"
     )
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on where --out was interrupted")
-    again.add_argument("--overwrite", action="store_true", help="replace the run in --out")
-    return parser
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="go on where --out was interrupted")
+    earlier.add_argument("--overwrite", action="store_true", help="replace the run in --out")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,11 +55,12 @@ def run(args: argparse.Namespace) -> int:
     from di4c_plugin.training import Interrupted
 
     start = time.perf_counter()
-    recipe = demo.recipe(_name(args), seed=args.seed, steps=args.steps)
-    again = {"resume": args.resume, "overwrite": args.overwrite}
-    with demo.opened(args.out, **again):
+    name = "digits_quick" if args.quick else "digits_full" if args.full else "digits_demo"
+    recipe = demo.recipe(name, seed=args.seed, steps=args.steps)
+    earlier = {"resume": args.resume, "overwrite": args.overwrite}
+    with demo.opened(args.out, **earlier):
         teacher = load_teacher("builtin:digits")
-        gallery = demo.Gallery(args.out, teacher, args.seed, _tell)
+        gallery = demo.Gallery(args.out, teacher, args.seed, _announce_row)
         models: dict[str, Model] = {"teacher": teacher}
         seconds: dict[str, float] = {}
         announce(
@@ -71,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
             f"updates), 3 of 3: {recipe.samples} samples of each are compared with real digits"
         )
         try:
-            for name, model, took in demo.make_students(recipe, args.out, gallery, **again):
-                models[name], seconds[name] = model, took
+            for method, student, took in demo.make_students(recipe, args.out, gallery, **earlier):
+                models[method], seconds[method] = student, took
         except Interrupted as stopped:
             print(f"di4c: interrupted {stopped}; --resume goes on", file=sys.stderr)
             return 128 + stopped.signum
@@ -92,24 +90,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _name(args: argparse.Namespace) -> str:
-    return "digits_quick" if args.quick else "digits_full" if args.full else "digits_demo"
-
-
-def _tell(path: Path, name: str) -> None:
+def _announce_row(path: Path, name: str) -> None:
     announce(f"{path} shows digits by now: {name}")
 
 
 def _measure(cells: "Iterator[Cell]", total: int) -> "list[Cell]":
-    """Collect the measurements, telling each on stderr as it comes."""
+    """Return all measurements; each is printed on stderr as it comes."""
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True, quiet=is_quiet())
-    done: list[Cell] = []
+    measured: list[Cell] = []
     for cell in track(cells, "Comparing", total=total, console=console, transient=True):
         steps = "1 step" if cell.steps == 1 else f"{cell.steps} steps"
         text = f"{cell.sampler} in {steps}: distance {cell.value:.1f} to real digits"
         console.print(text, highlight=False, soft_wrap=True)
-        done.append(cell)
-    return done
+        measured.append(cell)
+    return measured

@@ -1,17 +1,16 @@
 """`di4c evaluate`: measures samples of models and files, over steps, temperatures and seeds."""
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from di4c_plugin.cli.evaluate_options import add_options, check, settled
-from di4c_plugin.cli.metrics import Metric, Samples, make_metrics
-from di4c_plugin.cli.output import write_results
+from di4c_plugin.cli.evaluate_options import add_options, check, completed
+from di4c_plugin.cli.metrics import Samples, make_metrics
+from di4c_plugin.cli.output import print_fields, write_results
 from di4c_plugin.cli.sampling import add_sampling
 from di4c_plugin.cli.sources import (
+    Job,
     ModelSource,
     clear_line,
     draw_in_processes,
@@ -21,31 +20,33 @@ from di4c_plugin.cli.sources import (
 from di4c_plugin.files import user_path
 
 if TYPE_CHECKING:
-    from di4c_plugin.cli.main import Subparsers
     from di4c_plugin.evaluation.figures import Figure
     from di4c_plugin.evaluation.frontier import Point, Row
-    from di4c_plugin.evaluation.texts import Texts, Tokenizer
+    from di4c_plugin.evaluation.texts import Texts
 
-COST = {"calls": "network_calls", "ms/sample": "ms_per_sample", "tokens/s": "tokens_per_second"}
-COST |= {"peak MB": "peak_memory_mb"}
+# Titles of the columns of a sample's cost, and their names in `evaluation.shards.cost`.
+COST = {
+    "calls": "network_calls",
+    "ms/sample": "ms_per_sample",
+    "tokens/s": "tokens_per_second",
+    "peak MB": "peak_memory_mb",
+}
 
+HELP = "measure models over steps, temperatures and seeds"
+DESCRIPTION = (
+    "Draw samples at each number of steps and measure them, by default pictures of "
+    "digits by Fréchet distance; the example compares texts at equal entropy."
+)
 EXAMPLE = (
     "di4c evaluate teacher.ckpt student.safetensors --metric gen_ppl,entropy --scorer"
     " gpt2 --tokenizer gpt2 --temperatures .8,.9,1 --seeds 3 --at-entropy data --reference real.txt"
 )
 
 
-def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `di4c_plugin.cli.main.Command`."""
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="measure models over steps, temperatures and seeds",
-        description="Draw samples at each number of steps and measure them, by default pictures of "
-        "digits by Fréchet distance; the example compares texts at equal entropy.",
-    )
     add_options(parser)
     add_sampling(parser)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,15 +59,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Files:
-    """What is read beside the models."""
-
-    tokenizer: "Tokenizer | None"
-    samples: "dict[str, Texts]"
-    reference: "Texts | None"
-
-
 def evaluate(args: argparse.Namespace) -> "tuple[list[Point], dict[str, Any]]":
     """Measure, print, and write what the options ask for; return points and report.
 
@@ -76,202 +68,200 @@ def evaluate(args: argparse.Namespace) -> "tuple[list[Point], dict[str, Any]]":
     from di4c_plugin.announce import announce
     from di4c_plugin.evaluation.frontier import rows
 
-    args = settled(args)
+    args = completed(args)
     check(args)
-    models, files = _open(args)
-    first = (models[0].host, models[0].model) if models else None
-    metrics = make_metrics(args, first, files.reference)
-    at = _entropy(args, files.reference)
-    notes = _notes(args, models, files, metrics)
-    columns = tuple(column for metric in metrics for column in metric.columns)
-    for name, note in notes.items():
+    evaluation = Evaluation(args)
+    for name, note in evaluation.notes.items():
         print(f"# {name}: {note}")
-    costs = COST if models else {}  # nothing is drawn of files
-    print(*_header(args, (*columns, *costs)), sep="\t", flush=True)
+    print_fields(*evaluation.header())
     points: list[Point] = []
-    for group in _measured(args, models, files, metrics):
-        points += group
+    for of_setting in evaluation.points():
+        points += of_setting
         clear_line()
-        for row in rows(group):
-            print(*_cells(args, row, columns, costs.values()), sep="\t", flush=True)
-    report = _report(args, models, files, notes, points)
-    if at is not None:
-        report["at_entropy"] = _at(points, at)
+        for row in rows(of_setting):
+            print_fields(*evaluation.cells(row))
+    report = evaluation.report(points)
+    if evaluation.entropy is not None:
+        report["at_entropy"] = _at_entropy(points, evaluation.entropy)
     if args.plot is not None:
         from di4c_plugin.evaluation.frontier_plot import frontier_plot
 
         swept = None if args.sweep is None else args.sweep[0]
-        frontier_plot(rows(points), args.plot, swept=swept, at=at)
+        frontier_plot(rows(points), args.plot, swept=swept, at=evaluation.entropy)
         announce(f"wrote {args.plot}")
     write_results(args, report)
     return points, report
 
 
-def _open(args: argparse.Namespace) -> tuple[list[ModelSource], Files]:
-    from di4c_plugin.evaluation.scorer import load_tokenizer
-    from di4c_plugin.evaluation.texts import is_texts, read_reference, read_samples
+class Evaluation:
+    """Models and files of samples, what is read beside them, and the metrics.
 
-    named = [name for name in args.models if is_texts(name)]
-    models = [ModelSource(args, name) for name in args.models if name not in named]
-    source = args.tokenizer
-    if source is None and not models:
-        source = args.scorer  # texts of files are tokenised by the scorer's, unless it is said
-    tokenizer = None if source is None else load_tokenizer(source)
-    samples = {name: read_samples(user_path(name), tokenizer) for name in named}
-    length = models[0].model.network.positions if models else args.length
-    reference = None
-    if args.reference is not None and is_texts(args.reference):
-        reference = read_reference(user_path(args.reference), tokenizer, length)
-    return models, Files(tokenizer, samples, reference)
+    Attributes:
+        models: whose samples are drawn.
+        files: texts, by the name of their file.
+        tokenizer: of texts; None: samples stay tokens.
+        reference: real text, or None.
+        metrics: what is measured.
+        entropy: at which models are compared, in nats; None: at none.
+        notes: what a reader of the values must know, by name.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        """Load and read everything; raises UserError."""
+        from di4c_plugin.evaluation.scorer import load_tokenizer
+        from di4c_plugin.evaluation.texts import is_texts, read_reference, read_samples
+
+        self.args = args
+        self.models = [ModelSource(args, name) for name in args.models if not is_texts(name)]
+        # Texts of files are tokenised by the scorer's tokenizer, unless another one is named.
+        tokenizer = args.tokenizer or (None if self.models else args.scorer)
+        self.tokenizer = None if tokenizer is None else load_tokenizer(tokenizer)
+        self.files = {
+            name: read_samples(user_path(name), self.tokenizer)
+            for name in args.models
+            if is_texts(name)
+        }
+        self.reference = None
+        if args.reference is not None and is_texts(args.reference):
+            length = self.models[0].model.network.positions if self.models else args.length
+            self.reference = read_reference(user_path(args.reference), self.tokenizer, length)
+        first = (self.models[0].host, self.models[0].model) if self.models else None
+        self.metrics = make_metrics(args, first, self.reference)
+        self.entropy = self._entropy()
+        self.notes = self._notes()
+        self._columns = [column for metric in self.metrics for column in metric.columns]
+        self._costs = COST if self.models else {}  # nothing is drawn of files
+
+    def _entropy(self) -> float | None:
+        from di4c_plugin.evaluation.entropy import entropies
+        from di4c_plugin.evaluation.text_metric import needed_reference
+
+        if self.args.at_entropy != "data":
+            entropy: float | None = self.args.at_entropy
+            return entropy
+        return float(entropies(needed_reference(self.reference, "--at-entropy data")).mean())
+
+    def _notes(self) -> dict[str, str]:
+        notes: dict[str, str] = {}
+        for source in self.models:
+            notes |= source.label_note
+        if self.tokenizer is not None:
+            notes["tokenizer"] = f"{self.tokenizer.name}, {len(self.tokenizer)} tokens"
+        if self.args.scorer is not None:
+            is_anew = self.tokenizer is not None
+            notes["scored"] = "texts tokenised anew" if is_anew else "tokens as they were drawn"
+        if self.reference is not None:
+            notes["reference"] = f"{self.args.reference}, {len(self.reference)} sequences"
+        for metric in self.metrics:
+            notes |= metric.notes
+        return notes
+
+    def points(self) -> "Iterator[list[Point]]":
+        """Draw and measure; yield the points of each setting, over the seeds."""
+        for name, texts in self.files.items():
+            yield [self._point_of_file(name, texts)]
+        if not self.models:
+            return
+        with shard_folder(self.args) as folder:
+            if self.args.processes > 1:
+                assert folder is not None
+                draw_in_processes(self.args, [source.name for source in self.models], folder)
+            for source in self.models:
+                for of_setting in jobs(self.args):
+                    yield [self._point(source, job, folder) for job in of_setting]
+
+    def _point_of_file(self, name: str, texts: "Texts") -> "Point":
+        from di4c_plugin.evaluation.frontier import Point
+
+        figures = self._figures(Samples(None, None, lambda: texts))
+        return Point(name, None, None, None, len(texts), figures)
+
+    def _point(self, source: ModelSource, job: Job, folder: Path | None) -> "Point":
+        import torch
+
+        from di4c_plugin.evaluation.frontier import Point
+        from di4c_plugin.evaluation.shards import cost
+        from di4c_plugin.evaluation.texts import data_tokens, of_tokens
+
+        shards = source.draw(job, folder)
+        x = torch.cat([shard.tokens for shard in shards])
+        num_tokens = data_tokens(source.model.process)
+        samples = Samples(x, source.host, lambda: of_tokens(x, num_tokens, self.tokenizer))
+        figures, spent = self._figures(samples), cost(shards, self.args.device)
+        return Point(source.name, job.steps, job.swept, job.seed, len(x), figures, spent)
+
+    def _figures(self, samples: Samples) -> "dict[str, Figure]":
+        figures: dict[str, Figure] = {}
+        for metric in self.metrics:
+            figures |= metric.values(samples)
+        return figures
+
+    def header(self) -> list[str]:
+        """Return the titles of the columns."""
+        model = ["model"] if len(self.args.models) > 1 else []
+        drawn = ["steps"] if self.models else []
+        drawn += [] if self.args.sweep is None else [self.args.sweep[0]]
+        return [*model, *drawn, *self._columns, *self._costs]
+
+    def cells(self, row: "Row") -> list[str]:
+        """Return a row as text, in the columns of `header`."""
+        from di4c_plugin.evaluation.figures import digits, shown
+
+        model = [row.model] if len(self.args.models) > 1 else []
+        drawn = ["" if row.steps is None else str(row.steps)] if self.models else []
+        drawn += [] if self.args.sweep is None else ["" if row.swept is None else f"{row.swept:g}"]
+        figures = [shown(row.figures[name]) for name in self._columns]
+        spent = [digits(row.cost[k]) if k in row.cost else "" for k in self._costs.values()]
+        return [*model, *drawn, *figures, *spent]
+
+    def report(self, points: "list[Point]") -> dict[str, Any]:
+        """Return the report as JSON values; its keys are in the README of `evaluation`."""
+        from di4c_plugin.cli.repeat import plain_arguments
+        from di4c_plugin.evaluation import record
+        from di4c_plugin.evaluation.frontier import rows
+
+        reference = self.args.reference
+        digests = {name: record.file_sha256(user_path(name)) for name in self.files}
+        files = [{"name": n, "kind": "samples", "fingerprint": d} for n, d in digests.items()]
+        return {
+            "format": record.FORMAT,
+            "arguments": plain_arguments(self.args),
+            "sources": [*(source.described() for source in self.models), *files],
+            "draws": "float64",
+            "reference": {
+                "name": reference,
+                "fingerprint": reference and record.file_sha256(user_path(reference)),
+            },
+            "notes": self.notes,
+            "versions": record.versions(),
+            "commit": record.commit(),
+            "rows": record.plain(rows(points)),
+            "points": record.plain(points),
+        }
 
 
-def _entropy(args: argparse.Namespace, reference: "Texts | None") -> float | None:
-    from di4c_plugin.evaluation.entropy import entropies
-    from di4c_plugin.evaluation.text_metric import needed_reference
-
-    if args.at_entropy != "data":
-        return args.at_entropy
-    return float(entropies(needed_reference(reference, "--at-entropy data")).mean())
-
-
-def _notes(
-    args: argparse.Namespace, models: list[ModelSource], files: Files, metrics: list[Metric]
-) -> dict[str, str]:
-    notes: dict[str, str] = {}
-    for source in models:
-        notes |= source.label_note
-    if files.tokenizer is not None:
-        notes["tokenizer"] = f"{files.tokenizer.name}, {len(files.tokenizer)} tokens"
-    if args.scorer is not None:
-        anew = "tokenised anew" if files.tokenizer is not None else "tokens as they were drawn"
-        notes["scored"] = f"texts {anew}" if files.tokenizer is not None else anew
-    if files.reference is not None:
-        notes["reference"] = f"{args.reference}, {len(files.reference)} sequences"
-    for metric in metrics:
-        notes |= metric.notes
-    return notes
-
-
-def _measured(
-    args: argparse.Namespace, models: list[ModelSource], files: Files, metrics: list[Metric]
-) -> "Iterator[list[Point]]":
-    """Yield the points of each setting, over the seeds."""
-    from di4c_plugin.evaluation.frontier import Point
-
-    for name, texts in files.samples.items():
-        samples = Samples(None, None, partial(_same, texts))
-        yield [Point(name, None, None, None, len(texts), _values(metrics, samples))]
-    if not models:
-        return
-    with shard_folder(args) as folder:
-        if args.processes > 1:
-            assert folder is not None
-            draw_in_processes(args, [source.name for source in models], folder)
-        for source in models:
-            todo = jobs(args)
-            for start in range(0, len(todo), args.seeds):
-                group = todo[start : start + args.seeds]
-                yield [_point(args, source, files, metrics, job, folder) for job in group]
-
-
-def _same(texts: "Texts") -> "Texts":
-    return texts
-
-
-def _point(
-    args: argparse.Namespace,
-    source: ModelSource,
-    files: Files,
-    metrics: list[Metric],
-    job: Any,
-    folder: Path | None,
-) -> "Point":
-    import torch
-
-    from di4c_plugin.evaluation.frontier import Point
-    from di4c_plugin.evaluation.shards import cost
-    from di4c_plugin.evaluation.texts import data_tokens, of_tokens
-
-    shards = source.draw(job, folder)
-    x = torch.cat([shard.tokens for shard in shards])
-    known = data_tokens(source.model.process)
-    samples = Samples(x, source.host, lambda: of_tokens(x, known, files.tokenizer))
-    found = _values(metrics, samples)
-    took = cost(shards, args.device)
-    return Point(source.name, job.steps, job.swept, job.seed, len(x), found, took)
-
-
-def _values(metrics: list[Metric], samples: Samples) -> "dict[str, Figure]":
-    found: dict[str, Figure] = {}
-    for metric in metrics:
-        found |= metric.values(samples)
-    return found
-
-
-def _header(args: argparse.Namespace, columns: Sequence[str]) -> list[str]:
-    several = ["model"] if len(args.models) > 1 else []
-    swept = [] if args.sweep is None else [args.sweep[0]]
-    return [*several, "steps", *swept, *columns]
-
-
-def _cells(
-    args: argparse.Namespace, row: "Row", columns: Sequence[str], costs: Iterable[str]
-) -> list[str]:
-    from di4c_plugin.evaluation.figures import shown
-
-    several = [row.model] if len(args.models) > 1 else []
-    swept = [] if args.sweep is None else ["" if row.swept is None else f"{row.swept:g}"]
-    steps = "" if row.steps is None else str(row.steps)
-    took = [f"{row.cost[name]:.4g}" if name in row.cost else "" for name in costs]
-    return [*several, steps, *swept, *(shown(row.figures[name]) for name in columns), *took]
-
-
-def _at(points: "list[Point]", at: float) -> dict[str, Any]:
+def _at_entropy(points: "list[Point]", entropy: float) -> dict[str, Any]:
     """Print the values at an entropy, and return what the report says of them."""
     from di4c_plugin.evaluation.figures import shown
-    from di4c_plugin.evaluation.frontier import matched, only_entropy
-    from di4c_plugin.evaluation.record import plain_matched
+    from di4c_plugin.evaluation.frontier import LOGARITHMIC, matched, only_entropy
+    from di4c_plugin.evaluation.record import plain
 
-    found = matched(points, at)
-    first = next((entry.model for entry in found), "")
-    print(f"# at entropy {at:.4g}; differences from {first} by seed, of gen_ppl as log ratio")
-    print("model", "steps", "value", "at this entropy", "difference", sep="\t")
-    for entry in found:
+    values = matched(points, entropy)
+    models = list(dict.fromkeys(entry.model for entry in values))
+    compared = f"; differences from {models[0]} by seed" if len(models) > 1 else ""
+    if compared and any(entry.column in LOGARITHMIC for entry in values):
+        compared += f", of {', '.join(LOGARITHMIC)} as log ratio"
+    print(f"# at entropy {entropy:.4g}{compared}")
+    difference = ["difference"] if compared else []
+    print_fields("model", "steps", "value", "at this entropy", *difference)
+    for entry in values:
         low, high = entry.reached
         value = f"not reached ({low:.4g} to {high:.4g})"
         if entry.figure is not None:
             value = shown(entry.figure)
-        difference = "" if entry.difference is None else shown(entry.difference)
-        print(entry.model, entry.steps, entry.column, value, difference, sep="\t")
-    said = only_entropy(points, found)
-    for line in said:
-        print(f"# {line}")
-    return {"entropy": at, "values": plain_matched(found), "only_lower_entropy": said}
-
-
-def _report(
-    args: argparse.Namespace,
-    models: list[ModelSource],
-    files: Files,
-    notes: dict[str, str],
-    points: "list[Point]",
-) -> dict[str, Any]:
-    from di4c_plugin.cli.repeat import plain_arguments
-    from di4c_plugin.evaluation import record
-    from di4c_plugin.evaluation.frontier import rows
-
-    read = [{"name": k, "kind": "samples", "fingerprint": record.file_sha256(user_path(k))}
-            for k in files.samples]  # fmt: skip
-    kept = args.reference and record.file_sha256(user_path(args.reference))
-    return {
-        "format": record.FORMAT,
-        "arguments": plain_arguments(args),
-        "sources": [*(source.described() for source in models), *read],
-        "draws": "float64",
-        "reference": {"name": args.reference, "fingerprint": kept},
-        "notes": notes,
-        "versions": record.versions(),
-        "commit": record.commit(),
-        "rows": record.plain_rows(rows(points)),
-        "points": record.plain_points(points),
-    }
+        difference = [] if entry.difference is None else [shown(entry.difference)]
+        print_fields(entry.model, entry.steps, entry.column, value, *difference)
+    sentences = only_entropy(points, values)
+    for sentence in sentences:
+        print(f"# {sentence}")
+    return {"entropy": entropy, "values": plain(values), "only_lower_entropy": sentences}

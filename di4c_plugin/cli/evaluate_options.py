@@ -2,14 +2,18 @@
 
 import argparse
 import math
-from pathlib import Path
 
+from di4c_plugin.cli.arguments import flag
 from di4c_plugin.cli.sources import TEMPERATURE
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import new_file, user_path
 from di4c_plugin.limits import exceeds, over
 
-MOST = {"samples": 10**8, "seeds": 10**4, "processes": 10**3}
+# What is at least 1, where it is said, and the most that it may be.
+COUNTS = {
+    **{"samples": 10**8, "seeds": 10**4, "processes": 10**3, "batch_size": math.inf},
+    **dict.fromkeys(("scorer_batch", "length", "ngram_order", "mauve_buckets"), math.inf),
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -24,11 +28,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--metric", type=names, help="one or several, separated by commas: fd on tokens; fid, kid, "
         "precision_recall of pictures; gen_ppl, entropy, mauve, gradient_moment, self_bleu, "
-        "distinct_n, bits of texts; default fd, of files entropy")  # fmt: skip
-    add("--steps", type=numbers, default="1,2,4,8,16", help="default 1,2,4,8,16")
+        "distinct_n, bits, coverage of texts; default fd, of files entropy")  # fmt: skip
+    add("--steps", type=numbers, default="1,2,4,8,16", help="network calls a sample, separated by "
+        "commas; default 1,2,4,8,16")  # fmt: skip
     add("--samples", type=int, default=10_000, help="of each model and setting; default 10000")
     add("--seeds", type=int, default=1, help="how many, from --seed on; default 1")
-    add("--temperatures", type=floats, help="of p(x_0 | x_t), separated by commas")
+    add("--temperatures", type=floats, metavar="T,T,…", help="draw from p(x_0 | x_t)^(1/T)")
     add("--sweep", type=sweep, metavar="OPTION=V,V,…", help="another option of the sampler over "
         "several values, as guidance=0,1,2")  # fmt: skip
     add("--at-entropy", type=entropy, metavar="NATS", help="compare at this entropy; data: at that "
@@ -52,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_texts(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = parser.add_argument_group("metrics of texts").add_argument
     add("--tokenizer", metavar="NAME", help="texts: the model's, a folder or hub id, or bytes")
     add("--scorer", metavar="NAME", help="gen_ppl, gradient_moment, mauve: a causal "
         "language model, a folder or hub id; without --tokenizer it is given tokens")  # fmt: skip
@@ -67,7 +72,7 @@ def _add_texts(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = parser.add_argument_group("the reference, and metrics of pictures").add_argument
     add("--reference", metavar="PATH", help="what to compare with. Texts: a file as of samples; a "
         ".txt is running text. Pictures: a folder; default: the host's data, as the host draws "
         "them, so that codes are decoded and not the original pictures")  # fmt: skip
@@ -90,15 +95,15 @@ def numbers(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def floats(text: str, flag: str = "--temperatures") -> list[float]:
+def floats(text: str, option: str = "--temperatures") -> list[float]:
     """Read numbers separated by commas; raises UserError."""
     try:
-        found = [float(part) for part in text.split(",")]
+        values = [float(part) for part in text.split(",")]
     except ValueError:
-        found = [math.nan]
-    if not all(map(math.isfinite, found)):
-        raise UserError(f"{flag} takes numbers separated by commas, not {text!r}")
-    return found
+        values = [math.nan]
+    if not all(map(math.isfinite, values)):
+        raise UserError(f"{option} takes numbers separated by commas, not {text!r}")
+    return values
 
 
 def sweep(text: str) -> tuple[str, list[float]]:
@@ -114,72 +119,76 @@ def entropy(text: str) -> float | str:
     return text if text == "data" else floats(text, "--at-entropy")[0]
 
 
-def settled(args: argparse.Namespace) -> argparse.Namespace:
-    """Return the options with --temperatures as a sweep and a metric chosen; raises UserError."""
-    from di4c_plugin.evaluation.texts import is_texts
+def completed(args: argparse.Namespace) -> argparse.Namespace:
+    """Return the options with --temperatures as --sweep, and the default of --metric.
 
-    chosen = argparse.Namespace(**vars(args))
+    --sweep temperature=… is the same, if the sampler has no such option.
+
+    Raises:
+        UserError: if both --temperatures and --sweep are given, and for an unknown sampler.
+    """
+    from di4c_plugin.evaluation.texts import is_texts
+    from di4c_plugin.options import parameters
+    from di4c_plugin.samplers import sampler_named
+
+    options = argparse.Namespace(**vars(args))
     if args.temperatures is not None:
         if args.sweep is not None:
             raise UserError("--temperatures and --sweep exclude each other")
-        chosen.sweep, chosen.temperatures = (TEMPERATURE, args.temperatures), None
+        options.sweep, options.temperatures = (TEMPERATURE, args.temperatures), None
+    elif args.sweep is not None and args.sweep[0] == "temperature":
+        takes_it = "temperature" in (parameters(sampler_named(args.sampler)) or {})
+        options.sweep = args.sweep if takes_it else (TEMPERATURE, args.sweep[1])
     if not args.metric:
-        only_files = all(is_texts(name) for name in args.models)
-        chosen.metric = ["entropy"] if only_files else ["fd"]
-    return chosen
+        options.metric = ["entropy"] if all(map(is_texts, args.models)) else ["fd"]
+    return options
 
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what cannot work before anything is drawn; raises UserError."""
-    from di4c_plugin.evaluation.pictures import check_png
-
     if not args.models:
         raise UserError("name a model or a file of samples; see di4c evaluate --help")
-    double = [name for name in args.models if args.models.count(name) > 1]
-    if double:
-        raise UserError(f"{double[0]} is named twice")
-    if args.plot is not None:
-        check_png(args.plot)
+    for name in args.models:
+        if args.models.count(name) > 1:
+            raise UserError(f"{name} is named twice")
     check_written(args)
-    for name in ("seeds", "processes", "scorer_batch", "length", "samples", "batch_size"):
-        value = getattr(args, name)
-        if value is not None and value < 1 and name not in ("samples", "batch_size"):
-            raise UserError(f"--{name.replace('_', '-')} is at least 1, not {value}")
-    for name, most in MOST.items():
-        if exceeds(getattr(args, name), most):
-            raise UserError(over(f"--{name} is at most {most}, not {getattr(args, name)}"))
-    if args.samples < 1 or args.batch_size < 1:
-        raise UserError(
-            f"n and batch_size must be at least 1, not {args.samples} and {args.batch_size}"
-        )
+    for name, most in COUNTS.items():
+        count = getattr(args, name)
+        if count is not None and count < 1:
+            raise UserError(f"{flag(name)} is at least 1, not {count}")
+        if count is not None and exceeds(count, most):
+            raise UserError(over(f"{flag(name)} is at most {most}, not {count}"))
     if not 0 <= args.seed <= 2**63 - args.seeds:
         raise UserError(f"seed must be in [0, 2^63), not {args.seed}")
-    if args.sweep is not None and args.sweep[0] == TEMPERATURE and min(args.sweep[1]) <= 0:
-        raise UserError(f"temperatures are above 0, not {min(args.sweep[1]):g}")
-    if args.sweep is not None and args.sweep[0] in dict(args.option):
-        raise UserError(f"{args.sweep[0]} is swept: leave out --option {args.sweep[0]}=…")
     if args.at_entropy is not None and "entropy" not in args.metric:
         raise UserError("--at-entropy needs the entropy of the samples: add it to --metric")
+    if args.at_entropy is not None and args.metric == ["entropy"]:
+        raise UserError("--at-entropy compares other values at this entropy: add one to --metric")
+    if args.sweep is not None:
+        name, values = args.sweep
+        if name == TEMPERATURE and min(values) <= 0:
+            raise UserError(f"temperatures are above 0, not {min(values):g}")
+        if name in dict(args.option):
+            raise UserError(f"{name} is swept: leave out --option {name}=…")
 
 
 def check_written(args: argparse.Namespace) -> None:
     """Refuse files that cannot be written, or would replace another; raises UserError."""
+    from di4c_plugin.evaluation.pictures import check_png
+
+    if args.plot is not None:
+        check_png(args.plot)
     read = [args.reference, args.statistics, args.inception, args.repeat, *args.models]
-    taken = {place(path) for path in read if path}
+    taken = {user_path(path).resolve() for path in read if path}
     for name in ("json", "plot"):
         path = getattr(args, name)
         if path is None:
             continue
-        if place(path) in taken:
-            raise UserError(f"--{name} {path} is another file of this command")
-        taken.add(place(path))
+        if path.resolve() in taken:
+            raise UserError(f"{flag(name)} {path} is another file of this command")
+        taken.add(path.resolve())
         new_file(path, overwrite=args.overwrite)
     if args.statistics is not None and not args.statistics.exists():
         new_file(args.statistics)
     if args.shards is not None:
         new_file(args.shards / "shard")
-
-
-def place(path: object) -> Path:
-    """Return where a path leads, whatever it is called."""
-    return Path(str(path)).expanduser().resolve()

@@ -1,30 +1,24 @@
 """`di4c lm-eval`: the program of lm-eval, with teachers and students as its model "di4c"."""
 
 import argparse
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from di4c_plugin.cli.main import Subparsers
-
+HELP = "run lm-eval with a teacher or student as its model"
+DESCRIPTION = (
+    "Run EleutherAI's lm-eval, which then has the model di4c. Further "
+    "model_args: masks, latents, sampler, steps, seed, host, "
+    "and options of the sampler."
+)
 EXAMPLE = (
     "di4c lm-eval run --model di4c "
     "--model_args pretrained=student.safetensors,tokenizer=gpt2 --tasks lambada_openai"
 )
 
 
-def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `di4c_plugin.cli.main.Command`."""
-    parser = subparsers.add_parser(
-        "lm-eval",
-        help="run lm-eval with a teacher or student as its model",
-        description="Run EleutherAI's lm-eval, which then has the model di4c. Further "
-        "model_args: masks, latents, sampler, steps, seed, host, "
-        "and options of the sampler.",
-    )
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="…", help="the arguments of lm-eval"
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import metadata
 from types import FrameType
 from typing import Any, NoReturn, Protocol, cast
@@ -18,7 +18,7 @@ from di4c_plugin.errors import UserError, printable
 from di4c_plugin.files import new_file
 from di4c_plugin.values import nearest
 
-NO_RESULTS = ("run", "lm_eval", "completion")  # of ours, for --json
+NO_RESULTS = ("run", "lm_eval", "completion")  # commands without results of ours, so no --json
 # Every module is imported to build the parser, so it imports torch and the like inside `run`.
 COMMANDS = (
     "demo",
@@ -35,25 +35,21 @@ COMMANDS = (
 )
 
 
-class Subparsers(Protocol):
-    """What `argparse.ArgumentParser.add_subparsers` returns; argparse keeps its type private."""
-
-    def add_parser(self, name: str, *, help: str, description: str) -> argparse.ArgumentParser:
-        """Return a new parser for the command `name`."""
-        ...
-
-
 class Command(Protocol):
     """A module of this package that is one command.
 
     Attributes:
-        EXAMPLE: a whole command line, which `--help` shows.
+        HELP: its line in the list of commands.
+        DESCRIPTION: above its arguments.
+        EXAMPLE: a whole command line, below its arguments.
     """
 
+    HELP: str
+    DESCRIPTION: str
     EXAMPLE: str
 
-    def add_parser(self, subparsers: Subparsers) -> argparse.ArgumentParser:
-        """Add the command's arguments and return its parser."""
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments."""
         ...
 
     def run(self, args: argparse.Namespace) -> int:
@@ -78,14 +74,14 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         """See `argparse.ArgumentParser.parse_args`; the command speaks of what it does not know."""
-        found, unknown = self.parse_known_args(args, namespace)
-        command = vars(found).pop("parser", self)
+        args_known, unknown = self.parse_known_args(args, namespace)
+        command = vars(args_known).pop("parser", self)
         if unknown:
             names = (text[2:].partition("=")[0] for text in unknown if text.startswith("--"))
             near = next(filter(None, (nearest(name, command.flags()) for name in names)), "")
-            told = near.replace("'", "'--", 1)
-            command.error(f"unrecognized arguments: {' '.join(unknown)}{told}")
-        return found
+            suggestion = near.replace("'", "'--", 1)
+            command.error(f"unrecognized arguments: {' '.join(unknown)}{suggestion}")
+        return args_known
 
     def flags(self) -> list[str]:
         """Return the names of the options, without their dashes."""
@@ -93,8 +89,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """See `argparse.ArgumentParser.error`."""
-        wrong = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", message)
-        near = nearest(wrong[1], re.findall(r"[\w-]+", wrong[2])) if wrong else ""
+        choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", message)
+        near = nearest(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
         raise UserError(f"{message}{near}; see {self.prog} --help")
 
 
@@ -107,62 +103,67 @@ def make_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(metavar="command", required=True)
     for name in COMMANDS:
         command = cast(Command, importlib.import_module(f"di4c_plugin.cli.{name}"))
-        added = command.add_parser(subparsers)
-        if added.get_default("kind") is None:  # else its own commands have them
-            add_output(added, results=name not in NO_RESULTS)
-        added.set_defaults(run=command.run, parser=added)
-        added.epilog = f"Example:\n  {command.EXAMPLE}"
+        own = subparsers.add_parser(
+            name.replace("_", "-"), help=command.HELP, description=command.DESCRIPTION
+        )
+        command.add_arguments(own)
+        if own.get_default("kind") is None:  # else the parsers of its kinds have them
+            add_output(own, results=name not in NO_RESULTS)
+        own.set_defaults(run=command.run, parser=own)
+        own.epilog = f"Example:\n  {command.EXAMPLE}"
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `di4c` with `argv`, by default the process's own arguments, and return the exit code."""
+    """Run `di4c` with `argv`, by default the process's own arguments, and return the exit code.
+
+    Mistakes of the user, refusals of the system and Ctrl-C are one line on stderr.
+    """
     plain_streams()
     interrupts = _Interrupts(alone=argv is None)
     try:
-        parser = make_parser()
-        if not (sys.argv[1:] if argv is None else argv):
-            parser.print_help()
-            return 0
-        args = parser.parse_args(argv)
-        if getattr(args, "json", None) is not None:
-            new_file(args.json, overwrite=args.overwrite)
-        with _hushed(args.quiet):
-            code = cast(int, args.run(args))
-        sys.stdout.flush()
-        return code
+        return _run(sys.argv[1:] if argv is None else argv)
     except BrokenPipeError:
         # Whoever reads the output, such as `head`, has had enough; nor may Python flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (UserError, RuntimeError, OSError) as error:
-        if interrupts.came:  # while C code was imported, which makes another exception of it
-            return interrupts.tell()
-        # torchmetrics, and with it Lightning, imports a torchvision wherever there is one.
-        if isinstance(error, RuntimeError) and "operator torchvision::" not in str(error):
+    except (Exception, KeyboardInterrupt) as error:
+        # C code that is being imported makes another exception of Ctrl-C.
+        if interrupts.came or isinstance(error, KeyboardInterrupt):
+            return interrupts.report()
+        line = _line(error)
+        if line is None:
             raise
         # Lightning starts the further processes of a run by the same command: one of them speaks.
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"di4c: error: {_line(error)}", file=sys.stderr)
+            print(f"di4c: error: {line}", file=sys.stderr)
         return 2
-    except (Exception, KeyboardInterrupt) as error:
-        if interrupts.came or isinstance(error, KeyboardInterrupt):
-            return interrupts.tell()
-        raise
+
+
+def _run(argv: Sequence[str]) -> int:
+    parser = make_parser()
+    if not argv:
+        parser.print_help()
+        return 0
+    args = parser.parse_args(argv)
+    if getattr(args, "json", None) is not None:
+        new_file(args.json, overwrite=args.overwrite)
+    with _quiet() if args.quiet else nullcontext():
+        code = cast(int, args.run(args))
+    sys.stdout.flush()
+    return code
 
 
 @contextmanager
-def _hushed(quiet: bool) -> Iterator[None]:
-    """Silence what is announced meanwhile, in further processes too, where that is asked for."""
+def _quiet() -> Iterator[None]:
+    """Silence announcements meanwhile, those of further processes too."""
     before = os.environ.get(QUIET)
-    if quiet:
-        os.environ[QUIET] = "1"
+    os.environ[QUIET] = "1"
     try:
         yield
     finally:
-        if quiet:
-            os.environ.pop(QUIET)
-            os.environ |= {} if before is None else {QUIET: before}
+        del os.environ[QUIET]
+        os.environ |= {} if before is None else {QUIET: before}
 
 
 class _Interrupts:
@@ -177,21 +178,25 @@ class _Interrupts:
         self.came = True
         raise KeyboardInterrupt
 
-    def tell(self) -> int:
-        """Say so in one line, whatever is pressed meanwhile, and return the exit code."""
+    def report(self) -> int:
+        """Write one line, whatever is pressed meanwhile, and return the exit code."""
         if self.alone:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("di4c: interrupted", file=sys.stderr)
         return 130
 
 
-def _line(error: UserError | RuntimeError | OSError) -> str:
+def _line(error: BaseException) -> str | None:
+    """Return what the user is told of an error; None for a fault of ours."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError):
-        named = "" if error.filename is None else f"{error.filename}: "
-        return printable(f"{named}{error.strerror or error}")
-    return (
-        f"the installed torchvision is not built for torch {metadata.version('torch')} ({error}): "
-        "install the one that is, or remove it (pip uninstall torchvision)"
-    )
+        file = "" if error.filename is None else f"{error.filename}: "
+        return printable(f"{file}{error.strerror or error}")
+    # torchmetrics, and with it Lightning, imports a torchvision wherever there is one.
+    if isinstance(error, RuntimeError) and "operator torchvision::" in str(error):
+        return (
+            f"the installed torchvision is not built for torch {metadata.version('torch')} "
+            f"({error}): install the one that is, or remove it (pip uninstall torchvision)"
+        )
+    return None

@@ -1,11 +1,12 @@
 """The metrics that `di4c evaluate --metric` names: on tokens, on pictures, on texts."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from di4c_plugin.cli.arguments import flag
 from di4c_plugin.cli.sampling import picture_batches, picture_size
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import user_path
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from di4c_plugin.evaluation.texts import Texts
     from di4c_plugin.hosts import OpenHost
 
-PICTURES_ONLY = ("statistics", "inception")
-TEXTS_ONLY = ("tokenizer", "scorer", "mauve_model", "mauve_buckets", "length")
+# Options of some metrics only: what these measure, an example, the names.
+OPTIONS = {
+    "pictures": ("fid", ("statistics", "inception")),
+    "texts": ("gen_ppl", ("tokenizer", "scorer", "mauve_model", "mauve_buckets", "length")),
+}
 
 
 @dataclass
@@ -46,13 +50,24 @@ class Samples:
     def of_model(self, metric: str) -> "tuple[Tensor, OpenHost]":
         """Return tokens and host; raises UserError for a file."""
         if self.tokens is None or self.host is None:
-            raise UserError(f"metric {metric} is of a model's samples, and not of files")
+            raise no_model(metric)
         return self.tokens, self.host
+
+
+def no_model(metric: str) -> UserError:
+    """Return the error for a metric of tokens or pictures, and files alone."""
+    return UserError(f"metric {metric} is of a model's samples, and not of files")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Names of the values, what gives them for samples, and what to know about them."""
+    """A metric, ready to measure.
+
+    Attributes:
+        columns: names of its values.
+        values: measures samples; raises UserError.
+        notes: what a reader of the values must know, by name.
+    """
 
     columns: tuple[str, ...]
     values: "Callable[[Samples], Mapping[str, Figure]]"
@@ -64,53 +79,53 @@ def make_metrics(
     first: "tuple[OpenHost, LoadedModel] | None",
     reference: "Texts | None",
 ) -> list[Metric]:
-    """Return what --metric names; raises UserError.
+    """Return the metrics that --metric names.
 
     Args:
         args: of the command.
         first: host and model whose data and pictures are the reference; None: only files.
-        reference: real text; None where there is none.
+        reference: real text, or None.
+
+    Raises:
+        UserError: for an unknown metric, one of pictures or tokens without a model, options that
+            belong to none of the metrics, and as a metric's constructor.
     """
-    from di4c_plugin.evaluation.picture_metric import PictureMetric
-    from di4c_plugin.evaluation.text_metric import TextMetric
     from di4c_plugin.plugins import lookup
 
-    found = {name: lookup("metric", name) for name in args.metric}
-    kinds = {
-        name: [k for k in (PictureMetric, TextMetric) if _is(v, k)] for name, v in found.items()
-    }
-    _check_flags(args, kinds)
-    options = None
-    if any(TextMetric in kind for kind in kinds.values()):
-        options = _text_options(args)
-    made = []
-    for name, metric in found.items():
-        if TextMetric in kinds[name]:
-            assert options is not None
-            made.append(_of_texts(metric, reference, options))
+    registered = {name: lookup("metric", name) for name in args.metric}
+    kinds = {name: _kind(metric) for name, metric in registered.items()}
+    _check_options(args, set(kinds.values()))
+    text_options = _text_options(args) if "texts" in kinds.values() else None
+    metrics = []
+    for name, metric in registered.items():
+        if text_options is not None and kinds[name] == "texts":
+            metrics.append(_of_texts(metric, reference, text_options))
         elif first is None:
-            raise UserError(f"metric {name} is of a model's samples, and not of files")
-        elif PictureMetric in kinds[name]:
-            made.append(_of_pictures(args, name, metric, *first))
+            raise no_model(name)
+        elif kinds[name] == "pictures":
+            metrics.append(_of_pictures(args, name, metric, *first))
         else:
-            made.append(_of_tokens(name, metric))
-    return made
+            metrics.append(_of_tokens(name, metric))
+    return metrics
 
 
-def _is(value: Any, kind: type) -> bool:
-    return isinstance(value, type) and issubclass(value, kind)
+def _kind(metric: Any) -> str:
+    """Return what a registered metric measures: "pictures", "texts" or "tokens"."""
+    from di4c_plugin.evaluation.picture_metric import PictureMetric
+    from di4c_plugin.evaluation.text_metric import TextMetric
+
+    for kind, contract in (("pictures", PictureMetric), ("texts", TextMetric)):
+        if isinstance(metric, type) and issubclass(metric, contract):
+            return kind
+    return "tokens"
 
 
-def _check_flags(args: argparse.Namespace, kinds: Mapping[str, Sequence[type]]) -> None:
-    known = {kind.__name__ for several in kinds.values() for kind in several}
-    for kind, flags, what in (
-        ("PictureMetric", PICTURES_ONLY, "pictures, such as fid"),
-        ("TextMetric", TEXTS_ONLY, "texts, such as gen_ppl"),
-    ):
-        for flag in flags:
-            if getattr(args, flag) is not None and kind not in known:
-                raise UserError(f"--{flag.replace('_', '-')} is for metrics of {what}")
-    if args.reference is not None and not known and args.at_entropy != "data":
+def _check_options(args: argparse.Namespace, kinds: set[str]) -> None:
+    for kind, (example, names) in OPTIONS.items():
+        for name in names:
+            if getattr(args, name) is not None and kind not in kinds:
+                raise UserError(f"{flag(name)} is for metrics of {kind}, such as {example}")
+    if args.reference is not None and kinds == {"tokens"} and args.at_entropy != "data":
         raise UserError("--reference is for metrics of pictures, such as fid, or of texts")
 
 
@@ -153,8 +168,8 @@ def _of_pictures(
 
     def values(samples: Samples) -> "dict[str, Figure]":
         x, own = samples.of_model(name)
-        found = metric(picture_batches(own, x))
-        return {column: Figure(found[column], None, len(x)) for column in metric.columns}
+        measured = metric(picture_batches(own, x))
+        return {column: Figure(measured[column], None, len(x)) for column in metric.columns}
 
     return Metric(metric.columns, values, dict(metric.notes()))
 
@@ -177,7 +192,6 @@ def _reference(args: argparse.Namespace, host: "OpenHost", model: "LoadedModel")
 
 
 def data_name(host: "OpenHost") -> str:
-    """Return what the data of a host are called: its name, and what makes its pictures."""
-    described = host.described().get("host", {})
-    told = [f"{k}={described[k]}" for k in ("data", "vqgan") if described.get(k) is not None]
-    return f"the data of host {host.name}" + (f" ({', '.join(told)})" if told else "")
+    """Return a name for the data of a host, with the options that decide its pictures."""
+    options = [f"{k}={v}" for k in ("data", "vqgan") if (v := host.options.get(k)) is not None]
+    return f"the data of host {host.name}" + (f" ({', '.join(options)})" if options else "")

@@ -5,10 +5,17 @@ and nowhere under `--quiet`. rich heeds `NO_COLOR`. The options are in `di4c_plu
 """
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from di4c_plugin.announce import announce, is_first_process
+
+
+def print_fields(*fields: object) -> None:
+    """Print a line of a table that grows: in columns on a terminal, separated by tabs elsewhere."""
+    line = "\t".join(map(str, fields))
+    print(line.expandtabs(16) if sys.stdout.isatty() else line, flush=True)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -3,26 +3,18 @@
 import argparse
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from di4c_plugin.cli.output import print_table, write_results
 from di4c_plugin.plugins import DISABLE, PluginManager, installed_plugins
 
-if TYPE_CHECKING:
-    from di4c_plugin.cli.main import Subparsers
-
 HEADER = ("plugin", "distribution", "kind", "names")
+HELP = "list what is registered, and by which plugin"
+DESCRIPTION = f"List what is registered, and by which plugin. {DISABLE}=name,… leaves plugins out."
 EXAMPLE = "di4c plugins"
 
 
-def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `di4c_plugin.cli.main.Command`."""
-    return subparsers.add_parser(
-        "plugins",
-        help="list what is registered, and by which plugin",
-        description=f"List what is registered, and by which plugin. {DISABLE}=name,… leaves "
-        "plugins out.",
-    )
 
 
 def run(args: argparse.Namespace) -> int:

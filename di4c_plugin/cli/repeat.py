@@ -6,107 +6,104 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from di4c_plugin.cli.output import print_fields
 from di4c_plugin.errors import UserError, printable, refusing
 
 if TYPE_CHECKING:
     from di4c_plugin.evaluation.frontier import Point
 
-# Of the run and not of the figures; and options of a host, which may name code to be imported:
-# these are the user's alone.
+Evaluate = Callable[[argparse.Namespace], "tuple[list[Point], dict[str, Any]]"]
+
+# Not in a report, since figures do not depend on them; nor may a report set them. Of options of a
+# host, which may name code to be imported, a report has the names only.
 OWN = ("run", "quiet", "repeat", "json", "plot", "overwrite", "shards", "processes", "host_option")
 
 
 def plain_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options that figures depend on, as JSON values."""
-    kept = {k: v for k, v in vars(args).items() if k not in OWN}
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in kept.items()}
+    options = {k: v for k, v in vars(args).items() if k not in OWN}
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
     return plain | {"host_option": [name for name, _ in args.host_option]}
 
 
 def restored(args: argparse.Namespace, plain: dict[str, Any], origin: Path) -> argparse.Namespace:
-    """Return the options of a report, with those of the present command that are its own.
+    """Return the options of a report, and those of the present command that are not in reports.
+
+    Args:
+        args: of the present command.
+        plain: the options in the report, as `plain_arguments` returns them.
+        origin: the report, for messages.
 
     Raises:
-        UserError: for options that this version has not, and options of a host that the user has
-            not typed again.
+        UserError: for options that this version does not have, options that a report may not set,
+            and options of a host that the user has not typed again.
     """
-    unknown = plain.keys() - vars(args).keys()
-    if unknown:
-        raise UserError(f"{origin} was made with an unknown option {sorted(unknown)[0]!r}")
-    missing = set(plain.pop("host_option", ())) - {name for name, _ in args.host_option}
-    if missing:
+    for name in sorted(plain.keys() - vars(args).keys()):
+        raise UserError(f"{origin} was made with {name}, which di4c evaluate does not have")
+    untyped = set(plain.pop("host_option", ())) - {name for name, _ in args.host_option}
+    for name in sorted(untyped):
         raise UserError(
-            f"{origin} was made with --host-option {sorted(missing)[0]}=…: type it again, since no "
-            "file may name what a host opens"
+            f"{origin} was made with --host-option {name}=…: type it again, since no file may name "
+            "what a host opens"
         )
-    taken = sorted(plain.keys() & set(OWN))
-    if taken:
-        raise UserError(f"{origin} names {taken[0]}: what is run and written is the user's to say")
+    for name in sorted(plain.keys() & set(OWN)):
+        raise UserError(f"{origin} names {name}: what is run and written is the user's to say")
     with refusing(f"{origin} cannot be repeated"):
-        plain["option"] = [(str(name), value) for name, value in plain["option"]]
-        if plain["sweep"] is not None:
-            name, values = plain["sweep"]
-            plain["sweep"] = str(name), [float(value) for value in values]
-        for name in ("statistics", "inception"):
-            plain[name] = None if plain[name] is None else Path(plain[name])
-        if plain["statistics"] is not None and not plain["statistics"].exists():
-            plain["statistics"] = None  # it would be written
-        plain["models"] = [str(name) for name in plain["models"]]
-        return argparse.Namespace(**vars(args) | plain)
-
-
-Evaluate = Callable[[argparse.Namespace], "tuple[list[Point], dict[str, Any]]"]
+        options = argparse.Namespace(**vars(args) | plain)
+        options.models = [str(name) for name in plain["models"]]
+        options.option = [(str(name), value) for name, value in options.option]
+        if options.sweep is not None:
+            name, values = options.sweep
+            options.sweep = str(name), [float(value) for value in values]
+        options.inception = options.inception and Path(options.inception)
+        options.statistics = options.statistics and Path(options.statistics)
+        if options.statistics is not None and not options.statistics.exists():
+            options.statistics = None  # it would be written
+        return options
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return what is another than in the report: weights, files, scorer, versions, and the like."""
-    pairs: list[tuple[str, Any, Any]] = []
-    for kind, old, new in (
-        ("notes", before.get("notes"), now["notes"]),
-        ("versions", before.get("versions"), now["versions"]),
-    ):
-        if isinstance(old, dict) and old != new:
-            pairs += [(f"{kind} {k}", old.get(k), new.get(k)) for k in {**old, **new}]
-    prints = [{s.get("name"): s.get("fingerprint") for s in r["sources"]} for r in (before, now)]
-    prints = [p | {"reference": dict(r.get("reference") or {}).get("fingerprint")}
-              for p, r in zip(prints, (before, now), strict=True)]  # fmt: skip
-    pairs += [
-        (f"fingerprint of {name}", prints[0].get(name), prints[1][name]) for name in prints[1]
-    ]
-    pairs.append(("commit", before.get("commit"), now["commit"]))
+    """Return what differs between two reports but the figures: weights, files, versions, notes."""
+    pairs: list[tuple[str, Any, Any]] = [("commit", before.get("commit"), now["commit"])]
+    for kind in ("notes", "versions"):
+        old, new = before.get(kind), now[kind]
+        if isinstance(old, dict):
+            pairs += [(f"{kind} {name}", old.get(name), new.get(name)) for name in {**old, **new}]
+    old, new = _fingerprints(before), _fingerprints(now)
+    pairs += [(f"fingerprint of {name}", old.get(name), new[name]) for name in new]
     return [f"{what} was {old}, is {new}" for what, old, new in pairs if old != new]
 
 
+def _fingerprints(report: dict[str, Any]) -> dict[Any, Any]:
+    sources = {source.get("name"): source.get("fingerprint") for source in report["sources"]}
+    return sources | {"reference": dict(report.get("reference") or {}).get("fingerprint")}
+
+
 def repeat(args: argparse.Namespace, evaluate: Evaluate) -> int:
-    """Run again, print how the figures compare, and return 1 where one differs, else 0."""
+    """Run again, print how the figures compare, and return 1 where one differs, else 0.
+
+    Raises:
+        UserError: for a file that is no report, and as `restored` and `evaluate`.
+    """
     from di4c_plugin.evaluation.record import compare, read_report
 
     if args.models:
         raise UserError("--repeat takes models and options from the report: name none")
     before = read_report(args.repeat)
-    told = restored(args, before["arguments"], args.repeat)
+    options = restored(args, before["arguments"], args.repeat)
     with refusing(f"{args.repeat} cannot be repeated"):
-        points, now = evaluate(told)
-        said = changes(before, now)
-    found = compare(before["points"], points)
-    for line in said:
+        points, now = evaluate(options)
+        changed = changes(before, now)
+    for line in changed:
         print(f"# {printable(line)}")
     print(f"# compared with {args.repeat}: equal, or within two standard errors of the difference")
-    print("model", "steps", "swept", "seed", "value", "before", "now", "verdict", sep="\t")
-    for entry in found:
+    print_fields("model", "steps", "swept", "seed", "value", "before", "now", "verdict")
+    counts: Counter[str] = Counter()
+    for entry in compare(before["points"], points):
         setting = ["" if x is None else x for x in (entry.steps, entry.swept, entry.seed)]
         value = "" if entry.now is None else f"{entry.now.value:.6g}"
-        print(
-            *(
-                entry.model,
-                *setting,
-                entry.column,
-                f"{entry.before.value:.6g}",
-                value,
-                entry.verdict,
-            ),
-            sep="\t",
-        )
-    counts = Counter(entry.verdict for entry in found)
+        figures = (entry.column, f"{entry.before.value:.6g}", value, entry.verdict)
+        print_fields(entry.model, *setting, *figures)
+        counts[entry.verdict] += 1
     print("# " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
     return int(any(counts[verdict] for verdict in ("differs", "missing")))

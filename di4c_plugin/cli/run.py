@@ -1,32 +1,26 @@
 """`di4c run`: runs the unmodified program of a host, with what it lacks on this machine."""
 
 import argparse
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from di4c_plugin.cli.main import Subparsers
-
+HELP = "run a host's own program"
+DESCRIPTION = (
+    "Run a host's own program. Packages that cannot be installed here get "
+    "stand-ins. Among the arguments of programs without Hydra, --sampler NAME, "
+    "--student PATH and --sampler-option NAME=VALUE put one of our samplers in the place of "
+    "the host's, and a student in the place of its network; what else the sampler takes is as "
+    "the host's own flags say. For example: di4c run external/maskgit/main.py --test-only "
+    "--resume ... --step 4 --cfg_w 3 --sampler di4c --student student.safetensors. "
+    "Programs with Hydra take sampler=NAME instead."
+)
 EXAMPLE = "di4c run external/mdlm/main.py algo=di4c teacher=teacher.ckpt"
 
 
-def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `di4c_plugin.cli.main.Command`."""
-    parser = subparsers.add_parser(
-        "run",
-        help="run a host's own program",
-        description="Run a host's own program. Packages that cannot be installed here get "
-        "stand-ins. Among the arguments of programs without Hydra, --sampler NAME, "
-        "--student PATH and --sampler-option NAME=VALUE put one of our samplers in the place of "
-        "the host's, and a student in the place of its network; what else the sampler takes is as "
-        "the host's own flags say. For example: di4c run external/maskgit/main.py --test-only "
-        "--resume ... --step 4 --cfg_w 3 --sampler di4c --student student.safetensors. "
-        "Programs with Hydra take sampler=NAME instead.",
-    )
     parser.add_argument("script", help="path of the program")
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="…", help="the program's arguments"
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

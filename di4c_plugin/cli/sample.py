@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from di4c_plugin.cli.output import write_results
-from di4c_plugin.cli.prompts import TEXTS, Passes, add_prompts, prompt_options, write_texts
+from di4c_plugin.cli.prompts import TEXTS, add_prompts, prompt_options, write_texts
 from di4c_plugin.cli.sampling import (
     add_sampling,
     cycled,
@@ -22,20 +22,15 @@ from di4c_plugin.files import user_path
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from di4c_plugin.cli.main import Subparsers
-    from di4c_plugin.evaluation.animation import Recorder
     from di4c_plugin.hosts import OpenHost
 
+HELP = "draw samples from a teacher or a student"
+DESCRIPTION = "Draw samples and write them as a picture, tokens or texts."
 EXAMPLE = "di4c sample runs/a/student.safetensors --steps 2 --animate digits.gif"
 
 
-def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `di4c_plugin.cli.main.Command`."""
-    parser = subparsers.add_parser(
-        "sample",
-        help="draw samples from a teacher or a student",
-        description="Draw samples and write them as a picture, tokens or texts.",
-    )
     parser.add_argument("model", help="path of a model file, or SOURCE:NAME as builtin:digits")
     add_sampling(parser)
     parser.add_argument("--steps", type=int, default=4, help="network calls a sample; default 4")
@@ -57,97 +52,115 @@ def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
         metavar="FILE",
         help="the states after each step, as GIF or WebP",
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sample, and print the paths of the files."""
+    """Sample, and print the paths of the files, or the texts of prompts."""
+    import torch
+
     from di4c_plugin.announce import announce
     from di4c_plugin.api import sample
-    from di4c_plugin.evaluation.animation import Recorder, check_animation
-    from di4c_plugin.files import new_file, user_path
+    from di4c_plugin.evaluation.animation import Recorder
+    from di4c_plugin.evaluation.shards import counted
 
-    printed = args.out is None and not (args.prompt is None and args.prompts is None)
-    single = not printed and _check_out(args)
-    if args.animate is not None:
-        check_animation(args.animate)
-        args.animate = new_file(args.animate, overwrite=args.overwrite)
-        if not printed and user_path(args.out) == args.animate:
-            raise UserError(f"--out and --animate are both {args.animate}")
+    out = _checked_out(args)
+    _check_animation(args, out)
     model = load(args, args.model)
     host = host_of(args, model)
     options = sampling_options(args, model)
-    if single or args.animate is not None:
+    n, prompts = prompt_options(args, host)
+    if args.animate is not None or _needs_pictures(host, out):
         picture_size(host, model)
-    recorder, passes = Recorder(), Passes()
-    prompts = prompt_options(args, host)
-    args.n = 64 if args.n is None else args.n
+    if out is not None and Path(out).suffix in TEXTS:
+        host.texts(torch.empty(0, model.network.positions, dtype=torch.long))
+    recorder = Recorder()
     if args.animate is not None:
         options |= {"on_step": recorder.on_step, "on_batch": recorder.on_batch}
-    elif prompts:
-        options["on_step"] = passes.on_step
-    x = sample(model, args.n, steps=args.steps, cond=_cond(args), **prompts, **options)
+    wanted = args.labels if args.label is None else [args.label]
+    cond = None if wanted is None else cycled(wanted, n)
+    with counted([model.denoiser]) as rows:
+        x = sample(model, n, steps=args.steps, cond=cond, **prompts, **options)
     if prompts:
-        new = x.shape[1] - max(map(len, prompts["prompts"]))
-        announce(passes.told(new, -(-args.n // args.batch_size)))
-    if printed or Path(args.out).suffix in TEXTS:
-        write_texts(host, x, None if printed else Path(args.out))
+        drawn = n * (x.shape[1] - max(map(len, prompts["prompts"])))
+        announce(f"{drawn / rows[0]:.2f} tokens per forward pass")
+    if out is None:
+        print(*host.texts(x), sep="\n")
     else:
-        _write(args, host, x)
+        _write(host, x, out)
     if args.animate is not None:
-        _animate(host, recorder, args.animate)
-    files = [*([] if printed else [args.out]), *([args.animate] if args.animate else [])]
-    write_results(args, {"files": [str(path) for path in files]})
+        _animate(host, recorder.states(), args.animate)
+    files = [str(path) for path in (out, args.animate) if path is not None]
+    print(*files, sep="\n", end="\n" if files else "")
+    write_results(args, {"files": files})
     return 0
 
 
-def _check_out(args: argparse.Namespace) -> bool:
-    """Choose or check --out; tell whether it is a folder of single pictures."""
-    from di4c_plugin.evaluation.pictures import check_empty, check_png
-    from di4c_plugin.files import free_name, new_file, user_path
+def _checked_out(args: argparse.Namespace) -> str | None:
+    """Return --out, or its default; a folder of pictures ends with "/"; None: print texts.
 
-    if args.out is None:
-        args.out = str(free_name(Path("samples.png")))
-    single = args.out.endswith("/")
-    path = user_path(args.out)
-    if single:
+    Raises:
+        UserError: if it cannot be written, or would replace something.
+    """
+    from di4c_plugin.evaluation.pictures import check_empty, check_png
+    from di4c_plugin.files import free_name, new_file
+
+    if args.out is None and (args.prompt, args.prompts) != (None, None):
+        return None
+    path = free_name(Path("samples.png")) if args.out is None else user_path(args.out)
+    if args.out is not None and args.out.endswith("/"):
         check_empty(path)
         new_file(path / "0.png")
-    else:
-        if path.suffix not in (".npy", *TEXTS):
-            check_png(path)
-        new_file(path, overwrite=args.overwrite)
-    args.out = f"{path}/" if single else str(path)
-    return single
+        return f"{path}/"
+    if path.suffix not in (".npy", *TEXTS):
+        check_png(path)
+    return str(new_file(path, overwrite=args.overwrite))
 
 
-def _cond(args: argparse.Namespace) -> "Tensor | None":
-    wanted = args.labels if args.label is None else [args.label]
-    return None if wanted is None else cycled(wanted, args.n)
+def _check_animation(args: argparse.Namespace, out: str | None) -> None:
+    from di4c_plugin.evaluation.animation import check_animation
+    from di4c_plugin.files import new_file
+
+    if args.animate is None:
+        return
+    check_animation(args.animate)
+    new_file(args.animate, overwrite=args.overwrite)
+    if out == str(args.animate):
+        raise UserError(f"--out and --animate are both {args.animate}")
 
 
-def _write(args: argparse.Namespace, host: "OpenHost", x: "Tensor") -> None:
+def _needs_pictures(host: "OpenHost", out: str | None) -> bool:
+    """Return whether `out` is made from `HostData.images`; some hosts draw a grid otherwise."""
+    from di4c_plugin.hosts import HostData
+
+    if out is None or out.endswith("/"):
+        return out is not None
+    is_grid = Path(out).suffix not in (".npy", *TEXTS)
+    return is_grid and type(host.pictures).picture is HostData.picture
+
+
+def _write(host: "OpenHost", x: "Tensor", out: str) -> None:
+    """Write samples x (n, D) to a file by its suffix, or single pictures to a folder."""
     import numpy as np
 
     from di4c_plugin.evaluation.pictures import write_pictures
     from di4c_plugin.files import atomic_write
 
-    path = Path(args.out)
-    if args.out.endswith("/"):
+    path = Path(out)
+    if out.endswith("/"):
         write_pictures(picture_batches(host, x), path)
+    elif path.suffix in TEXTS:
+        write_texts(host.texts(x), path)
     elif path.suffix == ".npy":
         with atomic_write(path) as temporary:
             np.save(temporary, x.numpy())
     else:
         host.picture(x, path)
-    print(args.out)
 
 
-def _animate(host: "OpenHost", recorder: "Recorder", path: Path) -> None:
+def _animate(host: "OpenHost", states: "list[Tensor]", path: Path) -> None:
+    """Write the pictures of states (n, D) after each step."""
     import torch
 
     from di4c_plugin.evaluation.animation import write_animation
 
-    states = recorder.states()
     write_animation([torch.cat([*picture_batches(host, x)]) for x in states], path)
-    print(path)

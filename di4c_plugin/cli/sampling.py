@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from di4c_plugin.api import LoadedModel
     from di4c_plugin.hosts import OpenHost
 
-# What samplers are given beside their options: `--option` is not for these.
+# Names that `--option` may not have: what samplers are called with, and options of their own.
 GIVEN = {"denoiser", "x", "times", "process", "generator", "callback"}
 FLAGS = {"teacher", "teacher_steps", "guidance_teacher"}
-DRAWN_AT_ONCE = 64
+PICTURES_AT_ONCE = 64
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,11 @@ def _add_pairs(parser: argparse.ArgumentParser, flag: str, meaning: str) -> None
 
 
 def load(args: argparse.Namespace, source: str) -> "LoadedModel":
-    """Return the model that `source` names, read by --host, or by the host that its file tells."""
+    """Return the model that `source` names, read by --host, or by the host that its file names.
+
+    Raises:
+        UserError: as `load_teacher`.
+    """
     from di4c_plugin.api import load_teacher
     from di4c_plugin.checkpoints.schemes import has_scheme
 
@@ -64,7 +68,11 @@ def load(args: argparse.Namespace, source: str) -> "LoadedModel":
 
 
 def host_of(args: argparse.Namespace, model: "LoadedModel") -> "OpenHost":
-    """Return the host of the model, which asks for options as they are typed here."""
+    """Return the host of the model; its errors name options as they are typed here.
+
+    Raises:
+        UserError: as `host_for`.
+    """
     from di4c_plugin.hosts import host_for
 
     host = host_for(model, args.host, **dict(args.host_option))
@@ -76,16 +84,21 @@ def sampling_options(args: argparse.Namespace, model: "LoadedModel") -> dict[str
     """Return the keyword arguments of `di4c_plugin.sample` that `add_sampling` has read.
 
     Further models are read by the host of the first, so that what it knows need not be said again.
+
+    Raises:
+        UserError: for an --option or --sweep that is none of the sampler's, a --guidance-teacher
+            without guidance, and as `load_teacher`.
     """
     from di4c_plugin.api import sample
 
     options = {name: getattr(args, name) for name in ("sampler", "seed", "batch_size", "device")}
-    taken = {*inspect.signature(sample).parameters, *GIVEN, *FLAGS}
-    swept = getattr(args, "sweep", None)
-    names = [("--option", name) for name, _ in args.option]
-    for flag, name in names if swept is None else [*names, ("--sweep", swept[0])]:
-        if name in taken:
-            raise UserError(f"{flag} is for options of the sampler, and {name!r} is none")
+    reserved = {*inspect.signature(sample).parameters, *GIVEN, *FLAGS}
+    typed = [("--option", name) for name, _ in args.option]
+    if getattr(args, "sweep", None) is not None:  # of `di4c evaluate` only
+        typed.append(("--sweep", args.sweep[0]))
+    for option, name in typed:
+        if name in reserved:
+            raise UserError(f"{option} is for options of the sampler, and {name!r} is none")
     options |= dict(args.option)
     if args.guidance_teacher is not None and not options.get("guidance"):
         raise UserError("--guidance-teacher is for guidance: add --option guidance=WEIGHT")
@@ -106,18 +119,23 @@ def labels(text: str) -> list[int]:
 
 
 def cycled(wanted: list[int], n: int) -> "Tensor":
-    """Return n labels, those wanted over and over; none where n is below 1: `sample` says so."""
+    """Return labels (n,), those wanted over and over; (0,) for n below 1, which `sample` refuses.
+
+    Raises:
+        UserError: for numbers that no int64 holds.
+    """
     import torch
 
-    wrong = [label for label in wanted if not -(2**63) <= label < 2**63]
-    if wrong:
-        raise UserError(f"class labels are small whole numbers, not {wrong[0]}")
-    return torch.tensor(wanted).repeat(max(n, 0) // len(wanted) + 1)[: max(n, 0)]
+    for label in wanted:
+        if not -(2**63) <= label < 2**63:
+            raise UserError(f"class labels are small whole numbers, not {label}")
+    n = max(n, 0)
+    return torch.tensor(wanted).repeat(n // len(wanted) + 1)[:n]
 
 
 def picture_batches(host: "OpenHost", x: "Tensor") -> "Iterator[Tensor]":
     """Yield pictures (B, C, H, W), uint8, of samples x (n, D) of any integer type."""
-    return (host.images(part.long()) for part in x.split(DRAWN_AT_ONCE))
+    return (host.images(part.long()) for part in x.split(PICTURES_AT_ONCE))
 
 
 def picture_size(host: "OpenHost", model: "LoadedModel") -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""What `di4c evaluate` measures: models, whose samples are drawn in shards, and files."""
+"""The models that `di4c evaluate` measures; their samples are drawn in shards."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,24 +24,24 @@ if TYPE_CHECKING:
 
 # Labels and noise come from different streams of random numbers.
 LABEL_STREAM = 0x1ABE1
-TEMPERATURE = "temperature"
+TEMPERATURE = "T"  # swept by --temperatures; samplers have options named temperature
 NETWORK = ("teacher", "guidance_teacher")  # further models among the options
 
 
 @dataclass(frozen=True)
 class Job:
-    """One setting of a model: steps, value of the swept option or None, seed."""
+    """What one point of a model is drawn by: steps, value of the swept option or None, seed."""
 
     steps: int
     swept: float | None
     seed: int
 
 
-def jobs(args: argparse.Namespace) -> list[Job]:
-    """Return the settings of a model, those that differ by the seed side by side."""
+def jobs(args: argparse.Namespace) -> list[list[Job]]:
+    """Return the jobs of a model: for each steps and swept value a list over the seeds."""
     values = [None] if args.sweep is None else args.sweep[1]
     seeds = range(args.seed, args.seed + args.seeds)
-    return [Job(k, value, seed) for k in args.steps for value in values for seed in seeds]
+    return [[Job(k, value, seed) for seed in seeds] for k in args.steps for value in values]
 
 
 class ModelSource:
@@ -57,9 +58,10 @@ class ModelSource:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the weights."""
-        from di4c_plugin.evaluation.scorer import fingerprint
+        from di4c_plugin.checkpoints.model import bare_names
+        from di4c_plugin.checkpoints.weights import fingerprint
 
-        return fingerprint(self.model.denoiser.state_dict())
+        return fingerprint(bare_names(self.model))
 
     def described(self) -> dict[str, Any]:
         """Return what the report says of the model."""
@@ -76,28 +78,32 @@ class ModelSource:
             "num_tokens": model.process.num_tokens,
             "process": model.process.config,
             "latent": model.latent,
-            "latents": self._policy(),
+            "latents": self._latent_policy(),
         }
 
-    def _policy(self) -> str | None:
-        """Return how a student's lambda is drawn; None for a model without one."""
+    def _latent_policy(self) -> str | None:
+        """Return how a student's λ is drawn; None for a model without one."""
         from di4c_plugin.api import as_method
 
         if self.model.latent is None:
             return None
-        own = {k: v for k, v in self.options.items() if k not in ("seed", "batch_size", "device")}
-        sampler = own.pop("sampler")
-        said = as_method(self.model, 1, sampler, own)[2].get("latents")
-        return str(said) if said is not None else f"as sampler {sampler} does by default"
+        sampler = self.options["sampler"]
+        shared = ("sampler", "seed", "batch_size", "device")
+        own = {k: v for k, v in self.options.items() if k not in shared}
+        policy = as_method(self.model, 1, sampler, own)[2].get("latents")
+        return str(policy) if policy is not None else f"as sampler {sampler} does by default"
 
     def draw(self, job: Job, folder: Path | None, rank: int = 0, ranks: int = 1) -> "list[Shard]":
-        """Return the shards of a setting that process `rank` of `ranks` draws; raises UserError.
+        """Return the shards of a job that are process `rank`'s: every `ranks`-th from there on.
 
         Args:
-            job: the setting.
-            folder: where shards are kept; None: nowhere.
-            rank: which shards: those whose number leaves this remainder.
-            ranks: divided by this.
+            job: what to draw.
+            folder: where shards are kept, and read if they are there; None: nowhere.
+            rank: of this process.
+            ranks: number of processes.
+
+        Raises:
+            UserError: as `sample`, and for damaged shards.
         """
         from di4c_plugin.evaluation.shards import drawn, parts, point_folder
         from di4c_plugin.evaluation.temperature import tempered
@@ -110,12 +116,10 @@ class ModelSource:
         elif job.swept is not None:
             options[args.sweep[0]] = job.swept
         cond = choose_labels(args, self.host, self.model, job.seed)[0]
-        wanted = parts(args.samples, args.batch_size, job.seed)[rank::ranks]
-        kept = None if folder is None else point_folder(folder, self._key(job))
         return drawn(
-            wanted,
+            parts(args.samples, args.batch_size, job.seed)[rank::ranks],
             partial(self._draw_part, model, job, options, cond),
-            kept,
+            None if folder is None else point_folder(folder, self._key(job)),
             length=self.model.network.positions,
             num_tokens=self.model.process.num_tokens,
         )
@@ -128,46 +132,47 @@ class ModelSource:
         cond: "Tensor | None",
         part: "Part",
     ) -> "Shard":
+        """Draw and time a shard; `cond` are the labels of the whole point, (samples,), or None."""
         from di4c_plugin.api import sample
         from di4c_plugin.evaluation.shards import measured
 
         _show(
             f"{self.name}: {job.steps} steps, seed {job.seed}, {part.start} of {self.args.samples}"
         )
-        own = None if cond is None else cond[part.start : part.start + part.count]
+        cond = None if cond is None else cond[part.start : part.start + part.count]
         options = options | {"seed": part.seed, "batch_size": part.count}
-        draw = partial(sample, model, part.count, steps=job.steps, cond=own, **options)
-        networks = {id(m): m.denoiser for k in NETWORK if (m := options.get(k)) is not None}
-        networks[id(model)] = model.denoiser
-        return measured(draw, networks.values(), options["device"])
+        draw = partial(sample, model, part.count, steps=job.steps, cond=cond, **options)
+        models = [model, *(options[name] for name in NETWORK if options.get(name) is not None)]
+        return measured(draw, {m.denoiser for m in models}, options["device"])
 
     def _key(self, job: Job) -> dict[str, Any]:
         """Return all that the samples depend on."""
         from di4c_plugin.evaluation.record import versions
 
-        args = self.args
-        named = {k: v for k, v in self.options.items() if k not in ("seed", "device", *NETWORK)}
-        others = {k: str(getattr(args, k)) for k in NETWORK}
-        device = str(args.device).partition(":")[0]
-        found = versions()
+        args, packages = self.args, versions()
+        plain = {k: v for k, v in self.options.items() if k not in ("seed", "device", *NETWORK)}
         return {
             "fingerprint": self.fingerprint,
-            "options": named | others,
+            "options": plain | {name: str(getattr(args, name)) for name in NETWORK},
             "swept": None if args.sweep is None else [args.sweep[0], job.swept],
             "steps": job.steps,
             "seed": job.seed,
             "samples": args.samples,
             "labels": args.labels,
             "host": [args.host, args.host_option],
-            "device": device,
-            "versions": [found["torch"], found["di4c_plugin"]],
+            "device": str(args.device).partition(":")[0],
+            "versions": [packages["torch"], packages["di4c_plugin"]],
         }
 
 
 def choose_labels(
     args: argparse.Namespace, host: "OpenHost", model: "LoadedModel", seed: int
 ) -> "tuple[Tensor | None, dict[str, str]]":
-    """Return labels (samples,) or None for none, and a note that says which."""
+    """Return labels (samples,) or None for none, and a note that says which.
+
+    Raises:
+        UserError: for labels of a model that takes none, and data without labels.
+    """
     import torch
 
     classes, n = model.network.num_classes, max(args.samples, 0)
@@ -182,15 +187,15 @@ def choose_labels(
         return torch.randint(classes, (n,), generator=generator), {"labels": "uniform"}
     if args.labels not in (None, "data"):
         return cycled(labels(args.labels), n), {"labels": args.labels}
-    known = host.data().labels
-    if known is None:
+    of_data = host.data().labels
+    if of_data is None:
         raise UserError("the host's data have no class labels: --labels uniform, none or K,K,…")
-    rows = torch.randint(len(known), (n,), generator=generator)
-    return known[rows].long(), {"labels": "drawn from the data's"}
+    rows = torch.randint(len(of_data), (n,), generator=generator)
+    return of_data[rows].long(), {"labels": "drawn from the data's"}
 
 
 def _show(line: str) -> None:
-    """Say on a terminal what is being done, in the place of what was said before."""
+    """Show on a terminal what is being done, over the line before."""
     if on_terminal():
         sys.stderr.write(f"\r\x1b[K{printable(line)}")
         sys.stderr.flush()
@@ -205,7 +210,7 @@ def clear_line() -> None:
 
 @contextmanager
 def shard_folder(args: argparse.Namespace) -> Iterator[Path | None]:
-    """Give the folder of shards: the user's; a passing one for several processes; or none."""
+    """Yield the folder of shards: --shards, a temporary one for several processes, or None."""
     if args.shards is not None or args.processes == 1:
         yield args.shards
         return
@@ -217,7 +222,7 @@ def draw_in_processes(args: argparse.Namespace, names: list[str], folder: Path) 
     """Draw all samples of the models in --processes processes, into shards in `folder`.
 
     Raises:
-        UserError: if one of them fails; it has said why.
+        UserError: if one of them fails; that one prints why.
     """
     from multiprocessing import get_context
 
@@ -235,7 +240,7 @@ def draw_in_processes(args: argparse.Namespace, names: list[str], folder: Path) 
     finally:
         for process in processes:
             process.terminate()
-    failed = [k for k, process in enumerate(processes) if process.exitcode]
+    failed = [rank for rank, process in enumerate(processes) if process.exitcode]
     if failed:
         raise UserError(f"process {failed[0] + 1} of {args.processes} failed")
 
@@ -247,7 +252,7 @@ def _work(plain: dict[str, Any], names: list[str], folder: Path, rank: int) -> N
     try:
         for name in names:
             source = ModelSource(args, name)
-            for job in jobs(args):
+            for job in chain.from_iterable(jobs(args)):
                 source.draw(job, folder, rank, args.processes)
     except UserError as error:
         print(f"di4c: process {rank + 1}: {error}", file=sys.stderr)

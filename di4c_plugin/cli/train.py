@@ -4,34 +4,24 @@ import argparse
 import functools
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from di4c_plugin.cli.output import write_results
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from di4c_plugin.checkpoints.model import Model
-    from di4c_plugin.cli.main import Subparsers
     from di4c_plugin.training.compose import RunConfig
 
+HELP = "distil a teacher"
+DESCRIPTION = "Distil a teacher. An interrupted run goes on with resume=true."
 EXAMPLE = "di4c train experiment=digits training.steps=500 out=runs/a"
 
 
-def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `di4c_plugin.cli.main.Command`."""
-    parser = subparsers.add_parser(
-        "train",
-        help="distil a teacher",
-        description="Distil a teacher. An interrupted run goes on with resume=true.",
-    )
-    add_overrides(parser)
-    return parser
-
-
-def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Add the options that Hydra reads."""
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="options, in any order")
 
 
@@ -39,33 +29,32 @@ def run(args: argparse.Namespace) -> int:
     """Distil, and print the path of the student; of each phase, where there are some."""
     from di4c_plugin.cli.phases import run_phases
     from di4c_plugin.training.compose import compose_run
-    from di4c_plugin.training.folder import ADAPTER, STUDENT
+
+    files: list[str] = []
+
+    def run_phase(overrides: list[str]) -> tuple[int, Path]:
+        code, path = run_one(compose_run("train", with_latent(overrides)))
+        files.append(str(path))
+        return code, path
 
     config = compose_run("train", with_latent(args.overrides))
-    phases = config.info["phases"]
-    if phases is None:
-        code, folders = run_one(config), [config.out]
+    if config.info["phases"] is None:
+        code, path = run_one(config)
+        files.append(str(path))
     else:
-        code = run_phases(
-            phases,
-            args.overrides,
-            config.out,
-            lambda overrides: run_one(compose_run("train", with_latent(overrides))),
-        )
-        folders = [config.out / name for name in phases]
+        code = run_phases(config.info["phases"], args.overrides, config.out, run_phase)
     if code == 0:
-        name = STUDENT if config.training.adapter is None else ADAPTER
-        write_results(args, {"files": [str(out / name) for out in folders]})
+        write_results(args, {"files": files})
     return code
 
 
-def run_one(config: "RunConfig") -> int:
-    """Distil by the options of one run."""
+def run_one(config: "RunConfig") -> tuple[int, Path]:
+    """Distil by the options of one run; return the exit code and the path of the student."""
     from di4c_plugin import api
     from di4c_plugin.training.folder import ADAPTER, STUDENT
 
-    info, host = config.info, config.info["host"]
-    start = info["student"]
+    info, host, start = config.info, config.info["host"], config.info["student"]
+    path = config.out / (STUDENT if config.training.adapter is None else ADAPTER)
     distil = functools.partial(
         api.distill,
         api.load_teacher(info["teacher"], host=host),
@@ -79,35 +68,35 @@ def run_one(config: "RunConfig") -> int:
         resume=config.resume,
         overwrite=config.overwrite,
     )
-    return finished(distil, config.out / (STUDENT if config.training.adapter is None else ADAPTER))
+    return finished(distil, path), path
 
 
 def with_latent(overrides: "Sequence[str]") -> list[str]:
-    """Return the overrides with a latent chosen where they set options of it alone.
+    """Return the overrides, with a latent chosen where they set its options without naming one.
 
-    It is the recipe's or the host's, as in `api.distill`.
+    It is the recipe's, else the host's, as in `api.distill`.
     """
     from di4c_plugin.plugins import lookup
     from di4c_plugin.training.recipes import recipe
 
-    asked = dict(override.partition("=")[::2] for override in overrides)
-    chosen = "latent" in asked or "experiment" in asked
-    if chosen or not any(name.startswith("latent.") for name in asked):
+    typed = dict(override.partition("=")[::2] for override in overrides)
+    is_chosen = "latent" in typed or "experiment" in typed
+    if is_chosen or not any(name.startswith("latent.") for name in typed):
         return list(overrides)
-    host, algo = asked.get("host", "builtin"), asked.get("algo", "di4c")
-    own = {"name": lookup("host", host).latent} | dict(recipe(host, algo).latent or {})
-    options = [f"++latent.{key}={json.dumps(value)}" for key, value in own.items()]
-    return [f"latent={own['name']}", *options, *overrides]
+    host, algo = typed.get("host", "builtin"), typed.get("algo", "di4c")
+    latent = {"name": lookup("host", host).latent} | dict(recipe(host, algo).latent or {})
+    options = [f"++latent.{key}={json.dumps(value)}" for key, value in latent.items()]
+    return [f"latent={latent['name']}", *options, *overrides]
 
 
-def finished(run: "Callable[[], Model]", path: "Path") -> int:
-    """Run, print the path of the result, or what is left after a signal; return the exit code."""
+def finished(run: "Callable[[], Model]", path: Path) -> int:
+    """Run, and print the path of the result, or where a signal stopped it; return the exit code."""
     from di4c_plugin import training
 
     try:
         run()
     except training.Interrupted as stopped:
-        # Of several processes the first one speaks, and Lightning kills it if another one fails.
+        # Lightning kills the first of several processes if another one fails.
         if not training.is_first_process():
             return 0
         print(f"di4c: interrupted {stopped}; resume=true goes on", file=sys.stderr)

@@ -3,37 +3,28 @@
 import argparse
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from di4c_plugin.cli.output import write_results
-from di4c_plugin.cli.train import add_overrides, finished
+from di4c_plugin.cli.train import add_arguments as add_arguments
+from di4c_plugin.cli.train import finished
 
-if TYPE_CHECKING:
-    from di4c_plugin.cli.main import Subparsers
-
+HELP = "train a teacher"
+DESCRIPTION = (
+    "Train a teacher from scratch, or go on from one (start=FILE). An interrupted "
+    "run goes on with resume=true."
+)
 EXAMPLE = "di4c train-teacher training.steps=2000 out=runs/teacher"
 
 
-def add_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
-    """See `di4c_plugin.cli.main.Command`."""
-    parser = subparsers.add_parser(
-        "train-teacher",
-        help="train a teacher",
-        description="Train a teacher from scratch, or go on from one (start=FILE). An interrupted "
-        "run goes on with resume=true.",
-    )
-    add_overrides(parser)
-    return parser
-
-
 def run(args: argparse.Namespace) -> int:
-    """Train, and print the path of the teacher."""
+    """Train, and print the path of the teacher; the exit code is that of `finished`."""
     import torch
 
     from di4c_plugin.errors import UserError
     from di4c_plugin.plugins import make
     from di4c_plugin.training import make_algorithm, train
     from di4c_plugin.training.compose import compose_run
+    from di4c_plugin.training.folder import TEACHER
 
     config = compose_run("train_teacher", args.overrides)
     for group in ("algo", "host", "process", "network"):
@@ -66,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         resume=config.resume,
         overwrite=config.overwrite,
     )
-    path = config.out / "teacher.safetensors"
+    path = config.out / TEACHER
     code = finished(fit, path)
     if code == 0:
         write_results(args, {"files": [str(path)]})

@@ -25,9 +25,13 @@ class Figure:
 
 def shown(figure: Figure) -> str:
     """Return a value as text, with its standard error where there is one."""
-    if figure.error is None:
-        return f"{figure.value:.4g}"
-    return f"{figure.value:.4g} ±{figure.error:.2g}"
+    error = "" if figure.error is None else f" ±{digits(figure.error, 2)}"
+    return f"{digits(figure.value)}{error}"
+
+
+def digits(value: float, count: int = 4) -> str:
+    """Return a number with so many digits, without an exponent below 10^9."""
+    return f"{value:.0f}" if 10 ** (count - 1) <= abs(value) < 1e9 else f"{value:.{count}g}"
 
 
 def mean_figure(values: Tensor | Sequence[float]) -> Figure:

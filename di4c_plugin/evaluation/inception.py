@@ -80,8 +80,8 @@ def _library() -> Any:
     except Exception as error:  # a torchvision that does not go with torch raises anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            "FID and IS need torch-fidelity and torchvision: pip install 'di4c_plugin[images]' "
-            f"({reason})"
+            "fid, kid and precision_recall need torch-fidelity and torchvision: "
+            f"pip install 'di4c_plugin[images]' ({reason})"
         ) from error
 
 

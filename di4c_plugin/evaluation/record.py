@@ -58,19 +58,9 @@ def file_sha256(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
-def plain_points(points: Sequence[Point]) -> list[dict[str, Any]]:
-    """Return the points as JSON values."""
-    return [asdict(point) for point in points]
-
-
-def plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the rows as JSON values."""
-    return [asdict(row) for row in rows]
-
-
-def plain_matched(values: Sequence[Matched]) -> list[dict[str, Any]]:
-    """Return values at an entropy as JSON values."""
-    return [asdict(entry) for entry in values]
+def plain(values: Sequence[Point] | Sequence[Row] | Sequence[Matched]) -> list[dict[str, Any]]:
+    """Return points, rows or values at an entropy as JSON values."""
+    return [asdict(value) for value in values]
 
 
 def read_report(path: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ Weights are read from safetensors only, no code of a repository runs, and comput
 float32 unless the user chooses less.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
+from di4c_plugin.checkpoints.weights import fingerprint
 from di4c_plugin.errors import UserError, reason
 from di4c_plugin.evaluation.texts import BYTES, Bytes, Texts, Tokenizer
 
@@ -196,16 +196,6 @@ class Scorer:
         """Return name, dtype, context and fingerprint."""
         context = "" if self.context is None else f"at most {self.context} tokens, "
         return {"scorer": f"{self.name}, {self.dtype}, {context}sha256 {self.fingerprint[:16]}"}
-
-
-def fingerprint(weights: dict[str, Tensor]) -> str:
-    """Return SHA-256, hexadecimal, of the names, types, shapes and values of weights."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        value = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 @contextmanager

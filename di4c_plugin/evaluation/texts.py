@@ -125,6 +125,8 @@ def read_samples(path: Path, tokenizer: Tokenizer | None) -> Texts:
     Raises:
         UserError: if the file is missing, damaged or empty, and for texts without a tokenizer.
     """
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
     if path.suffix == ".npy":
         tokens = _array(path)
         return of_tokens(tokens, int(tokens.max()) + 1, tokenizer)

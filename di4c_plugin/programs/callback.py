@@ -23,11 +23,13 @@ from omegaconf.errors import OmegaConfBaseException
 from di4c_plugin.announce import announce_once
 from di4c_plugin.checkouts import HYDRA_HOSTS, Checkout, Program, commit_of, host_of_configs
 from di4c_plugin.errors import UserError
+from di4c_plugin.files import configs_dir
 from di4c_plugin.plugins import names_of
 from di4c_plugin.programs.shims import remedies
 from di4c_plugin.programs.text.errors import one_line
 
 METHOD, FILE = "algorithm", "file:"
+NOT_CHOSEN = "default"  # the latent of configs/di4c_text
 PATHS = (
     ("teacher",),
     ("student",),
@@ -145,20 +147,26 @@ def with_choices(config: dict[str, Any], hydra: DictConfig) -> dict[str, Any]:
     """Return the config completed by the choices that only Hydra knows.
 
     If `algo.name` is a name of the host's program and not one of our methods, `algo.method` becomes
-    the chosen file of the group, unless the file sets it. If the user chose no latent, it is the
-    recipe's, or left out for methods that can do without.
+    the chosen file of the group, unless the file sets it. A latent that neither the user nor an
+    experiment chose is the recipe's with the options that they set, or left out for methods that
+    can do without.
     """
     algo, chosen = config.get("algo"), hydra.runtime.choices.get("algo")
     if isinstance(algo, dict) and "teacher_ema" in config and algo["name"] not in names_of(METHOD):
         algo.setdefault("method", chosen)
-    keys = {override.lstrip("+").partition("=")[0] for override in hydra.overrides.task}
-    if not keys & {"latent", "experiment"}:
-        options = {name.removeprefix("latent.") for name in keys if name.startswith("latent.")}
+    if hydra.runtime.choices.get("latent") == NOT_CHOSEN:
+        keys = {override.lstrip("+").partition("=")[0] for override in hydra.overrides.task}
+        default = OmegaConf.load(configs_dir() / "latent" / "token.yaml")
+        options = {
+            name: value
+            for name, value in config["latent"].items()
+            if f"latent.{name}" in keys or name not in default or value != default[name]
+        }
         recipe = (config.get("recipe") or {}).get("latent")
         if recipe and not config.get("student"):  # a student has its own
-            config["latent"] = recipe | {key: config["latent"][key] for key in options}
+            config["latent"] = recipe | options
         elif not options:
-            config.pop("latent", None)
+            del config["latent"]
     return config
 
 

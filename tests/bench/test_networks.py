@@ -11,6 +11,7 @@ from di4c_plugin.errors import UserError
 
 SIZES: dict[str, Any] = {"vocab": 11, "positions": 6, "hidden": 16, "layers": 2, "heads": 2}
 UPDATE = UpdateCase(**SIZES, batch=2, repeats=1)
+WIDE: dict[str, Any] = {"vocab": 500, "hidden": 64}
 SAMPLE = SampleCase(**SIZES, batch=2, repeats=4)
 LATENTS: list[dict[str, Any] | None] = [None, {"name": "token", "blocks": 1}]
 
@@ -41,12 +42,23 @@ def test_every_weight_of_the_student_is_trained(monkeypatch: pytest.MonkeyPatch)
             optimisers.append(self)
 
     monkeypatch.setattr(torch.optim, "AdamW", Watched)
-    update, tokens = networks.make_update(UPDATE)
+    update, tokens, _ = networks.make_update(UPDATE)
     update()
     assert tokens == 12
     (optimiser,) = optimisers
     parameters = optimiser.param_groups[0]["params"]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters)
+
+
+def test_what_is_kept_counts_a_shared_base_once() -> None:
+    """Eight times the weights: of three networks; moments of two, whose gradients take turns."""
+    pytest.importorskip("peft", reason="adapters are by peft")
+    algo = {"name": "dmmd", "steps": 2}
+    case = replace(UPDATE, **WIDE, algo=algo, latent={"name": "mask_noise"})
+    one = sum(p.nbytes for p in make_teacher(case).denoiser.parameters()) / 1e6
+    assert measure_update(case)["kept_mb"] == pytest.approx(8 * one, rel=0.02)
+    adapted = measure_update(replace(case, adapter={"r": 1}))["kept_mb"]
+    assert one < adapted < 1.3 * one
 
 
 def test_a_teacher_of_the_users_own() -> None:

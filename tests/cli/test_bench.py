@@ -43,10 +43,12 @@ def test_a_network_call(di4c: Run) -> None:
         ("loss", {i: LossCase(impl=i) for i in ("naive", "checkpoint", "chunked")}),
         ("update", {"di4c": UpdateCase()}),
         (
-            "update --adapter none --adapter r=4,targets=[query]",
+            "update --adapter none --adapter r=4,targets=[query,key]",
             {
                 "di4c  none": UpdateCase(),
-                "di4c  r=4,targets=[query]": UpdateCase(adapter={"r": 4, "targets": ["query"]}),
+                "di4c  r=4,targets=[query,key]": UpdateCase(
+                    adapter={"r": 4, "targets": ["query", "key"]}
+                ),
             },
         ),
         ("sample --teacher a.ckpt", {"default": SampleCase(teacher="a.ckpt")}),
@@ -77,7 +79,12 @@ def test_a_row_for_each_combination(line: str, cases: dict[str, object]) -> None
         ("loss --impl fast", "unknown loss 'fast'; there are "),
         ("loss --latents 0", "latents must be at least 1, not 0"),
         ("loss --masked 2", "masked must be in (0, 1], not 2.0"),
-        ("update --algo di4c,fast", "give a name and options, such as di4c,loss=naive, not "),
+        ("update --algo di4c,fast", "give a method with options, such as di4c,loss=naive, not "),
+        ("update --algo di4c,loss=[", "give a method with options, such as di4c,loss=naive, not "),
+        (
+            "update --adapter 16",
+            "give an adapter for each network, such as r=16,alpha=32, or none, ",
+        ),
         ("update --algo no", "unknown algorithm 'no'; there are "),
         ("update --dtype int8", "argument --dtype: invalid choice: 'int8' "),
         ("loss --device abacus", "device 'abacus' cannot be used: "),

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from di4c_plugin.api import load_teacher, sample
+from di4c_plugin.checkpoints.model import bare_names
+from di4c_plugin.checkpoints.weights import fingerprint
 from di4c_plugin.cli.main import main
 from di4c_plugin.evaluation.frechet import frechet_distance
-from di4c_plugin.evaluation.scorer import fingerprint
 from di4c_plugin.hosts.builtin import HOST as BUILTIN
 from tests.conftest import Run
 
@@ -43,12 +44,28 @@ def test_it_prints_and_saves_a_value_for_each_number_of_steps(di4c: Run) -> None
         ("teacher", 3, 5, 20),
     ]
     (source,) = report["sources"]
-    assert source["fingerprint"] == fingerprint(load_teacher("teacher").denoiser.state_dict())
+    assert source["fingerprint"] == fingerprint(bare_names(load_teacher("teacher")))
     assert (source["role"], source["latents"], source["network_dtype"]) == (
         *("teacher", None),
         "float32",
     )
     assert report["versions"]["torch"] == torch.__version__
+
+
+def test_a_temperature_of_the_sampler_is_swept_as_its_option() -> None:
+    """That of the model's prediction is another one: --temperatures."""
+    few = ["evaluate", "teacher", "--samples", "20", "--steps", "3", "--seed", "5"]
+    swept = ["--sampler", "maskgit", "--sweep", "temperature=0,4.5", "--json", "r.json"]
+    assert main([*few, *swept]) == 0
+    teacher, data = load_teacher("teacher"), BUILTIN().data().x_0
+    for point in json.loads(Path("r.json").read_text())["points"]:
+        options = {"sampler": "maskgit", "temperature": point["swept"]}
+        x = sample(teacher, 20, steps=3, seed=5, **options)
+        assert point["figures"]["fd"]["value"] == frechet_distance(x, data)
+    for law in (["--temperatures", ".5"], ["--sweep", "temperature=.5"]):
+        assert main([*few, *law, "--json", "r.json", "--overwrite"]) == 0
+        report = json.loads(Path("r.json").read_text())
+        assert report["arguments"]["sweep"] == ["T", [0.5]]
 
 
 @pytest.mark.parametrize(
@@ -81,14 +98,15 @@ def test_it_prints_and_saves_a_value_for_each_number_of_steps(di4c: Run) -> None
         ("teacher teacher", "teacher is named twice"),
         ("", "name a model or a file of samples"),
         ("teacher --plot x.pdf", "pictures are PNG files: x.pdf must end in .png"),
-        ("teacher --metric entropy --at-entropy data", "--at-entropy data compares with real text"),
+        ("teacher --metric entropy,fd --at-entropy data", "--at-entropy data compares with real "),
+        ("teacher --metric entropy --at-entropy 2", "--at-entropy compares other values at this "),
         ("teacher --at-entropy 2", "--at-entropy needs the entropy of the samples: add it to "),
         ("teacher --metric bits", "bits compares with real text: --reference FILE"),
         ("teacher --metric gen_ppl", "gen_ppl needs a language model: --scorer FOLDER or hub id"),
         ("texts.txt", "no such file: texts.txt"),
         ("--repeat nowhere", "cannot read nowhere: No such file or directory"),
         ("--repeat corrupt", "corrupt is no report of di4c evaluate: it is no JSON"),
-        ("teacher --samples 0", "n and batch_size must be at least 1, not 0 and 250"),
+        ("teacher --samples 0", "--samples is at least 1, not 0"),
         ("teacher --samples 1", "Frechet distance needs two sets of at least 2 samples "),
         ("teacher --sampler hybrid", "sampler 'hybrid': missing a required argument: 'teacher'"),
     ],

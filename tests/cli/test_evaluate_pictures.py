@@ -196,7 +196,7 @@ def test_labels_by_their_share(which: str | None, share: float, note: str) -> No
         ("--statistics s.npz", "--statistics is for metrics of pictures, such as fid"),
         ("--labels some", "labels are numbers separated by commas, not 'some'"),
         ("--labels 0,2", "class labels of this model are 0 ... 1, or -1 for none"),
-        ("--samples 0", "n and batch_size must be at least 1, not 0 and 250"),
+        ("--samples 0", "--samples is at least 1, not 0"),
         ("--seed -1", "seed must be in [0, 2^63), not -1"),
         ("--seed 9223372036854775808", "seed must be in [0, 2^63), not 9223372036854775808"),
         (

@@ -14,7 +14,7 @@ from di4c_plugin.announce import QUIET, announce, on_terminal
 from di4c_plugin.cli import demo, doctor, plugins
 from di4c_plugin.cli.bench import WHAT
 from di4c_plugin.cli.main import COMMANDS, main, make_parser
-from di4c_plugin.cli.output import print_table
+from di4c_plugin.cli.output import print_fields, print_table
 
 NAMES = [name.replace("_", "-") for name in COMMANDS]
 
@@ -134,6 +134,15 @@ def test_a_table_is_drawn_on_a_terminal_and_lines_elsewhere(
     drawn = capsys.readouterr().out
     assert "│ a    │ 1     │" in drawn
     assert "\x1b[3" not in drawn.replace("\x1b[3m", "")  # italics are no colour
+
+
+def test_a_growing_table_has_columns_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_fields("steps", 2, "459 ±7.5")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_fields("steps", 2, "459 ±7.5")
+    assert capsys.readouterr().out == f"steps\t2\t459 ±7.5\nsteps{' ' * 11}2{' ' * 15}459 ±7.5\n"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """Several runs by one command, with one resume."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from di4c_plugin import load_student
+from di4c_plugin import api, load_student
 from di4c_plugin.cli.main import main
 from di4c_plugin.cli.phases import run_phases
 from di4c_plugin.errors import UserError
@@ -81,9 +82,9 @@ def test_each_phase_starts_from_the_one_before_and_ends_the_command_if_it_fails(
     seen: list[list[str]] = []
     codes = iter([0, 130])
 
-    def run(overrides: list[str]) -> int:
+    def run(overrides: list[str]) -> tuple[int, Path]:
         seen.append(overrides)
-        return next(codes)
+        return next(codes), Path("o/a/student.safetensors")
 
     phases = {"a": ["x=1"], "b": ["x=2"], "c": []}
     typed = ["experiment=e", "out=o", "student=s", "phases.a=[x=1]", "y=3", "resume=true"]
@@ -97,9 +98,9 @@ def test_each_phase_starts_from_the_one_before_and_ends_the_command_if_it_fails(
 def test_a_phase_names_what_its_teacher_is() -> None:
     seen: list[list[str]] = []
 
-    def run(overrides: list[str]) -> int:
+    def run(overrides: list[str]) -> tuple[int, Path]:
         seen.append(overrides)
-        return 0
+        return 0, Path(json.loads(overrides[-1].removeprefix("out="))) / "student.safetensors"
 
     phases = {"a": ["x=1"], "b": ["teacher=@a", "student=null"], "c": ["x=3"], "d": ["student=@a"]}
     assert run_phases(phases, ["out=o", "teacher=t"], Path("o"), run) == 0
@@ -137,11 +138,24 @@ def test_rounds_then_a_mixture_then_moments_in_one_command(teacher: Path, tmp_pa
     assert third.info["start"].endswith("di4c/student.safetensors")
 
 
+def test_json_names_the_student_of_each_phase(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "load_teacher", lambda *args, **options: None)
+    monkeypatch.setattr(api, "load_student", lambda *args, **options: None)
+    monkeypatch.setattr(api, "distill", lambda *args, **options: None)
+    phases = ["+phases={}", "+phases.a=['training.adapter={r: 2}']", "+phases.b=[]"]
+    report = tmp_path / "report.json"
+    assert main(["train", *phases, f"out={tmp_path}", "--json", str(report)]) == 0
+    names = ["a/adapter_model.safetensors", "b/student.safetensors"]
+    assert json.loads(report.read_text())["files"] == [str(tmp_path / name) for name in names]
+
+
 def test_mistakes() -> None:
     with pytest.raises(UserError, match="^phases are options for each run by its name"):
-        run_phases({"a": "x=1"}, [], Path("o"), lambda overrides: 0)
+        run_phases({"a": "x=1"}, [], Path("o"), lambda overrides: (0, Path()))
     with pytest.raises(UserError, match="^phases run on one process"):
-        run_phases({"a": []}, ["training.devices=2"], Path("o"), lambda overrides: 0)
+        run_phases({"a": []}, ["training.devices=2"], Path("o"), lambda overrides: (0, Path()))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from di4c_plugin import api
 from di4c_plugin.api import load_teacher, sample
 from di4c_plugin.cli.main import main
 from di4c_plugin.hosts import HostData
@@ -143,7 +144,8 @@ def test_samples_that_are_no_pictures_are_refused_before_they_are_drawn(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Colour, "images", HostData.images)
-    for wanted in (["--out", "x/"], ["--out", "x.npy", "--animate", "x.gif"]):
+    monkeypatch.setattr(api, "sample", lambda *args, **options: pytest.fail("drawn"))
+    for wanted in ([], ["--out", "x/"], ["--out", "x.npy", "--animate", "x.gif"]):
         assert draw(*wanted) == 2
         assert capsys.readouterr().err == "di4c: error: samples of host 'colour' are no pictures\n"
     assert [path.name for path in Path().iterdir()] == ["teacher"]

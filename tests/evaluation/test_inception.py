@@ -110,7 +110,8 @@ def test_weights_of_another_network_are_refused_in_one_line(weights: Path) -> No
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, MODULE, None)
     with pytest.raises(
-        UserError, match=r"^FID and IS need .*: pip install 'di4c_plugin\[images\]' "
+        UserError,
+        match=r"^fid, kid and precision_recall need .*: pip install 'di4c_plugin\[images\]' ",
     ):
         Inception()
 

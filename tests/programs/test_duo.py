@@ -151,7 +151,7 @@ def test_mistakes(lab: Lab, tmp_path: Path) -> None:
             "2", "algo=di4c", f"teacher={lab.teacher('duo_base')}", "algo.diffusion=absorbing"
         ),
     )
-    assert nowhere.errors == [f"no such model file: {tmp_path}/no.ckpt"]
+    assert nowhere.errors == [f"no such model file: teacher={tmp_path}/no.ckpt"]
     assert "Available options in 'sampler'" in sampler.err
     (line,) = process.errors
     assert "name differs" in line

@@ -49,7 +49,7 @@ def test_teachers(lab: Lab, tmp_path: Path) -> None:
         lambda: mistake(lab, "algo=di4c", teacher, "time_conditioning=true", out=tmp_path / "4"),
     )
     assert error(none).startswith("algo=di4c distils a teacher: add teacher=PATH")
-    assert error(nowhere) == f"no such model file: {tmp_path}/no.ckpt"
+    assert error(nowhere) == f"no such model file: teacher={tmp_path}/no.ckpt"
     assert "has a vocabulary of 110 tokens, this run's tokenizer has 100" in error(vocabulary)
     assert error(autoregressive).endswith("(parameterization=subs) has a student")
     assert "was trained with time_conditioning=False" in error(timed)

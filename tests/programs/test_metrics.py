@@ -63,6 +63,22 @@ def test_mdlm_and_duo_say_the_same_where_batches_are_full(lab: Lab, tmp_path: Pa
     assert samples["duo_cut"]["generative_ppl"] != pytest.approx(ours["gen_ppl"], rel=1e-3)
 
 
+@pytest.mark.parametrize("host", ["mdlm", "duo"])
+def test_the_command_repeats_a_report_of_a_host(host: str, lab: Lab, tmp_path: Path) -> None:
+    """The networks are the host's and ours: the same samples, figures to rounding."""
+    evaluate(lab, host, tmp_path, f"metrics.reference={lab.text}/held_out.txt")
+    command = [script_of("di4c"), "evaluate", "--repeat", "report.json"]
+    done = run(command, tmp_path, {"PYTHONPATH": lab.paths({})})
+    assert done.code == 0, done.out + done.err
+    verdicts = [line.split("\t")[-1] for line in done.out.splitlines()[-3:-1]]
+    assert set(verdicts) <= {"equal", "agrees"}
+    before, now = (
+        [float(line.split("\t")[k]) for line in done.out.splitlines()[-3:-1]] for k in (5, 6)
+    )
+    assert now == pytest.approx(before, rel=1e-4)
+    assert " was " not in done.out
+
+
 def test_an_evaluation_that_was_cut_short_goes_on(lab: Lab, tmp_path: Path) -> None:
     """The first batch was kept: it is not drawn again, and all is as in one go."""
     kept = f"metrics.shards={tmp_path}/kept"

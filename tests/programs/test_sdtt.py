@@ -191,7 +191,7 @@ def test_mistakes(lab: Lab, tmp_path: Path) -> None:
         lambda: mistake("4", "mode=sample", "sampler=di4c"),
     )
     for done, start in (
-        (nowhere, f"no such model file: {tmp_path}/no.ckpt"),
+        (nowhere, f"no such model file: teacher={tmp_path}/no.ckpt"),
         (kind, "parameterization=ar: only masked diffusion has a student"),
         (foreign, "the checkpoint to resume from was not written by this algo"),
         (missing, "no such file: checkpointing.resume_ckpt_path="),

@@ -9,12 +9,10 @@ from torch import Tensor, distributed
 from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.entropy import sample_entropy
+from di4c_plugin.evaluation.shards import shard_seed
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.module import TextStudent
 from di4c_plugin.programs.text.sampling import draw_samples, given_by
-from di4c_plugin.training.rng import keyed_generator
-
-SAMPLES = 4
 
 
 class TextSampler(TextStudent):
@@ -27,7 +25,8 @@ class TextSampler(TextStudent):
         """Return `count` samples, shape (count, D), on the module's device, and report them.
 
         The draws are a function of the host's seed and of the call's number, counted over all
-        processes, so that two processes draw what one process draws in twice as many calls.
+        processes, so that two processes draw what one process draws in twice as many calls. They
+        are those of `di4c evaluate` with this seed and `count` as its batch size.
         `known` are given tokens and their mask; by default those of the `sampler` group.
         """
         settings, measurement = self.plan.sampler, self.plan.measurement
@@ -44,7 +43,7 @@ class TextSampler(TextStudent):
                 self.process,
                 shape,
                 steps,
-                generator=keyed_generator(self.seed, SAMPLES, 0, index, device=self.device),
+                generator=torch.Generator(self.device).manual_seed(shard_seed(self.seed, index)),
                 teacher=next(iter(networks[1:]), None),
                 known=known,
             )

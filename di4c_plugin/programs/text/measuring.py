@@ -115,8 +115,12 @@ class Measurement:
                 self.notes["reference"] = f"{settings.reference}, {len(reference)} sequences"
             options = text_options(**settings.options, device=device)
             self.metrics = [lookup("metric", name)(reference, options) for name in settings.names]
-        scored = "tokens as they were drawn" if self.tokenizer is None else "texts tokenised anew"
-        self.notes["scored"] = scored
+        scored = "tokens as they were drawn"
+        if self.tokenizer is not None:
+            self.notes["tokenizer"] = f"{self.tokenizer.name}, {len(self.tokenizer)} tokens"
+            scored = "texts tokenised anew"
+        if options.scorer is not None:
+            self.notes["scored"] = scored
         for metric in self.metrics:
             self.notes |= metric.notes()
 
@@ -182,7 +186,8 @@ class Measurement:
             f"calls and {costs['ms_per_sample']:.4g} ms a sample"
         )
         if self.settings.json is not None:
-            write_json(self.settings.json, self._report(len(x), figures, costs))
+            arguments = self._arguments(shards)
+            write_json(self.settings.json, self._report(arguments, len(x), figures, costs))
 
     def _gathered(self) -> list[Shard]:
         """Return the shards of all processes, in the order of the calls' numbers."""
@@ -192,24 +197,59 @@ class Measurement:
         distributed.all_gather_object(gathered, self.shards)
         return [*chain.from_iterable(zip(*gathered, strict=True))]
 
-    def _report(self, n: int, figures: dict[str, Figure], costs: dict[str, Any]) -> dict[str, Any]:
-        settings = self.settings
-        metrics = {"names": settings.names, "tokenizer": settings.tokenizer} | settings.options
-        file = settings.reference
+    def _arguments(self, shards: list[Shard]) -> dict[str, Any]:
+        """Return the options of `di4c evaluate` that draw and measure the same.
+
+        What that command cannot do has names that it does not have, so that it refuses.
+        """
+        settings, sampler = self.settings, self.described["sampler"]
+        options = dict(sampler["options"])
+        unlike = {
+            "sampler.prefix": sampler["prefix"],
+            "sampler.known": sampler["known"],
+            "weights that are no averages": not self.described["averages"],
+            "strides": shards[0].tokens.shape[1] != self.length,
+        }
+        return {
+            "models": [self.described["model"]],
+            "metric": settings.names,
+            "steps": [self.steps],
+            "samples": sum(len(shard.tokens) for shard in shards),
+            "seed": self.described["seed"],
+            "batch_size": len(shards[0].tokens),
+            "device": self.device,
+            "sampler": sampler["name"],
+            "teacher": sampler["teacher"],
+            "teacher_steps": options.pop("teacher_steps", None),
+            "option": [*options.items()],
+            "tokenizer": self.tokenizer and self.tokenizer.name,
+            "reference": settings.reference and str(settings.reference),
+            **settings.options,
+            **{name: value for name, value in unlike.items() if value},
+        }
+
+    def _report(
+        self,
+        arguments: dict[str, Any],
+        n: int,
+        figures: dict[str, Figure],
+        costs: dict[str, Any],
+    ) -> dict[str, Any]:
+        file = self.settings.reference
         reference = {"name": file and str(file), "fingerprint": file and record.file_sha256(file)}
         model = self.described["model"]
         point = Point(model, self.steps, None, self.described["seed"], n, figures, costs)
         return {
             "format": record.FORMAT,
-            "arguments": {"metrics": metrics, "sampler": self.described["sampler"]},
+            "arguments": arguments,
             "sources": [{"name": model, "kind": "model"} | self.described],
             "draws": "float64",
             "reference": reference,
             "notes": self.notes,
             "versions": record.versions(),
             "commit": record.commit(),
-            "rows": record.plain_rows(rows([point])),
-            "points": record.plain_points([point]),
+            "rows": record.plain(rows([point])),
+            "points": record.plain([point]),
         }
 
 

@@ -74,6 +74,7 @@ def evaluation_plan(
     described = {
         "model": weights.origin,
         "fingerprint": weights.fingerprint,
+        "averages": ema,
         "latent": weights.latent,
         "sampler": asdict(sampler),
         "teacher": None if hybrid is None else hybrid.fingerprint,

@@ -1,6 +1,7 @@
 """The `metrics` group: read, measured, kept in shards, by the stand-in of a host."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from hydra.core.utils import JobReturn, JobStatus
 
+from di4c_plugin.cli.main import main
+from di4c_plugin.diffusion import Absorbing, LogLinear
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation import shards
 from di4c_plugin.evaluation.entropy import sample_entropy
@@ -16,6 +19,7 @@ from di4c_plugin.evaluation.gen_ppl import GenPPL
 from di4c_plugin.evaluation.scorer import Scorer
 from di4c_plugin.evaluation.text_metric import TextOptions
 from di4c_plugin.evaluation.texts import Texts
+from di4c_plugin.families import new_model
 from di4c_plugin.programs.callback import Install, absolute_paths
 from di4c_plugin.programs.text import measuring, student
 from di4c_plugin.programs.text.measuring import Measurement, metric_settings
@@ -23,8 +27,9 @@ from di4c_plugin.programs.text.plans import evaluation_plan, plan_of
 from di4c_plugin.programs.text.sampling import SamplerSettings
 from di4c_plugin.programs.text.student import Plan
 from tests.evaluation.tiny_lm import write_lm
+from tests.networks.backbone import CONFIG, state
 from tests.stand_ins.text import stand_in
-from tests.stand_ins.text.stand_in_parts import Tokenizer
+from tests.stand_ins.text.stand_in_parts import EPS, Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,8 @@ def sampler(config: dict[str, Any], scorer: str | None = None, **others: Any) ->
     settings = metric_settings(config, scorer)
     assert settings is not None
     weights = stand_in.weights()
-    described = {"model": "x", "fingerprint": weights.fingerprint, "sampler": {}, "seed": 1}
+    described = {"model": "x", "fingerprint": weights.fingerprint, "seed": 1, "averages": True}
+    described |= {"sampler": asdict(SamplerSettings())}
     plan = Plan(SamplerSettings(), None, weights, measurement=Measurement(settings, described))
     return stand_in.student(plan, **others)
 
@@ -68,6 +74,49 @@ def test_all_samples_are_measured_by_the_code_of_the_command(
     assert report["notes"]["scored"] == "tokens as they were drawn"
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"di4c: 7 samples, 3 steps: gen_ppl {expected:.4g} ±")
+
+
+def test_a_report_is_repeated_by_the_command(
+    scorer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command draws the same samples, to the last token, and measures the same."""
+    monkeypatch.chdir(tmp_path)
+    process = Absorbing(7, LogLinear(eps=EPS), mask=stand_in.MASK)
+    teacher = new_model(CONFIG, process)
+    teacher.denoiser.network.load_state_dict(state())
+    teacher.save("teacher.safetensors")
+    np.save("real.npy", np.random.default_rng(0).integers(0, 6, (30, stand_in.D)))
+    names = ["gen_ppl", "entropy", "bits"]
+    metrics = {"names": names, "json": "host.json", "tokenizer": None, "reference": "real.npy"}
+    config = {"seed": 1, "metrics": metrics, "sampler": {"name": "di4c", "last_latents": 2}}
+    source = str(tmp_path / "teacher.safetensors")
+
+    def report(config: dict[str, Any], *, ema: bool = True, strides: int = 0) -> None:
+        plan = evaluation_plan(config, source, ema=ema, scorer=scorer)
+        module = stand_in.student(plan, sampling={"steps": 3})
+        for count in (20, 20, 7):
+            module.draw_strides(count, 3, strides, 3) if strides else module.draw(count, 3)
+        finished(module)
+
+    report(config)
+    capsys.readouterr()
+    assert main(["evaluate", "--repeat", "host.json"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[-1] == "# 3 equal"
+    assert not [line for line in out if " was " in line]
+    Path("known.json").write_text("[0, -1, -1, -1, -1, -1]")
+    unlike: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        ("sampler.prefix", {"sampler": {"prefix": "ab"}}, {}),
+        ("sampler.known", {"sampler": {"known": "known.json"}}, {}),
+        ("weights that are no averages", {}, {"ema": False}),
+        ("strides", {}, {"strides": 2}),
+    ]
+    for name, others, how in unlike:
+        report(config | others, **how)
+        capsys.readouterr()
+        assert main(["evaluate", "--repeat", "host.json"]) == 2
+        told = f"host.json was made with {name}, which di4c evaluate does not have"
+        assert capsys.readouterr().err == f"di4c: error: {told}\n"
 
 
 def test_a_plan_without_the_group_measures_and_keeps_nothing() -> None:

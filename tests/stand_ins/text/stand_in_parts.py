@@ -61,6 +61,9 @@ class Tokenizer:
 
     eos_token_id, bos_token_id = 5, 0
 
+    def __len__(self) -> int:
+        return 6
+
     def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
         assert not add_special_tokens
         return {"input_ids": [ord(letter) - ord("a") for letter in text]}
