@@ -13,7 +13,7 @@ from di4c_plugin.checkpoints.folder import save_folder
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.adapted import shared, without_adapter
+from di4c_plugin.families.adapted import teaching
 from di4c_plugin.files import named_file, user_path
 from di4c_plugin.hosts import Host, OpenHost, load_source
 from di4c_plugin.hosts.choose import as_host
@@ -180,7 +180,7 @@ def distill(
     if training.adapter is None and start is not None and start.adapter is not None:
         raise UserError("the student to start from is an adapter: say training.adapter=, as its")
     lora = None if training.adapter is None else Adapter.of(training.adapter, "training.adapter")
-    teacher = without_adapter(teacher) if lora is None else shared(teacher)
+    teacher = teaching(teacher, lora)
     networks = start_networks(adapter, method, teacher, latent, start, training.seed, lora)
     student = networks.pop("student")
     trained = train(

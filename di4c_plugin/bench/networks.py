@@ -16,7 +16,7 @@ from di4c_plugin.bench.measure import median_seconds, peak_bytes, seconds
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.families import new_model
-from di4c_plugin.families.adapted import shared
+from di4c_plugin.families.adapted import teaching
 from di4c_plugin.hosts.choose import as_host
 from di4c_plugin.hosts.start import start_networks
 from di4c_plugin.networks import DiTConfig
@@ -60,7 +60,7 @@ def start(
         UserError: for an unknown method or latent, and one that does not fit.
     """
     lora = None if adapter is None else Adapter.of(adapter, "adapter")
-    teacher = make_teacher(case) if lora is None else shared(make_teacher(case))
+    teacher = teaching(make_teacher(case), lora)
     method = make_algorithm(algo, teacher.process)
     host = as_host(None, teacher)
     networks = start_networks(host, method, teacher, case.latent, None, case.seed, lora)

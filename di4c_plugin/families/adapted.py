@@ -124,16 +124,22 @@ def restored(
     return denoiser.eval()
 
 
+def teaching(model: Model, adapter: Adapter | None) -> Model:
+    """Return the teacher of whole networks, merged, or of adapters, to be shared."""
+    return without_adapter(model) if adapter is None else shared(model)
+
+
 def without_adapter(model: Model) -> Model:
     """Return a model with its adapter merged into the weights; other models as they are.
 
-    Weights without an adapter are shared with the base.
+    Weights without an adapter are shared with the base, and its place is the model's origin.
     """
     if model.adapter is None:
         return model
     denoiser = copied(model.denoiser)
     merge(denoiser.network)
-    return replace(model, denoiser=denoiser, adapter=None)
+    info = {"origin": model.adapter.get("base")} | dict(model.info)
+    return replace(model, denoiser=denoiser, adapter=None, info=info)
 
 
 @dataclass(frozen=True)

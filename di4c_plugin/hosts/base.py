@@ -160,8 +160,8 @@ class OpenHost:
         if kind != expected:
             raise UserError(f"this is a model of {kind!r}, and host {self.name!r} has {expected!r}")
         self.known_sizes, self.known_process = model.network, model.process.config
-        base = self.options.get("base") or (model.adapter or {}).get("base")
-        origin = model.info.get("origin", base)
+        base = (model.adapter or {}).get("base")
+        origin = self.options.get("base") or model.info.get("origin", base)
         self.origin = origin if isinstance(origin, str) else None
         self.vocabulary = vocabulary_in(model.info, "this model")
         trained_with = model.info.get("host")

@@ -76,8 +76,9 @@ def train(
         callbacks: further ones for Lightning's loop.
 
     Raises:
-        UserError: for missing arguments, a folder that holds another run, is in use by one or has
-            other files in the way, a machine without these devices, and a loss that is not finite.
+        UserError: for missing arguments, options of an adapter for a student without one, a folder
+            that holds another run, is in use by one or has other files in the way, a machine
+            without these devices, and a loss that is not finite.
         Interrupted: on SIGINT and SIGTERM, after the current update is finished and saved.
     """
     config = config or TrainingConfig()
@@ -85,6 +86,8 @@ def train(
         raise UserError(f"{type(algorithm).__name__} needs a teacher")
     networks = {"student": student, **(others or {})}
     assert networks.keys() == algorithm.roles.keys(), f"networks for {set(algorithm.roles)}"
+    if config.adapter is not None and student.adapter is None:
+        raise UserError("training.adapter is for students; this trains a whole network")
     check_data(data, student)
     check_rounds(algorithm.rounds if config.rounds is None else config.rounds, config.steps)
     blocks = {}

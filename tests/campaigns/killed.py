@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
-from di4c_plugin.checkouts import host_named
 from di4c_plugin.training import TrainingConfig, train
 from tests.stand_ins.images import checkouts, tauldr_train
 from tests.stand_ins.images.small_tauldr import CONFIG as TAULDR
@@ -65,11 +64,9 @@ def text(out: Path, *, resume: bool) -> dict[str, Tensor]:
 
 def tauldr(out: Path, *, resume: bool) -> dict[str, Tensor]:
     """The loop of tauLDR's train.py."""
-    host, place = host_named("tauldr"), out.parent / "tauldr"
+    place = out.parent / "tauldr"
     if not place.exists():
-        for mark in (*host.marks, *host.others):
-            (place / mark).parent.mkdir(parents=True, exist_ok=True)
-            (place / mark).touch()
+        checkouts.empty_checkout(place)
         checkouts.stand_in(place, "tauldr")
     teacher = out.parent / "teacher.pt"
     if not teacher.exists():

@@ -121,6 +121,14 @@ def test_an_algorithm_that_needs_a_teacher_cannot_make_one(
     assert capsys.readouterr().err == "di4c: error: algo=di4c needs a teacher: use di4c train\n"
 
 
+def test_a_teacher_is_no_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train-teacher", f"out={tmp_path / 'x'}", "training.steps=1", *SMALL, *QUICK]
+    assert main([*command, "training.adapter={r: 2}"]) == 2
+    line = "training.adapter is for students; this trains a whole network"
+    assert capsys.readouterr().err == f"di4c: error: {line}\n"
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_group_without_a_value_gives_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -258,7 +258,7 @@ def test_an_adapter_is_a_teacher_of_whole_networks_alone(tmp_path: Path) -> None
     snapshot("bert", tmp_path / "teacher")
     first = run(tmp_path, METHODS["sdtt"], tmp_path / "first", training={"lr": 0.1})
     options: dict[str, Any] = {
-        "host": TRUST | {"data": texts(tmp_path), "tokenizer": str(tmp_path / "teacher")},
+        "host": TRUST | {"data": texts(tmp_path)},  # its base has the tokenizer
         "algo": METHODS["sdtt"],
         "progress": False,
     }

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 import pytest
@@ -113,17 +114,20 @@ class Lab:
         program: tuple[str, ...] | None = None,
         code: int | None = 0,
         without: tuple[str, ...] = (),
+        watch: Callable[["subprocess.Popen[str]"], object] | None = None,
         **environment: str,
     ) -> Done:
         """Run the host's program; `out` is the folder that it writes to.
 
-        Overrides of a tiny run that begin with one of `without` are left to the program.
+        Overrides of a tiny run that begin with one of `without` are left to the program. `watch` is
+        called with the process, beside it.
         """
         script = host_named(name).script
         tiny = [each for each in self.overrides(name) if not each.startswith(without)]
         arguments = [*tiny, *overrides, f"hydra.run.dir={out}"]
         command = [*(program or (script_of("di4c"), "run")), script, *arguments]
-        done = run(command, self.host(name), environment | {"PYTHONPATH": self.paths(environment)})
+        environment = environment | {"PYTHONPATH": self.paths(environment)}
+        done = run(command, self.host(name), environment, watch)
         assert code is None or done.code == code, f"{done.code}: {done.err[-3000:]}"
         return done
 
@@ -188,8 +192,16 @@ def script_of(name: str) -> str:
     return found
 
 
-def run(command: list[str], cwd: Path, environment: dict[str, str]) -> Done:
-    """Run a command and wait for all processes it started, which share its stderr."""
+def run(
+    command: list[str],
+    cwd: Path,
+    environment: dict[str, str],
+    watch: Callable[["subprocess.Popen[str]"], object] | None = None,
+) -> Done:
+    """Run a command and wait for all processes it started, which share its stderr.
+
+    `watch` is called with the process in a thread of its own.
+    """
     fixed = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     process = subprocess.Popen(
         command,
@@ -200,6 +212,8 @@ def run(command: list[str], cwd: Path, environment: dict[str, str]) -> Done:
         text=True,
         start_new_session=True,
     )
+    if watch is not None:
+        Thread(target=watch, args=(process,), daemon=True).start()
     try:
         out, err = process.communicate(timeout=240)
     except subprocess.TimeoutExpired:

@@ -21,6 +21,7 @@ from di4c_plugin.networks.predict import AllPositions, States, predict
 from di4c_plugin.training import TrainingConfig, make_algorithm
 from di4c_plugin.training.module import TrainingModule
 from di4c_plugin.training.sharding import block_names
+from tests.stand_ins.images import small_halton
 from tests.training import toy
 
 RANKS, PER_RANK, UPDATES = 2, 3, 3
@@ -45,8 +46,16 @@ def hf(kind: str = "bert", dtype: str = "float32") -> Model:
     """A masked language model of transformers; the folder was written before."""
     from tests.families.hf.snapshots import load_teacher
 
-    host = {"name": "hf", "dtype": dtype}
+    host = {"name": "hf", "dtype": dtype, "trust_remote_code": kind.endswith("like")}
     return load_teacher(Path(os.environ["DI4C_TEST_SNAPSHOTS"]) / kind, host=host)
+
+
+def halton() -> Model:
+    """Halton-MaskGIT's network, on its stand-in; the checkout was made before."""
+    family = small_halton.NETS.at(Path(os.environ["DI4C_TEST_SNAPSHOTS"]) / "halton_maskgit")
+    torch.manual_seed(0)
+    codes = small_halton.SIZES.codes
+    return random(family.new(small_halton.SIZES, Absorbing(codes + 1, mask=codes)))
 
 
 def random(model: Model) -> Model:
@@ -58,6 +67,12 @@ def random(model: Model) -> Model:
 
 CASES: dict[str, tuple[Callable[[], Model], dict[str, Any] | None, dict[str, Any]]] = {
     "grid di4c": (grid, TOKEN, DI4C),
+    "dit di4c encoder": (dit, NOISE, DI4C | {"encoder": 2, "encoder_hidden": 32}),
+    "halton di4c": (halton, TOKEN, DI4C),
+    "halton dmmd": (halton, NOISE, DMMD),
+    "lladalike di4c": (partial(hf, "lladalike"), NOISE, DI4C),
+    "lladalike dmmd": (partial(hf, "lladalike"), NOISE, DMMD | {"together": True}),
+    "dreamlike di4c": (partial(hf, "dreamlike"), TOKEN, DI4C),
     "dit di4c": (dit, TOKEN, DI4C),
     "dit di4c checkpoint": (dit, TOKEN, DI4C | {"loss": "checkpoint"}),
     "dit di4c two_pass": (dit, TOKEN, DI4C | {"loss": "two_pass"}),
@@ -84,15 +99,20 @@ def made(case: str, *, sharded: bool, precision: str = "32-true") -> TrainingMod
     teacher = teach()
     algorithm = make_algorithm(options, teacher.process)
     torch.manual_seed(1)
-    models = {role: student_of(teacher, None) for role in algorithm.roles}
-    models["student"] = student_of(teacher, latent)
+    length = getattr(teacher.network, "positions", 4)
+    models = {"student": student_of(teacher, latent)}
+    for name, role in algorithm.roles.items():
+        if role.make is not None:
+            denoiser: Any = role.make(models["student"].denoiser, length)
+            models[name] = Model(denoiser, denoiser.network.config)
+        elif name != "student":
+            models[name] = student_of(teacher, None)
     # Where all are the teacher, there is nothing to learn.
     for model in models.values():
         for parameter in model.denoiser.parameters():
             parameter.data += (torch.randn(parameter.shape) / 8).to(parameter.dtype)
-    length = getattr(teacher.network, "positions", 4)
     x_0 = torch.randint(3, (RANKS * PER_RANK, length), generator=torch.Generator().manual_seed(3))
-    x_0 += 5 if case.split()[0] in ("bert", "bf16", "modernbert") else 0
+    x_0 += 5 if teacher.network.kind == "hf" else 0
     config = TrainingConfig(steps=UPDATES, ema=0.5, precision=precision)
     blocks = {name: block_names(model) for name, model in (models | {"teacher": teacher}).items()}
     module = TrainingModule(

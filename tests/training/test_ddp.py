@@ -67,6 +67,7 @@ def networks(teacher: Path, latent: dict[str, Any], algo: dict[str, Any] = DI4C)
         ("mask_noise", {"name": "sdtt", "teacher_steps": 8, "steps": 4}, "ddp"),
         ("token", DI4C, "fsdp"),
         ("mask_noise", {"name": "dmmd", "together": True}, "fsdp"),
+        ("mask_noise", {"name": "di4c", "encoder": 1, "encoder_hidden": 32}, "fsdp"),
     ],
 )
 def test_the_gradient_of_two_processes_is_that_of_one_with_their_draws(

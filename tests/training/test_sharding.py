@@ -10,6 +10,7 @@ import torch
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.maskgit import MaskGITNetworks
 from di4c_plugin.training import TrainingConfig, train
+from tests.stand_ins.images.checkouts import empty_checkout, stand_in
 from tests.stand_ins.ranks import run_ranks
 from tests.training import sharded_ranks, toy
 from tests.training.sharded_ranks import CASES, EXACT, RANKS, made, run
@@ -21,11 +22,16 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     """Run the processes once for all tests."""
-    from tests.families.hf.snapshots import native
+    from tests.families.hf.snapshots import foreign, native
 
     folder = tmp_path_factory.mktemp("ranks")
     for kind in ("bert", "modernbert"):
         native(kind, folder / kind)
+    for kind in ("lladalike", "dreamlike"):
+        (folder / kind).mkdir()
+        foreign(kind, folder / kind)
+    empty_checkout(folder / "halton_maskgit")
+    stand_in(folder / "halton_maskgit", "halton_maskgit")
     os.environ["DI4C_TEST_SNAPSHOTS"] = str(folder)
     run_ranks(sharded_ranks.__name__, RANKS, folder, repository, seconds=900)
     return folder

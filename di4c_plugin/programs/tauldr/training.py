@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from di4c_plugin.algorithms.base import Algorithm, Batch
@@ -69,7 +70,7 @@ def make_student(model: Any, cfg: Any) -> None:
     """Turn a host's model into the student of the config's method, in place.
 
     Its U-Net gets a latent if the method's student has one; the method's further networks and
-    averages become submodules; and the host's averages are reset.
+    averages become submodules; the host's averages are reset. `cfg.loss.seed` seeds new weights.
 
     Raises:
         UserError: for a model other than the U-Net, and for unknown options of latent or method.
@@ -82,16 +83,18 @@ def make_student(model: Any, cfg: Any) -> None:
         for name, role in method.roles.items()
         if name != STUDENT and role.make is None
     }
-    for name, network in {STUDENT: model.net, **others}.items():
-        kind = method.roles[name].latent
-        if kind == "required" or (kind == "optional" and latent):
-            let_latent_in(network, {"name": "unet"} | (latent or {}))
-            network.to(device)
-    sizes = sizes_of(model)
-    for name, role in method.roles.items():
-        if role.make is not None:
-            network = role.make(wrapped(model, STUDENT), sizes.positions)
-            others[name] = network.to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(getattr(cfg.loss, "seed", 0))  # the host has no seed
+        for name, network in {STUDENT: model.net, **others}.items():
+            kind = method.roles[name].latent
+            if kind == "required" or (kind == "optional" and latent):
+                let_latent_in(network, {"name": "unet"} | (latent or {}))
+                network.to(device)
+        sizes = sizes_of(model)
+        for name, role in method.roles.items():
+            if role.make is not None:
+                network = role.make(wrapped(model, STUDENT), sizes.positions)
+                others[name] = network.to(device)
     if others:
         model.di4c_networks = nn.ModuleDict(others)
     networks = {name: wrapped(model, name) for name, r in method.roles.items() if r.averaged}

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from di4c_plugin.checkpoints.content import read_content
+from di4c_plugin.checkpoints.digest import digest_of
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.attach import latent_shape
 from di4c_plugin.programs.tauldr.step import Di4CStep
@@ -107,6 +108,25 @@ def test_a_student_may_be_the_teacher(cfg: Any, root: Root, tmp_path: Path) -> N
     name = "tlam_mix.weight"
     expected = NETS.read(read_content(cfg.loss.teacher)).tensors[name]
     assert torch.equal(second.net.state_dict()[name], expected)
+
+
+def test_new_weights_are_of_the_runs_seed(cfg: Any, root: Root) -> None:
+    """The host seeds nothing; a run that was killed before its first checkpoint starts anew."""
+    cfg.loss.options |= {"encoder": 1, "encoder_hidden": 32}
+    found = []
+    for seed in (0, 0, 1):
+        cfg.loss.seed = seed
+        model = GaussianModel(root("tauldr"))
+        before = torch.get_rng_state()
+        make_student(model, cfg)
+        assert torch.equal(torch.get_rng_state(), before)
+        state = model.state_dict()
+        names = [n for n, v in state.items() if "tlam" in n or "encoder" in n]
+        found.append({n: state[n] for n in names if isinstance(state[n], torch.Tensor)})
+    assert any("tlam" in n for n in found[0])
+    assert any("encoder" in n for n in found[0])
+    assert digest_of(found[0]) == digest_of(found[1])
+    assert digest_of(found[0]) != digest_of(found[2])
 
 
 def test_training_goes_on_from_a_student(cfg: Any, root: Root, tmp_path: Path) -> None:

@@ -22,6 +22,14 @@ def real(repository: Path, host: str) -> Path:
     return place
 
 
+def empty_checkout(folder: Path) -> None:
+    """Make a folder that bears the marks of the host with its name."""
+    host = host_named(folder.name)
+    for mark in (*host.marks, *host.others):
+        (folder / mark).parent.mkdir(parents=True, exist_ok=True)
+        (folder / mark).touch()
+
+
 def stand_in(folder: Path, host: str) -> Path:
     """Have a checkout's network be ours."""
     path, module = MODULES[host]

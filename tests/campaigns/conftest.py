@@ -1,0 +1,3 @@
+from tests.stand_ins.fixtures import lab
+
+__all__ = ["lab"]
