@@ -137,7 +137,7 @@ def completed(args: argparse.Namespace) -> argparse.Namespace:
             raise UserError("--temperatures and --sweep exclude each other")
         options.sweep, options.temperatures = (TEMPERATURE, args.temperatures), None
     elif args.sweep is not None and args.sweep[0] == "temperature":
-        takes_it = "temperature" in (parameters(sampler_named(args.sampler)) or {})
+        takes_it = "temperature" in (parameters(sampler_named(args.sampler or "ancestral")) or {})
         options.sweep = args.sweep if takes_it else (TEMPERATURE, args.sweep[1])
     if not args.metric:
         options.metric = ["entropy"] if all(map(is_texts, args.models)) else ["fd"]
