@@ -85,6 +85,7 @@ class ModelSource:
             "num_tokens": model.process.num_tokens,
             "process": model.process.config,
             "latent": model.latent,
+            "sampler": self.options["sampler"],
             "latents": self._latent_policy(),
         }
 

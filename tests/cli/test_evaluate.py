@@ -49,6 +49,7 @@ def test_it_prints_and_saves_a_value_for_each_number_of_steps(di4c: Run) -> None
         *("teacher", None),
         "float32",
     )
+    assert source["sampler"] == "ancestral"
     assert report["versions"]["torch"] == torch.__version__
 
 
