@@ -44,7 +44,7 @@ def test_two_processes_compute_the_gradient_of_one(
     lab: Lab, distil: list[str], whole: Path, tmp_path: Path
 ) -> None:
     both = f"{{_target_: tests.stand_ins.real_callbacks.BothRanks, file: {tmp_path}/both.json}}"
-    one = ["trainer.devices=1", "trainer.max_steps=1", f"+callbacks.both={both}"]
+    one = ["trainer.devices=1", "trainer.max_steps=1", "rounds=1", f"+callbacks.both={both}"]
     lab.run("mdlm", *distil, *one, out=tmp_path / "out")
     expected = json.loads((tmp_path / "both.json").read_text())
     found = [trace.read(whole / "trace", rank)[0] for rank in range(2)]

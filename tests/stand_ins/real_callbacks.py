@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,9 @@ class BothRanks(Callback):
         found: dict[str, Any] = {"loss": [], "data": []}
         total = torch.zeros(())
         for rank in range(2):
-            # The order of MDLM's own sampler, whose seed is 0.
-            mine = [*DistributedSampler(data, 2, rank, shuffle=True, seed=0)][:half]
+            # Lightning gives each process of a host this sampler.
+            seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+            mine = [*DistributedSampler(data, 2, rank, shuffle=True, seed=seed)][:half]
             x_0 = torch.stack([data[i]["input_ids"] for i in mine])
             seed_globals(module.seed, HOST, rank, 0)
             where = {"rank": rank, "step": 0, "device": module.device}
