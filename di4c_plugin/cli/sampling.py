@@ -90,13 +90,12 @@ def sampling_options(args: argparse.Namespace, model: "LoadedModel") -> dict[str
 
     Raises:
         UserError: for an --option or --sweep that is none of the sampler's, a --guidance-teacher
-            without guidance, and as `load_teacher`.
+            without guidance, an unknown sampler, and as `load_teacher`.
     """
-    from di4c_plugin.api import sample
+    from di4c_plugin.api import as_method, sample
 
-    options = {name: getattr(args, name) for name in ("sampler", "seed", "batch_size", "device")}
-    if args.sampler is None:
-        options["sampler"] = model.sampling.get("sampler", "ancestral")
+    options = {name: getattr(args, name) for name in ("seed", "batch_size", "device")}
+    options["sampler"] = as_method(model, 1, args.sampler, {})[1]
     reserved = {*inspect.signature(sample).parameters, *GIVEN, *FLAGS}
     typed = [("--option", name) for name, _ in args.option]
     if getattr(args, "sweep", None) is not None:  # of `di4c evaluate` only

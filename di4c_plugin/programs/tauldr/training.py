@@ -90,10 +90,9 @@ def make_student(model: Any, cfg: Any) -> None:
             if kind == "required" or (kind == "optional" and latent):
                 let_latent_in(network, {"name": "unet"} | (latent or {}))
                 network.to(device)
-        sizes = sizes_of(model)
         for name, role in method.roles.items():
             if role.make is not None:
-                network = role.make(wrapped(model, STUDENT), sizes.positions)
+                network = role.make(wrapped(model, STUDENT), sizes_of(model).positions)
                 others[name] = network.to(device)
     if others:
         model.di4c_networks = nn.ModuleDict(others)
