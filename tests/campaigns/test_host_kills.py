@@ -18,7 +18,7 @@ from tests.stand_ins.real import Done, Lab, check_same_state, checkpoint, togeth
 
 pytestmark = [pytest.mark.host, pytest.mark.slow, pytest.mark.campaign]
 
-RUNS, KILLS = 2, 2
+RUNS, KILLS = 3, 2
 TEACHERS = {"mdlm": "mdlm", "sdtt": "mdlm", "duo": "duo_base"}
 METHOD = [
     *("algo=di4c", "algo.latents=2", "rounds=2", "trainer.max_steps=10", "model.dropout=0.1"),

@@ -38,6 +38,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"{version('di4c_plugin')}\n"
 
 
+def test_the_package_is_the_program_too() -> None:
+    program = [sys.executable, "-m", "di4c_plugin"]
+    done = subprocess.run([*program, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{version('di4c_plugin')}\n"
+    done = subprocess.run([*program, "bnech"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
