@@ -30,9 +30,7 @@ def check_latent(
         raise UserError("the student to start from has a latent, and this method's has none")
 
 
-def tell_lost_latent(
-    teacher: Mapping[str, Any] | None, student: Mapping[str, Any] | None
-) -> None:
+def tell_lost_latent(teacher: Mapping[str, Any] | None, student: Mapping[str, Any] | None) -> None:
     """Announce that a student does not take over the latent of its teacher, if so.
 
     Args:
