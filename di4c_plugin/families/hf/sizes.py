@@ -1,6 +1,7 @@
 """The sizes of a masked language model of transformers, from its config.json and tokenizer."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,13 +92,15 @@ class HFConfig:
 
 
 def check_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Refuse sizes in a config.json that its weights cannot have, before a network is made.
+    """Refuse numbers in a config.json that its network cannot have, before it is made.
 
     Raises:
         UserError: naming the entry.
     """
     numbers = sum(tensor.numel() for tensor in tensors.values())
     for name, value in _leaves(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"the config.json of {origin} says {quoted(name)} {value}")
         if type(value) is not int:
             continue
         layers = "layer" in name
@@ -199,6 +202,13 @@ def sizes_of_folder(
         tokenizer.special - ends - {tokenizer.mask} if options.get("barred") is None else set()
     )
     barred = {*row.barred, *spare, *special} - {mask}
+    named = [("host.barred", token) for token in options.get("barred") or ()]
+    named += [] if options.get("pad") is None else [("host.pad", options["pad"])]
+    for name, token in named:
+        if token_id(token, name) >= vocab or (name, token) == ("host.pad", mask):
+            raise UserError(
+                f"{name} is {token}: the ids are 0 ... {vocab - 1}, and {mask} the mask"
+            )
     pad = _pad(options.get("pad"), tokenizer, spare, ends, mask, barred)
     barred |= set() if pad is None else {pad}
     sizes = {
@@ -240,7 +250,7 @@ def _pad(
     Never the end of text, which would be hidden from attention in every text.
     """
     if named is not None:
-        return token_id(named, "host.pad")
+        return named
     if tokenizer.pad is not None and tokenizer.pad not in ends and tokenizer.pad != mask:
         return tokenizer.pad
     if len(spare):
