@@ -13,8 +13,9 @@ from di4c_plugin.algorithms.rsmmd import RSMMD
 from di4c_plugin.diffusion import Absorbing, Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.representation import reward, similarities
-from di4c_plugin.training import TrainingConfig, train
+from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.module import TrainingModule
+from di4c_plugin.training.run import train
 from tests.algorithms import tiny
 from tests.algorithms.test_dmmd import PROCESSES
 from tests.training import toy
