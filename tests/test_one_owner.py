@@ -331,6 +331,7 @@ def test_a_file_of_the_training_is_its_class(name: str) -> None:
 # ---- recipes
 
 
+@pytest.mark.slow
 def test_recipes_are_read_as_hydra_reads_them() -> None:
     for host in PROCESSES:
         for algo in ALGOS:

@@ -153,6 +153,7 @@ def trained(logits: Tensor, **options: Any) -> Bits:
     return student
 
 
+@pytest.mark.slow
 def test_a_product_goes_to_one_mode_without_repulsion_and_keeps_both_with_it() -> None:
     start = torch.tensor([[[0.0, 0.2], [0.0, 0.2]]], dtype=torch.float64)
     without = trained(start.clone(), repulsion=0.0).law
@@ -162,6 +163,7 @@ def test_a_product_goes_to_one_mode_without_repulsion_and_keeps_both_with_it() -
     assert 0.35 < kept[:, 0].sum() < 0.65
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["all_pairs", "candidates"])
 def test_a_mixture_learns_that_the_bits_agree(estimator: str) -> None:
     random = torch.Generator().manual_seed(1)
