@@ -17,6 +17,7 @@ from di4c_plugin.families.adapted import teaching
 from di4c_plugin.files import named_file, user_path
 from di4c_plugin.hosts import Host, OpenHost, load_source
 from di4c_plugin.hosts.choose import as_host
+from di4c_plugin.hosts.start import check_start, digests, start_networks
 from di4c_plugin.networks.adapters import Adapter
 from di4c_plugin.options import parameters, typed
 from di4c_plugin.plugins import lookup, make
@@ -28,7 +29,7 @@ from di4c_plugin.values import shown
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
-    from di4c_plugin.training import TrainingConfig
+    from di4c_plugin.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,11 @@ def distill(
             another latent or process, and as `di4c_plugin.training.train`.
     """
     # Imported here because Lightning takes longer to import than drawing a few samples takes.
-    from di4c_plugin.hosts.start import check_start, digests, start_networks
-    from di4c_plugin.training import TrainingConfig, make_algorithm, train
+    from di4c_plugin.training.build import make_algorithm
     from di4c_plugin.training.compose import training_config
+    from di4c_plugin.training.config import TrainingConfig
     from di4c_plugin.training.recipes import merged, recipe
+    from di4c_plugin.training.run import train
 
     adapter = as_host(host, teacher)
     chosen = {"name": "di4c"} | dict(algo or {})

@@ -22,8 +22,8 @@ from di4c_plugin.evaluation.pictures import quality_plot, sample_rows, sample_sh
 from di4c_plugin.evaluation.report import by_sampler, peak_rss_mb, write_json
 from di4c_plugin.evaluation.sweep import Cell, measure
 from di4c_plugin.hosts.builtin import HOST, LEVELS, SIDE
-from di4c_plugin.training import TrainingConfig
 from di4c_plugin.training.compose import compose_config, training_config
+from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.folder import (
     CHECKPOINT,
     CONFIG,

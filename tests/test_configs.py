@@ -26,7 +26,7 @@ from di4c_plugin.programs.callback import with_choices
 from di4c_plugin.programs.text.measuring import metric_settings
 from di4c_plugin.programs.text.sampling import sampler_settings
 from di4c_plugin.programs.text.settings import distillation
-from di4c_plugin.training import make_algorithm
+from di4c_plugin.training.build import make_algorithm
 from di4c_plugin.training.compose import compose_config, compose_run, training_config
 
 GROUPS = ("algo", "experiment", "host", "latent", "process", "sampler", "training")

@@ -10,7 +10,7 @@ from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing, DiscretisedGaussian, Process, Uniform
 from di4c_plugin.families import new_model, student_of
 from di4c_plugin.networks import DiTConfig, TransformerConfig
-from di4c_plugin.training import TrainingConfig
+from di4c_plugin.training.config import TrainingConfig
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 PROCESSES = [Absorbing(5), Uniform(5), DiscretisedGaussian(5, rate_sigma=2, q_sigma=5)]

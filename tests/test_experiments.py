@@ -26,8 +26,9 @@ from di4c_plugin.files import configs_dir
 from di4c_plugin.hosts import OpenHost
 from di4c_plugin.plugins import make
 from di4c_plugin.programs.text.settings import distillation
-from di4c_plugin.training import TrainingConfig, make_algorithm
+from di4c_plugin.training.build import make_algorithm
 from di4c_plugin.training.compose import RunConfig, compose_run
+from di4c_plugin.training.config import TrainingConfig
 from tests.stand_ins.images.checkouts import real, stand_in
 from tests.stand_ins.images.place import Place
 from tests.test_configs import in_host, options

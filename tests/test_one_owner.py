@@ -26,8 +26,9 @@ from di4c_plugin.plugins import GROUP, PluginManager, get_manager, lookup
 from di4c_plugin.programs.tauldr import training as registered
 from di4c_plugin.programs.text.settings import distillation
 from di4c_plugin.samplers import sampler_named
-from di4c_plugin.training import TrainingConfig, make_algorithm
+from di4c_plugin.training.build import make_algorithm
 from di4c_plugin.training.compose import compose_config
+from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.recipes import Recipe, recipe
 from tests.stand_ins.images.small_tauldr import SIZES
 from tests.test_configs import HOSTS, in_host
@@ -330,6 +331,7 @@ def test_a_file_of_the_training_is_its_class(name: str) -> None:
 # ---- recipes
 
 
+@pytest.mark.slow
 def test_recipes_are_read_as_hydra_reads_them() -> None:
     for host in PROCESSES:
         for algo in ALGOS:

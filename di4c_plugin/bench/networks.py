@@ -21,10 +21,10 @@ from di4c_plugin.hosts.choose import as_host
 from di4c_plugin.hosts.start import start_networks
 from di4c_plugin.networks import DiTConfig
 from di4c_plugin.networks.adapters import Adapter
-from di4c_plugin.training import make_algorithm
+from di4c_plugin.training.build import make_algorithm
 from di4c_plugin.training.ema import EMA
 from di4c_plugin.training.engine import Engine
-from di4c_plugin.training.module import MixedPrecision
+from di4c_plugin.training.precision import MixedPrecision
 
 WARM_UP = 3
 

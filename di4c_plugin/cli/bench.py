@@ -10,6 +10,7 @@ from di4c_plugin.bench.cases import CASES, DTYPES
 from di4c_plugin.cli.arguments import add_output, flag
 from di4c_plugin.cli.output import write_results
 from di4c_plugin.errors import UserError
+from di4c_plugin.plugins import lookup
 
 if TYPE_CHECKING:
     from di4c_plugin.bench.cases import Case
@@ -21,7 +22,7 @@ WHAT = {
 }
 # Options that may be given several times, a row of the table for each combination: help, default.
 ROWS = {
-    "impl": ("naive, checkpoint or chunked", ["naive", "checkpoint", "chunked"]),
+    "impl": ("how it is computed", ["naive", "checkpoint", "chunked"]),
     "algo": ("a method with options, such as di4c,loss=naive", ["di4c"]),
     "latent": ("a latent with options, such as adaln,blocks=4", None),
     "adapter": ("an adapter for each network, such as r=16,alpha=32, or none", None),
@@ -92,9 +93,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_options(parser: argparse.ArgumentParser, kind: str) -> None:
     """Add an option for each field of the case."""
     case = CASES[kind]()
-    for name, (text, _) in ROWS.items():
+    for name, (text, default) in ROWS.items():
         if hasattr(case, name):
-            parser.add_argument(flag(name), action="append", help=f"{text}; may be repeated")
+            choices = default if name == "impl" else None
+            text += "; may be repeated"
+            parser.add_argument(flag(name), action="append", choices=choices, help=text)
     for name, text in OPTIONS.items():
         if hasattr(case, name):
             default = getattr(case, name)
@@ -151,7 +154,7 @@ def read_row(name: str, text: str | None) -> Any:
         {key: value, ...}, its "none" as None; None and an implementation of the loss as they are.
 
     Raises:
-        UserError: for text of another form.
+        UserError: for text of another form, and for an unknown method.
     """
     if text is None or name == "impl":
         return text
@@ -164,6 +167,8 @@ def read_row(name: str, text: str | None) -> Any:
     pairs = [part.partition("=") for part in parts]
     try:
         if "" not in own.values() and all(equals for _, equals, _ in pairs):
+            if name == "algo":
+                lookup("algorithm", own["name"])  # before a process starts
             return own | {key: yaml.safe_load(value) for key, _, value in pairs}
     except yaml.YAMLError:
         pass

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from di4c_plugin import demo
     from di4c_plugin.api import load_teacher
     from di4c_plugin.evaluation.report import rows
-    from di4c_plugin.training import Interrupted
+    from di4c_plugin.training.interrupt import Interrupted
 
     start = time.perf_counter()
     name = "digits_quick" if args.quick else "digits_full" if args.full else "digits_demo"

@@ -88,16 +88,17 @@ def with_latent(overrides: "Sequence[str]") -> list[str]:
 
 def finished(run: "Callable[[], Model]", path: Path) -> int:
     """Run, and print the path of the result, or where a signal stopped it; return the exit code."""
-    from di4c_plugin import training
+    from di4c_plugin.training.interrupt import Interrupted
+    from di4c_plugin.training.trainer import is_first_process
 
     try:
         run()
-    except training.Interrupted as stopped:
+    except Interrupted as stopped:
         # Lightning kills the first of several processes if another one fails.
-        if not training.is_first_process():
+        if not is_first_process():
             return 0
         print(f"di4c: interrupted {stopped}; resume=true goes on", file=sys.stderr)
         return 128 + stopped.signum
-    if training.is_first_process():
+    if is_first_process():
         print(path)
     return 0

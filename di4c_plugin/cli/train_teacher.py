@@ -23,9 +23,10 @@ def run(args: argparse.Namespace) -> int:
 
     from di4c_plugin.errors import UserError
     from di4c_plugin.plugins import make
-    from di4c_plugin.training import make_algorithm, train
+    from di4c_plugin.training.build import make_algorithm
     from di4c_plugin.training.compose import compose_run
     from di4c_plugin.training.folder import TEACHER
+    from di4c_plugin.training.run import train
 
     config = compose_run("train_teacher", args.overrides)
     for group in ("algo", "host", "process", "network"):

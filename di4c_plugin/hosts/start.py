@@ -13,7 +13,6 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.families.adapted import adapted_student, continued
 from di4c_plugin.hosts.base import OpenHost
 from di4c_plugin.networks.adapters import Adapter
-from di4c_plugin.training import is_first_process
 from di4c_plugin.training.start import check_latent, tell_lost_latent
 
 
@@ -80,6 +79,8 @@ def check_start(
 
 def digests(teacher: Model, start: Model | None) -> dict[str, str]:
     """Return digests of the weights that a run reads, by role; none but in the first process."""
+    from di4c_plugin.training.trainer import is_first_process  # imports Lightning
+
     models = {"teacher": teacher, "start": start} if is_first_process() else {}
     return {
         name: f"sha256 {fingerprint(bare_names(model))[:16]}"

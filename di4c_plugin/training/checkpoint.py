@@ -1,4 +1,4 @@
-"""Keeps the last checkpoint of a run, also when a signal interrupts it.
+"""Our checkpoints as Lightning's: the last one of a run, also when a signal interrupts it.
 
 Lightning's own `ModelCheckpoint` cannot finish the current update before it saves on a signal.
 """
@@ -6,8 +6,10 @@ Lightning's own `ModelCheckpoint` cannot finish the current update before it sav
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from di4c_plugin.training.checkpoint_file import read_checkpoint, write_checkpoint
 from di4c_plugin.training.data import MicroBatch
 from di4c_plugin.training.interrupt import SignalFlag
 
@@ -50,3 +52,30 @@ class LastCheckpoint(Callback):
         if self.path is not None and (last or trainer.global_step % self.every == 0):
             trainer.save_checkpoint(self.path)
         trainer.should_stop |= self.stopped
+
+
+class CheckpointFiles(CheckpointIO):
+    """Makes Lightning's Trainer use the functions of `checkpoint_file` for local files.
+
+    Args:
+        previous: see `write_checkpoint`.
+    """
+
+    def __init__(self, previous: Path | None = None) -> None:
+        self.previous = previous
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint."""
+        write_checkpoint(checkpoint, Path(path), previous=self.previous)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint."""
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint."""
+        Path(path).unlink(missing_ok=True)

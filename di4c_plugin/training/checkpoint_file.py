@@ -12,7 +12,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import CheckpointIO
 
 from di4c_plugin.announce import announce_once
 from di4c_plugin.checkpoints.digest import digest_of
@@ -112,30 +111,3 @@ def first_intact(path: Path, backups: Iterable[Path], advice: str) -> tuple[Path
         return file, content
     rest = f", and no other in {path.parent} is intact" if backups else ""
     raise UserError(f"{path} is {fault}{rest}; {advice}")
-
-
-class CheckpointFiles(CheckpointIO):
-    """Makes Lightning's Trainer use the functions above for local files.
-
-    Args:
-        previous: see `write_checkpoint`.
-    """
-
-    def __init__(self, previous: Path | None = None) -> None:
-        self.previous = previous
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        """Write a checkpoint."""
-        write_checkpoint(checkpoint, Path(path), previous=self.previous)
-
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Read a checkpoint."""
-        return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint."""
-        Path(path).unlink(missing_ok=True)

@@ -22,8 +22,7 @@ from di4c_plugin.checkpoints.model import Model, with_info
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import STRANGE, UserError, is_of_memory
 from di4c_plugin.plugins import lookup
-from di4c_plugin.training.checkpoint import LastCheckpoint
-from di4c_plugin.training.checkpoint_file import CheckpointFiles
+from di4c_plugin.training.checkpoint import CheckpointFiles, LastCheckpoint
 from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.engine import check_rounds
 from di4c_plugin.training.folder import ADAPTER, STUDENT, TEACHER, RunFolder

@@ -15,7 +15,8 @@ from torch.distributed.tensor import Shard, empty
 from torch.optim import Optimizer
 
 from di4c_plugin.training import shards
-from di4c_plugin.training.checkpoint_file import CheckpointFiles, read_checkpoint
+from di4c_plugin.training.checkpoint import CheckpointFiles
+from di4c_plugin.training.checkpoint_file import read_checkpoint
 
 
 class ShardedStrategy(ModelParallelStrategy):

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
 from di4c_plugin.limits import exceeds, over
-from di4c_plugin.training.checkpoint_file import CheckpointFiles
+from di4c_plugin.training.checkpoint import CheckpointFiles
 from di4c_plugin.training.config import TrainingConfig
 
 LOGS = "logs"

@@ -20,7 +20,8 @@ from di4c_plugin.networks.denoiser import repeated
 from di4c_plugin.networks.encoder import Posterior, encode
 from di4c_plugin.networks.latent.base import gaussian
 from di4c_plugin.networks.predict import States
-from di4c_plugin.training import TrainingConfig, train
+from di4c_plugin.training.config import TrainingConfig
+from di4c_plugin.training.run import train
 from tests.algorithms import tiny
 from tests.algorithms.killed import goes_on_bit_for_bit
 from tests.enumeration import TableDenoiser, states

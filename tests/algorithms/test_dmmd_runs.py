@@ -10,7 +10,8 @@ from di4c_plugin.algorithms.dmmd import DMMD
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.families import load_model
-from di4c_plugin.training import TrainingConfig, train
+from di4c_plugin.training.config import TrainingConfig
+from di4c_plugin.training.run import train
 from tests.algorithms.killed import goes_on_bit_for_bit
 from tests.training import toy
 

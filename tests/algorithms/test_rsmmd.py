@@ -13,8 +13,9 @@ from di4c_plugin.algorithms.rsmmd import RSMMD
 from di4c_plugin.diffusion import Absorbing, Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.representation import reward, similarities
-from di4c_plugin.training import TrainingConfig, train
+from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.module import TrainingModule
+from di4c_plugin.training.run import train
 from tests.algorithms import tiny
 from tests.algorithms.test_dmmd import PROCESSES
 from tests.training import toy
@@ -152,6 +153,7 @@ def trained(logits: Tensor, **options: Any) -> Bits:
     return student
 
 
+@pytest.mark.slow
 def test_a_product_goes_to_one_mode_without_repulsion_and_keeps_both_with_it() -> None:
     start = torch.tensor([[[0.0, 0.2], [0.0, 0.2]]], dtype=torch.float64)
     without = trained(start.clone(), repulsion=0.0).law
@@ -161,6 +163,7 @@ def test_a_product_goes_to_one_mode_without_repulsion_and_keeps_both_with_it() -
     assert 0.35 < kept[:, 0].sum() < 0.65
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["all_pairs", "candidates"])
 def test_a_mixture_learns_that_the_bits_agree(estimator: str) -> None:
     random = torch.Generator().manual_seed(1)

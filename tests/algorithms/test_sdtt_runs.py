@@ -11,8 +11,9 @@ from di4c_plugin.algorithms.sdtt import SDTT
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.families import load_model
-from di4c_plugin.training import TrainingConfig, train
+from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.module import TrainingModule
+from di4c_plugin.training.run import train
 from tests.training import toy
 
 CONFIG = TrainingConfig(steps=6, batch_size=3, checkpoint_every=1, log_every=1, logger="none")

@@ -13,7 +13,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
-from di4c_plugin.training import TrainingConfig, train
+from di4c_plugin.training.config import TrainingConfig
+from di4c_plugin.training.run import train
 from tests.stand_ins.images import checkouts, tauldr_train
 from tests.stand_ins.images.small_tauldr import CONFIG as TAULDR
 from tests.stand_ins.images.trainers import GaussianModel

@@ -16,7 +16,7 @@ from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing, build_process
 from di4c_plugin.families import new_model
 from di4c_plugin.networks import TransformerConfig
-from di4c_plugin.training import TrainingConfig
+from di4c_plugin.training.config import TrainingConfig
 from tests.campaigns.outcome import Tally
 from tests.campaigns.strange import values
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from di4c_plugin.announce import announce_once
 from di4c_plugin.families import load_model
-from di4c_plugin.training import TrainingConfig, train
+from di4c_plugin.training.config import TrainingConfig
+from di4c_plugin.training.run import train
 from tests.campaigns.outcome import Tally
 from tests.training import toy
 from tests.training.test_checkpoint_file import changed

@@ -250,6 +250,7 @@ def deep(kind: str, depth: int) -> bytes:
     return b"\x80\x02}" + inner + b"Ns." if kind == "key" else b"\x80\x02" + inner + b"."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tuple", "list", "key"])
 def test_depth_crashes_nothing(kind: str, tmp_path: Path) -> None:
     hostile.archive(tmp_path / "x", deep(kind, 10**6))

@@ -14,6 +14,7 @@ SIZES = {"vocab": 300, "positions": 8, "hidden": 16, "threads": 1, "repeats": 1}
 SMALL = [f"--{name}={value}" for name, value in SIZES.items()]
 
 
+@pytest.mark.slow
 def test_it_prints_and_saves(di4c: Run, tmp_path: Path) -> None:
     rows = ["--impl", "naive", "--impl", "chunked"]
     run = di4c("bench", "loss", *SMALL, *rows, "--json", str(tmp_path / "a.json"))
@@ -30,6 +31,7 @@ def test_it_prints_and_saves(di4c: Run, tmp_path: Path) -> None:
     assert all(result["seconds"] > 0 and result["vocab"] == 300 for result in report["results"])
 
 
+@pytest.mark.slow
 def test_a_network_call(di4c: Run) -> None:
     sizes = ["--layers", "2", "--heads", "2", "--latent", "token,blocks=1"]
     run = di4c("bench", "sample", *SMALL, *sizes)
@@ -76,7 +78,7 @@ def test_a_row_for_each_combination(line: str, cases: dict[str, object]) -> None
     [
         ("", "the following arguments are required: what; see di4c bench --help"),
         ("loss --latents x", "argument --latents: invalid int value: 'x'"),
-        ("loss --impl fast", "unknown loss 'fast'; there are "),
+        ("loss --impl fast", "argument --impl: invalid choice: 'fast' (choose from "),
         ("loss --latents 0", "latents must be at least 1, not 0"),
         ("loss --masked 2", "masked must be in (0, 1], not 2.0"),
         ("update --algo di4c,fast", "give a method with options, such as di4c,loss=naive, not "),

@@ -17,7 +17,7 @@ from di4c_plugin.algorithms.base import Data
 from di4c_plugin.algorithms.di4c import Di4C
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts import host_for
-from di4c_plugin.training import Interrupted
+from di4c_plugin.training.interrupt import Interrupted
 from tests.families.hf.snapshots import foreign, load_teacher, native
 
 ROWS = [

@@ -19,7 +19,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.families.adapted import without_adapter
 from di4c_plugin.networks.sharing import base_names, own_state
 from di4c_plugin.plugins import lookup
-from di4c_plugin.training import Interrupted
+from di4c_plugin.training.interrupt import Interrupted
 from tests.families.hf.adapters import METHODS
 from tests.families.hf.snapshots import foreign, load_teacher, native
 from tests.hosts.test_hf import texts

@@ -17,7 +17,7 @@ from di4c_plugin.cli.main import main
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts import host_for
 from di4c_plugin.plugins import lookup
-from di4c_plugin.training import TrainingConfig
+from di4c_plugin.training.config import TrainingConfig
 from tests.checkpoints.model_files import read_file
 from tests.stand_ins.images.checkouts import Root
 from tests.stand_ins.images.place import HOSTS, Place, options

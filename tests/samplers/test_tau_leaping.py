@@ -129,6 +129,7 @@ def test_a_leap_adds_poisson_numbers_of_jumps_and_clamps() -> None:
 # The sampler
 
 
+@pytest.mark.slow
 def test_more_steps_come_closer_to_the_data() -> None:
     """TV to the data: the noise of 30000 draws of 9 states is about 0.006."""
     few, some, many = (distance(sample(steps)) for steps in (3, 10, 80))
@@ -137,6 +138,7 @@ def test_more_steps_come_closer_to_the_data() -> None:
     assert many < 0.02
 
 
+@pytest.mark.slow
 def test_correctors_bring_few_steps_closer() -> None:
     plain = distance(sample(10))
     options: dict[str, Any] = {"corrector_size": 0.3, "corrector_entry": 1.0}

@@ -18,7 +18,8 @@ from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.families import new_model, student_of
 from di4c_plugin.networks import DiTConfig
 from di4c_plugin.networks.predict import AllPositions, States, predict
-from di4c_plugin.training import TrainingConfig, make_algorithm
+from di4c_plugin.training.build import make_algorithm
+from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.module import TrainingModule
 from di4c_plugin.training.sharding import block_names
 from tests.stand_ins.images import small_halton

@@ -12,7 +12,8 @@ import torch
 from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.mixture import kl_divergence
-from di4c_plugin.training import TrainingConfig, train
+from di4c_plugin.training.config import TrainingConfig
+from di4c_plugin.training.run import train
 from tests.training import toy
 
 EXAMPLES = 4  # of an update

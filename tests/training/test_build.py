@@ -6,7 +6,7 @@ from di4c_plugin.algorithms.denoising import Denoising
 from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
 from di4c_plugin.plugins import make
-from di4c_plugin.training import make_algorithm
+from di4c_plugin.training.build import make_algorithm
 
 
 def test_options_reach_the_algorithm() -> None:

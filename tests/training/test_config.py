@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.training import TrainingConfig
+from di4c_plugin.training.config import TrainingConfig
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from torch import Tensor
 from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
 from di4c_plugin.hosts.builtin import HOST as BUILTIN
 from di4c_plugin.hosts.start import start_networks
-from di4c_plugin.training import make_algorithm, shards
+from di4c_plugin.training import shards
+from di4c_plugin.training.build import make_algorithm
 from di4c_plugin.training.checkpoint_file import read_checkpoint
 from di4c_plugin.training.data import BatchStream
 from di4c_plugin.training.recipes import recipe

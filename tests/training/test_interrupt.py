@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
-from di4c_plugin.training import Interrupted, TrainingConfig, train
-from di4c_plugin.training.interrupt import SignalFlag
+from di4c_plugin.training.config import TrainingConfig
+from di4c_plugin.training.interrupt import Interrupted, SignalFlag
+from di4c_plugin.training.run import train
 from tests.training import toy
 
 CONFIG = TrainingConfig(steps=9, batch_size=3, accumulate=2, log_every=2, checkpoint_every=100)

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from di4c_plugin.algorithms.base import Algorithm, Batch, Data, LossTerms, Networks, Update
 from di4c_plugin.checkpoints.model import Model
-from di4c_plugin.training import TrainingConfig, train
+from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.data import BatchStream, MicroBatch
 from di4c_plugin.training.module import TrainingModule
 from di4c_plugin.training.rng import step_generator
+from di4c_plugin.training.run import train
 from tests.training import toy
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

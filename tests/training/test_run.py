@@ -13,9 +13,9 @@ from di4c_plugin.algorithms.denoising import Denoising
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
 from di4c_plugin.families import load_model
-from di4c_plugin.training import TrainingConfig, train
+from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.module import TrainingModule
-from di4c_plugin.training.run import command
+from di4c_plugin.training.run import command, train
 from tests.training import toy
 
 # Seven examples in batches of three, two for each update: checkpoints lie inside passes.

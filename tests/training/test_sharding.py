@@ -9,7 +9,8 @@ import torch
 
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.maskgit import MaskGITNetworks
-from di4c_plugin.training import TrainingConfig, train
+from di4c_plugin.training.config import TrainingConfig
+from di4c_plugin.training.run import train
 from tests.stand_ins.images.checkouts import empty_checkout, stand_in
 from tests.stand_ins.ranks import run_ranks
 from tests.training import sharded_ranks, toy

@@ -5,8 +5,8 @@ from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
 from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
-from di4c_plugin.training import TrainingConfig
-from di4c_plugin.training.checkpoint_file import CheckpointFiles
+from di4c_plugin.training.checkpoint import CheckpointFiles
+from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.trainer import make_trainer, with_float64
 
 

@@ -12,12 +12,8 @@ from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import is_plain
 from di4c_plugin.programs.text.errors import one_line
-from di4c_plugin.training.checkpoint_file import (
-    CheckpointFiles,
-    first_intact,
-    read_checkpoint,
-    write_checkpoint,
-)
+from di4c_plugin.training.checkpoint import CheckpointFiles
+from di4c_plugin.training.checkpoint_file import first_intact, read_checkpoint, write_checkpoint
 
 VERSIONS = re.compile(r"last(-v\d+)?\.ckpt")
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}\.ckpt")

@@ -9,7 +9,7 @@ from di4c_plugin.algorithms.base import Algorithm, Role
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.plugins import lookup
-from di4c_plugin.training import make_algorithm
+from di4c_plugin.training.build import make_algorithm
 
 
 @dataclass(frozen=True)

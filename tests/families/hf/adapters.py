@@ -13,7 +13,7 @@ from di4c_plugin.families.adapted import shared, without_adapter
 from di4c_plugin.hosts.hf import HOST
 from di4c_plugin.hosts.start import start_networks
 from di4c_plugin.networks.adapters import Adapter
-from di4c_plugin.training import make_algorithm
+from di4c_plugin.training.build import make_algorithm
 from di4c_plugin.training.ema import EMA
 from di4c_plugin.training.engine import Engine
 from tests.families.hf.snapshots import foreign, load_teacher, native

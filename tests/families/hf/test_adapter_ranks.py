@@ -11,7 +11,7 @@ from di4c_plugin.families.adapted import shared
 from di4c_plugin.hosts import host_for
 from di4c_plugin.hosts.start import start_networks
 from di4c_plugin.networks.adapters import Adapter
-from di4c_plugin.training import make_algorithm
+from di4c_plugin.training.build import make_algorithm
 from di4c_plugin.training.data import BatchStream
 from di4c_plugin.training.recipes import recipe
 from tests.families.hf import adapter_ranks
