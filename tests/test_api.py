@@ -472,8 +472,8 @@ def test_another_file_of_the_same_name_is_another_run(
     with pytest.raises(UserError, match=message):
         go(steps, **{role: other})
     config = tmp_path / "run/config.yaml"
-    plain = OmegaConf.load(config)
-    del plain["weights"]  # type: ignore[attr-defined]
+    plain: Any = OmegaConf.load(config)
+    del plain["weights"]
     OmegaConf.save(plain, config)
     go(steps, **{role: other})
 

@@ -184,7 +184,7 @@ class RunFolder:
             raise UserError(f"{self.config} is damaged; start again with overwrite")
         # In earlier versions without digests of the weights that a run reads.
         digests = {DIGESTS: self.description.get(DIGESTS, {})}
-        before, now = flat(digests | config), flat(digests | self.description)
+        before, now = flat(digests | config), flat({**digests, **self.description})
         for name in sorted((before.keys() | now.keys()) - FREE - shards.free(before, now)):
             old, new = before.get(name), now.get(name)
             if old != new:
