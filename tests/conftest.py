@@ -14,6 +14,10 @@ import pytest
 
 from di4c_plugin.checkouts import host_named
 
+# Workers of pytest-xdist have a core each: more threads would wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 MakeHost = Callable[[str], Path]
 

@@ -183,6 +183,7 @@ def program(
     return run
 
 
+@pytest.mark.slow
 def test_its_program_is_entered_by_the_door_of_ours(program: Callable[..., Any]) -> None:
     assert program("-v").stdout == "1.0 ['-v']\n", "its own sampler"
     done = program("-v", "--sampler", "confidence")

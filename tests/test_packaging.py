@@ -123,6 +123,7 @@ def test_a_hydra_app_that_does_not_use_us_does_not_pay(foreign_app: App) -> None
     assert foreign_app("+seed=1") == {"algo": None, "torch": False}
 
 
+@pytest.mark.slow
 def test_the_program_runs(programs: Path, tmp_path: Path) -> None:
     version = output(programs / "di4c", "--version", cwd=tmp_path).strip()
     listed = output(programs / "di4c", "plugins", cwd=tmp_path)

@@ -147,6 +147,7 @@ def test_the_environment_switches_plugins_off(monkeypatch: pytest.MonkeyPatch) -
         plugins.get_manager.__wrapped__()
 
 
+@pytest.mark.slow
 def test_an_installed_plugin_is_listed(di4c: Run, example_plugin: str) -> None:
     listed = di4c("plugins", PYTHONPATH=example_plugin)
     assert listed.returncode == 0, listed.stderr
@@ -164,6 +165,7 @@ def test_an_installed_plugin_is_listed(di4c: Run, example_plugin: str) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_an_installed_plugin_is_switched_off(di4c: Run, example_plugin: str) -> None:
     listed = di4c("plugins", PYTHONPATH=example_plugin, DI4C_DISABLE_PLUGINS="di4c_example")
     assert listed.returncode == 0, listed.stderr

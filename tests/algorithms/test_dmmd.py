@@ -281,6 +281,7 @@ def test_an_update_of_one_network_leaves_the_other_alone(index: int) -> None:
 # ---- the expected loss, by enumeration
 
 
+@pytest.mark.slow
 def test_with_an_exact_auxiliary_the_loss_is_the_divergence_of_the_mixture() -> None:
     r"""E_s \sum_{z_s} P(z_s) \sum_{open d} KL(E_g[x^d | z_s] || theta^d(z_s)), k = 1, D = 2."""
     process, count = Absorbing(3), 3

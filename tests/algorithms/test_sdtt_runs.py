@@ -55,6 +55,7 @@ def test_a_round_begins_with_the_averaged_student_as_teacher(tmp_path: Path) -> 
     assert kept.latent is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("renew", [[], ["optimiser", "average"]])
 @pytest.mark.parametrize("latent", [False, True])
 @pytest.mark.parametrize("killed_at", [1, 2, 3, 4, 5])

@@ -43,6 +43,7 @@ def weights(out: Path) -> dict[str, Tensor]:
     return toy.weights(load_model(out / "student.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [60, pytest.param(600, marks=pytest.mark.campaign)])
 def test_a_damaged_run_is_refused_or_ends_as_it_would_have(
     tmp_path: Path, count: int, capfd: pytest.CaptureFixture[str]

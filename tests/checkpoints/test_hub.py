@@ -134,6 +134,7 @@ def test_a_hub_out_of_reach_gives_one_line(hub: list[str], monkeypatch: pytest.M
     assert hub == []
 
 
+@pytest.mark.slow
 def test_endpoint_cache_and_offline_mode_are_those_of_the_environment(
     repositories: Repositories, tmp_path: Path
 ) -> None:

@@ -111,6 +111,7 @@ def test_an_interrupted_demo_resumes_to_the_same_numbers(
     assert report(out)["fd"] == report(finished[0])["fd"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_folder_is_used_again_only_when_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

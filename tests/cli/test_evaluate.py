@@ -29,6 +29,7 @@ def expected(steps: int) -> float:
     return frechet_distance(x, BUILTIN().data().x_0)
 
 
+@pytest.mark.slow
 def test_it_prints_and_saves_a_value_for_each_number_of_steps(di4c: Run) -> None:
     options = ["--steps", "1,3", "--samples", "20", "--seed", "5", "--json", "new/fd.json"]
     run = di4c("evaluate", "teacher", *options)

@@ -107,6 +107,7 @@ def test_help_of_all_commands_loads_nothing_heavy() -> None:
     assert loaded.stdout == b"set()\n"
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_had_enough_is_no_error() -> None:
     program = "import sys; from di4c_plugin.cli.main import main; sys.exit(main(['plugins']))"
     process = subprocess.Popen(

@@ -41,6 +41,7 @@ def train(teacher: Path, out: Path, *more: str) -> int:
     return main(["train", *phases, *common, "training.accelerator=cpu", *more])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["di4c", "dmmd"])
 def test_a_stopped_command_goes_on_where_it_was(
     phase: str, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

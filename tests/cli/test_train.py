@@ -252,6 +252,7 @@ def test_files_of_the_user_are_in_the_way(
     assert (tmp_path / name).read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_plugins_bring_configs_and_algorithms(
     di4c: Run, teacher: Path, tmp_path: Path, example_plugin: str
 ) -> None:

@@ -54,6 +54,7 @@ def teacher(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("write", "adapter"), [(chats, True), (plain, True), (chats, False)])
 def test_a_killed_command_goes_on(
     teacher: Path,

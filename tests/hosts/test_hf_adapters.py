@@ -66,6 +66,7 @@ def run(folder: Path, algo: dict[str, Any], out: Path | None, **more: Any) -> An
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "algo", "kill"), CASES)
 def test_a_killed_run_goes_on_bit_for_bit_and_is_loaded(
     kind: str, algo: dict[str, Any], kill: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

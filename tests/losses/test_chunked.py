@@ -268,6 +268,7 @@ def compare_compiled(backend: str, positions: Sequence[int]) -> list[int]:
     return graphs
 
 
+@pytest.mark.slow
 def test_compiled_functions_are_not_compiled_for_each_number_of_positions() -> None:
     """Every update has another number of them, and the chunks would be unrolled."""
     graphs = compare_compiled("aot_eager", (5, 9, 4, 7, 2))

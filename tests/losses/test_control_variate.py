@@ -64,6 +64,7 @@ def variance(q: Tensor, values: Tensor) -> Tensor:
     return q @ (values - q @ values).pow(2).reshape(len(q), -1).sum(-1)
 
 
+@pytest.mark.slow
 def test_expectations_are_equal(q: Tensor, estimates: tuple[Estimate, Estimate]) -> None:
     naive, control = estimates
     torch.testing.assert_close(q @ control.loss, q @ naive.loss)

@@ -42,6 +42,7 @@ def host(make_host: MakeHost) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_program_runs_as_if_python_had_started_it(host: Path, launch: Launch) -> None:
     (host.parent / "helper.py").write_text("WHO = 'somebody else'\n")
     done = launch("mdlm/main.py", "seed=3", "+out=answer.json")
@@ -84,6 +85,7 @@ def test_a_wrong_program_gives_one_line(script: str, line: str, host: Path, laun
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"di4c: error: {line}\n")
 
 
+@pytest.mark.slow
 def test_a_misspelt_method_is_told_by_hydra_itself(host: Path, launch: Launch) -> None:
     done = launch("mdlm/main.py", "algo=di4d")
     assert done.returncode == 1
@@ -113,6 +115,7 @@ def test_the_shims_need_no_torch(host: Path, launch: Launch) -> None:
     assert done.stdout == "False\n"
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_not_there_is_told_before_the_imports(host: Path, launch: Launch) -> None:
     (host / "helper.py").write_text("raise SystemError('imported')\n")
     for name in ("no/such.ckpt", "./x", "~/none.pth", "epoch=3-step=10.ckpt", "file:x.pt"):
@@ -124,6 +127,7 @@ def test_a_teacher_that_is_not_there_is_told_before_the_imports(host: Path, laun
     assert "imported" in done.stderr
 
 
+@pytest.mark.slow
 def test_names_that_hydra_does_not_read_are_quoted(host: Path, launch: Launch) -> None:
     (host.parent / "epoch=3-step=10.ckpt").touch()
     done = launch("mdlm/main.py", "seed=3", "+teacher=epoch=3-step=10.ckpt", "+out=answer.json")

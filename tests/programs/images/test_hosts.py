@@ -49,6 +49,7 @@ class Own(torchvision.datasets.CIFAR10): pass
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMPORTS)
 def test_their_imports_succeed(name: str, make_host: MakeHost, launch: Launch) -> None:
     root = make_host(name)

@@ -101,6 +101,7 @@ def program(make_host: MakeHost) -> Callable[[str], Path]:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "answer"),
     [
@@ -127,6 +128,7 @@ def test_a_program_gets_our_sampler(
         assert done.stdout.splitlines()[0] == "['Di4C', 'Di4C', 'Di4C']"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "line"),
     [

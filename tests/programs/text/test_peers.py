@@ -69,6 +69,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is of Linux")
 def test_what_a_killed_process_forked_dies_with_it() -> None:
     """The child holds the pipe that is read here: it ends when both are gone."""

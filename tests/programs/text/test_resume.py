@@ -76,6 +76,7 @@ def same(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
 VALIDATING = {"val_check_interval": 2, "check_val_every_n_epoch": None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "rounds"),
     [
