@@ -152,7 +152,7 @@ def distill(
 
     Raises:
         UserError: for unknown names and options, a latent that no network takes, a start with
-            another latent or process, and as `di4c_plugin.training.train`.
+            another latent or process, and as `di4c_plugin.training.run.train`.
     """
     # Imported here because Lightning takes longer to import than drawing a few samples takes.
     from di4c_plugin.training.build import make_algorithm

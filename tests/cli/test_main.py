@@ -1,5 +1,6 @@
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -169,7 +170,12 @@ INTERRUPTED = {
 def test_ctrl_c_is_one_line(body: str) -> None:
     program = PROGRAM.format(body=INTERRUPTED[body].strip())
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        # A shell starts what runs in the background with the signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "di4c: interrupted\n")
 
