@@ -7,6 +7,7 @@ language model. Higher is better; it grows with fewer samples and buckets, so bo
 from importlib import import_module
 from typing import Any
 
+from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError, reason
 from di4c_plugin.evaluation.figures import Figure
 from di4c_plugin.evaluation.scorer import Scorer
@@ -27,6 +28,7 @@ class Mauve(TextMetric):
         self._reference = needed_reference(reference, "mauve")
         self._buckets = options.mauve_buckets
         self._features: Any = None
+        self._ends = 0.0
         _check(len(self._reference), "the reference")
 
     def __call__(self, samples: Texts) -> dict[str, Figure]:
@@ -40,16 +42,26 @@ class Mauve(TextMetric):
         if self._buckets is not None and not 2 <= self._buckets <= count:
             raise UserError(f"--mauve-buckets is from 2 to the {count} samples")
         if self._features is None or len(self._features) != count:
-            self._features = self._of(self._reference.spread(count))
+            self._features, self._ends = self._of(self._reference.spread(count))
+        features, ends = self._of(samples.spread(count))
+        if abs(ends - self._ends) > 0.5:
+            announce_once(
+                "mauve compares texts at their last token, which is the end of text in "
+                f"{ends:.0%} of the samples and {self._ends:.0%} of the reference: cut the "
+                "reference as the samples are (.npy)"
+            )
         result = self._library.compute_mauve(
-            p_features=self._of(samples.spread(count)),
+            p_features=features,
             q_features=self._features,
             num_buckets="auto" if self._buckets is None else self._buckets,
         )
         return {"mauve": Figure(float(result.mauve), None, count)}
 
-    def _of(self, texts: Texts) -> Any:
-        return self._scorer.features(self._scorer.encode(texts)).numpy()
+    def _of(self, texts: Texts) -> tuple[Any, float]:
+        """Return the features (n, H), and the share of texts that end in the end of text."""
+        rows = self._scorer.encode(texts)
+        ends = sum(int(row[-1]) == self._scorer.end for row in rows if len(row))
+        return self._scorer.features(rows).numpy(), ends / len(rows)
 
     def notes(self) -> dict[str, str]:
         """See `TextMetric`."""

@@ -3,6 +3,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.mauve import Mauve
@@ -70,3 +71,19 @@ def test_another_model_may_give_the_features(lm: Path) -> None:
     assert metric(read(lm, texts(20, 0)))["mauve"].value == pytest.approx(1, abs=1e-3)
     with pytest.raises(UserError, match="mauve needs a language model"):
         Mauve(read(lm, texts(20, 0)), TextOptions())
+
+
+def test_a_reference_that_is_cut_otherwise_is_told(
+    lm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Samples of MDLM end in the end of text, and pieces of running text do not."""
+    pytest.importorskip("mauve")
+    scorer = Scorer(str(lm))
+    assert scorer.end is not None
+    running = read(lm, texts(20, 0))
+    blocks = [torch.cat([row, torch.tensor([scorer.end])]) for row in running.tokens]
+    samples = Texts(blocks, running.num_tokens)
+    Mauve(samples, TextOptions(scorer))(samples)
+    assert "last token" not in capsys.readouterr().err
+    Mauve(running, TextOptions(scorer))(samples)
+    assert "end of text in 100% of the samples and 5% of the ref" in capsys.readouterr().err
