@@ -17,7 +17,7 @@ from di4c_plugin.families.adapted import teaching
 from di4c_plugin.files import named_file, user_path
 from di4c_plugin.hosts import Host, OpenHost, load_source
 from di4c_plugin.hosts.choose import as_host
-from di4c_plugin.hosts.start import check_start, start_networks
+from di4c_plugin.hosts.start import check_start, digests, start_networks
 from di4c_plugin.networks.adapters import Adapter
 from di4c_plugin.options import parameters, typed
 from di4c_plugin.plugins import lookup, make
@@ -152,7 +152,7 @@ def distill(
 
     Raises:
         UserError: for unknown names and options, a latent that no network takes, a start with
-            another latent or process, and as `di4c_plugin.training.train`.
+            another latent or process, and as `di4c_plugin.training.run.train`.
     """
     # Imported here because Lightning takes longer to import than drawing a few samples takes.
     from di4c_plugin.training.build import make_algorithm
@@ -193,7 +193,9 @@ def distill(
         training,
         None if out is None else user_path(out),
         others=networks,
-        info={"algo": algo, "latent": student.latent} | adapter.described() | dict(info or {}),
+        info={"algo": algo, "latent": student.latent, "weights": digests(teacher, start)}
+        | adapter.described()
+        | dict(info or {}),
         inputs=[getattr(model, "file", None) for model in (teacher, start)]
         + [model.info.get("origin") for model in (teacher, start) if model is not None],
         resume=resume,

@@ -1,3 +1,5 @@
+import copy
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -6,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Data
+from di4c_plugin.announce import announce_once
 from di4c_plugin.api import (
     LoadedModel,
     distill,
@@ -24,6 +29,7 @@ from di4c_plugin.families import new_model, student_of
 from di4c_plugin.networks import TransformerConfig
 from di4c_plugin.samplers import Step
 from di4c_plugin.training.config import TrainingConfig
+from di4c_plugin.training.interrupt import Interrupted
 from tests.training import toy
 
 TINY = TransformerConfig(
@@ -67,6 +73,17 @@ def weights(model: Model) -> Tensor:
 
 def train(teacher: Model, seed: int = 0, **options: Any) -> Model:
     return distill(teacher, DATA, training=replace(RUN, seed=seed), progress=False, **options)
+
+
+class StopAfter(Callback):
+    """Ctrl-C after so many updates, once."""
+
+    def __init__(self, updates: int) -> None:
+        self.updates = updates
+
+    def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+        if trainer.global_step == self.updates:
+            signal.raise_signal(signal.SIGINT)
 
 
 # ---- importing
@@ -394,6 +411,71 @@ def test_a_student_goes_on_from_a_student(teacher: Model) -> None:
     assert torch.equal(weights(untouched), weights(first))
     assert not torch.equal(weights(going), weights(first))
     assert going.info["algo"]["name"] == "di4c"
+
+
+@pytest.mark.parametrize("algo", ["di4c", "dmmd", "sdtt"])
+@pytest.mark.parametrize("latent", [{"name": "token", "dim": 2}, {"name": "token"}, None])
+def test_what_becomes_of_the_teachers_latent_is_said(
+    student: Model, algo: str, latent: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is taken over if it is the same: then there is nothing to say."""
+    announce_once.cache_clear()
+    made = train(student, algo={"name": algo}, latent=latent)
+    told = [line for line in capsys.readouterr().err.splitlines() if "carried over" in line]
+    if made.latent == student.latent:
+        assert told == []
+    else:
+        own = "none" if made.latent is None else f"a new one, {made.latent}"
+        line = f"di4c: the teacher's latent {student.latent} is not carried over: the student has"
+        assert told == [f"{line} {own}"]
+
+
+def test_the_latent_of_a_student_that_goes_on_is_its_own(
+    student: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    announce_once.cache_clear()
+    train(student, start=student_of(student, {"name": "token", "dim": 2}))
+    assert "carried over" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("role", ["teacher", "start"])
+@pytest.mark.parametrize("steps", [3, 6])
+def test_another_file_of_the_same_name_is_another_run(
+    teacher: Model, tmp_path: Path, role: str, steps: int
+) -> None:
+    """Whether the run has ended or not; what earlier versions wrote goes on."""
+    start = train(teacher)
+    models = {"teacher": teacher, "start": start}
+
+    def go(steps: int, **changed: Model) -> Model:
+        given = models | changed
+        config = replace(RUN, steps=steps, checkpoint_every=2, schedule="constant", warmup=0.0)
+        return distill(
+            given["teacher"],
+            DATA,
+            training=config,
+            start=given["start"],
+            out=tmp_path / "run",
+            resume=True,
+            progress=False,
+            callbacks=[StopAfter(3)],
+        )
+
+    try:
+        go(steps)
+    except Interrupted:
+        assert steps == 6
+    other = copy.deepcopy(models[role])
+    with torch.no_grad():
+        next(other.denoiser.parameters()).add_(1)
+    message = rf"run is another run: weights.{role} was 'sha256 \w+', and is 'sha256 \w+' now"
+    with pytest.raises(UserError, match=message):
+        go(steps, **{role: other})
+    config = tmp_path / "run/config.yaml"
+    plain: Any = OmegaConf.load(config)
+    del plain["weights"]
+    OmegaConf.save(plain, config)
+    go(steps, **{role: other})
 
 
 def test_a_start_that_does_not_go_with_the_method_is_refused(teacher: Model) -> None:

@@ -85,7 +85,8 @@ def teacher(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Model]:
     def train(method: Algorithm, student: Model, *rest: Any, **options: Any) -> Model:
         raise Taken(method, student.latent, rest[2])
 
-    monkeypatch.setattr("di4c_plugin.training.train", train)
+    monkeypatch.setattr("di4c_plugin.training.run.train", train)
+    monkeypatch.setattr(api, "digests", lambda *models: {})
 
     def make(host: str) -> Model:
         kind, process = PROCESSES[host]

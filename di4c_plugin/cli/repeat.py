@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.cli.output import print_fields
-from di4c_plugin.errors import UserError, printable, refusing
+from di4c_plugin.errors import UserError, printable, quoted, refusing
+from di4c_plugin.files import user_path
 
 if TYPE_CHECKING:
     from di4c_plugin.evaluation.frontier import Point
@@ -16,6 +17,7 @@ Evaluate = Callable[[argparse.Namespace], "tuple[list[Point], dict[str, Any]]"]
 
 # Not in a report, since figures do not depend on them; nor may a report set them. Of options of a
 # host, which may name code to be imported, a report has the names only.
+KINDS: dict[Any, type] = {int: int, user_path: str, None: str}  # by the type of an option
 OWN = ("run", "quiet", "repeat", "json", "plot", "overwrite", "shards", "processes", "host_option")
 
 
@@ -40,6 +42,7 @@ def restored(args: argparse.Namespace, plain: dict[str, Any], origin: Path) -> a
     """
     for name in sorted(plain.keys() - vars(args).keys()):
         raise UserError(f"{origin} was made with {name}, which di4c evaluate does not have")
+    check_types(plain, origin)
     untyped = set(plain.pop("host_option", ())) - {name for name, _ in args.host_option}
     for name in sorted(untyped):
         raise UserError(
@@ -60,6 +63,25 @@ def restored(args: argparse.Namespace, plain: dict[str, Any], origin: Path) -> a
         if options.statistics is not None and not options.statistics.exists():
             options.statistics = None  # it would be written
         return options
+
+
+def check_types(plain: dict[str, Any], origin: Path) -> None:
+    """Refuse options of a report that are not of the command line's types; raises UserError."""
+    from di4c_plugin.cli.evaluate import add_arguments
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    kinds = {a.dest: KINDS[a.type] for a in parser._actions if a.nargs is None and a.type in KINDS}
+    lists = dict.fromkeys(("models", "metric", "host_option"), str) | {"steps": int}
+    for name, value in plain.items():
+        values = value if name in lists and isinstance(value, list) else [value]
+        kind = lists.get(name) or kinds.get(name)
+        wrong = [each for each in values if kind and type(each) is not kind]
+        if value is None and name in kinds:
+            continue
+        if wrong or (name in lists and not isinstance(value, list)):
+            found = quoted(wrong[0] if wrong else value)
+            raise UserError(f"{origin} is a damaged report: its {name} is {found}")
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ import torch
 from di4c_plugin.algorithms.base import Data
 from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError, quoted, reason
+from di4c_plugin.limits import regular
 from di4c_plugin.plain_files import whole_text
 
 ANSWERS = ("response", "completion", "answer")
@@ -247,7 +248,7 @@ def _lines(path: Path) -> list[str]:
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return regular(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as text: {reason(error)}") from error
 
@@ -258,7 +259,7 @@ def _rows(path: Path) -> Iterator[Any]:
         yield from _parquet(path)
         return
     try:
-        with path.open(encoding="utf-8") as file:
+        with regular(path).open(encoding="utf-8") as file:
             for number, line in enumerate(file):
                 if line.strip():
                     yield _line(line, f"line {number + 1} of {path}")
@@ -279,13 +280,18 @@ def _parquet(path: Path) -> Iterator[Any]:
     except ImportError as error:
         raise UserError(f"{path} needs pyarrow: pip install 'di4c_plugin[hf]'") from error
     try:
-        for batch in parquet.ParquetFile(path).iter_batches():
+        for batch in parquet.ParquetFile(regular(path)).iter_batches():
             yield from batch.to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's own are of these
         raise UserError(f"{path} cannot be read: {reason(error)}") from error
 
 
 def _data_set(name: str, split: str) -> Iterable[Any]:
+    path = Path(name).expanduser()
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{name} is no regular file")
+    if not path.exists() and path.suffix.lower() in (*TABLES, ".txt"):
+        raise UserError(f"no such file: {name}")
     try:
         import datasets
     except ImportError as error:

@@ -90,9 +90,10 @@ def _point(values: Mapping[str, Any]) -> Point:
         str(name): Figure(float(f["value"]), None if f["error"] is None else float(f["error"]))
         for name, f in dict(values["figures"]).items()
     }
-    names = ("model", "steps", "swept", "seed", "n")
-    model, steps, swept, seed, n = (values[name] for name in names)
-    return Point(str(model), steps, swept, seed, int(n), figures)
+    whole = [values[name] for name in ("steps", "seed")]
+    steps, seed = (None if value is None else int(value) for value in whole)
+    swept = None if values["swept"] is None else float(values["swept"])
+    return Point(str(values["model"]), steps, swept, seed, int(values["n"]), figures)
 
 
 @dataclass(frozen=True)

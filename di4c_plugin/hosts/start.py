@@ -6,13 +6,14 @@ from typing import Any
 import torch
 
 from di4c_plugin.algorithms.base import Algorithm
-from di4c_plugin.checkpoints.model import Model, with_info
+from di4c_plugin.checkpoints.model import Model, bare_names, with_info
 from di4c_plugin.checkpoints.vocabulary import check_models, entry_of, vocabulary_in
+from di4c_plugin.checkpoints.weights import fingerprint
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.adapted import adapted_student, continued
 from di4c_plugin.hosts.base import OpenHost
 from di4c_plugin.networks.adapters import Adapter
-from di4c_plugin.training.start import check_latent
+from di4c_plugin.training.start import check_latent, tell_lost_latent
 
 
 def start_networks(
@@ -51,6 +52,8 @@ def start_networks(
             else:
                 options = {"name": adapter.latent} | dict(latent or {})
                 networks[name] = new_network(options)
+            if start is None and name == "student":
+                tell_lost_latent(teacher.latent, networks[name].latent)
             networks[name] = with_info(networks[name], **vocabulary)
     return networks
 
@@ -72,3 +75,15 @@ def check_start(
             raise UserError(f"the student to start from has another {what} than the teacher")
     check_models(teacher.info, start.info, "the teacher", "the student to start from")
     check_latent(method.roles["student"], latent, start.latent)
+
+
+def digests(teacher: Model, start: Model | None) -> dict[str, str]:
+    """Return digests of the weights that a run reads, by role; none but in the first process."""
+    from di4c_plugin.training.trainer import is_first_process  # imports Lightning
+
+    models = {"teacher": teacher, "start": start} if is_first_process() else {}
+    return {
+        name: f"sha256 {fingerprint(bare_names(model))[:16]}"
+        for name, model in models.items()
+        if model is not None
+    }

@@ -33,7 +33,7 @@ class RunConfig:
 
     Attributes:
         training: the options under `training`.
-        out, resume, overwrite: as for `di4c_plugin.training.train`.
+        out, resume, overwrite: as for `di4c_plugin.training.run.train`.
         info: all other keys of configs/train*.yaml, as plain values.
     """
 

@@ -17,7 +17,7 @@ NotNegative = Annotated[float, Range(0)]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The options of `di4c_plugin.training.train`.
+    """The options of `di4c_plugin.training.run.train`.
 
     Attributes:
         steps: optimiser updates.

@@ -32,6 +32,7 @@ NAMES = frozenset(
     {RECORD, CONFIG, CHECKPOINT, PREVIOUS, shards.FOLDER}
     | {STUDENT, TEACHER, ADAPTER, adapter.CONFIG, *REPORTS}
 )
+DIGESTS = "weights"  # the entry of the description with those of the weights that the run reads
 FORMAT = 1
 LARGEST = 65536  # bytes of a record
 
@@ -181,7 +182,9 @@ class RunFolder:
         config = read_config(self.config)
         if config is None:
             raise UserError(f"{self.config} is damaged; start again with overwrite")
-        before, now = flat(config), flat(self.description)
+        # In earlier versions without digests of the weights that a run reads.
+        digests = {DIGESTS: self.description.get(DIGESTS, {})}
+        before, now = flat(digests | config), flat({**digests, **self.description})
         for name in sorted((before.keys() | now.keys()) - FREE - shards.free(before, now)):
             old, new = before.get(name), now.get(name)
             if old != new:

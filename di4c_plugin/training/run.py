@@ -189,7 +189,10 @@ def model_file(out: Path, algorithm: Algorithm, config: TrainingConfig) -> Path:
 
 def command() -> str:
     """Return the command line of this process, without the program's folder."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    path = Path(sys.argv[0])
+    by_module = path.name == "__main__.py"
+    program = ["python", "-m", path.parent.name] if by_module else [path.name]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:

@@ -16,10 +16,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
+from di4c_plugin.limits import exceeds, over
 from di4c_plugin.training.checkpoint import CheckpointFiles
 from di4c_plugin.training.config import TrainingConfig
 
 LOGS = "logs"
+PROCESSES = 8  # for each core of a CPU, at most
 
 
 def make_trainer(
@@ -40,8 +42,13 @@ def make_trainer(
         alternates: whether an update may skip one of the trained networks.
 
     Raises:
-        UserError: if Lightning knows no such accelerator or strategy, or finds no such devices.
+        UserError: if Lightning knows no such accelerator or strategy, or finds no such devices, and
+            for too many processes on the CPU.
     """
+    accelerator = with_float64(config.accelerator)
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not CUDAAccelerator.is_available())
+    if on_cpu and exceeds(config.devices, most := PROCESSES * (os.cpu_count() or 1)):
+        raise UserError(over(f"devices is at most {most} on this CPU, not {config.devices}"))
     strategy: Any = config.strategy
     if strategy == "fsdp":
         from di4c_plugin.training.sharded import ShardedStrategy
@@ -51,7 +58,7 @@ def make_trainer(
         strategy = "ddp_find_unused_parameters_true"
     try:
         return Trainer(
-            accelerator=with_float64(config.accelerator),
+            accelerator=accelerator,
             devices=config.devices,
             strategy=strategy,
             # Networks run under an autocast of our own, so that losses stay in fp32.

@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from di4c_plugin.checkpoints.digest import digest_of
 from tests.stand_ins import image_hosts, real, trace
+from tests.stand_ins.images import checkouts
+from tests.stand_ins.images.place import Place
 from tests.stand_ins.real import Done, Lab, check_same_state, checkpoint, together, traced
 
 pytestmark = [pytest.mark.host, pytest.mark.slow, pytest.mark.campaign]
 
-RUNS, KILLS = 2, 2
+RUNS, KILLS = 3, 2
 TEACHERS = {"mdlm": "mdlm", "sdtt": "mdlm", "duo": "duo_base"}
 METHOD = [
     *("algo=di4c", "algo.latents=2", "rounds=2", "trainer.max_steps=10", "model.dropout=0.1"),
@@ -157,3 +160,23 @@ def test_tauldr_goes_on_exactly(host_checkout: Path, tmp_path: Path) -> None:
         assert digest_of(one) == digest_of(other)
 
     campaign("tauldr", tmp_path / "runs", SAVED, run, same)
+
+
+@pytest.mark.parametrize("host", ["maskgit", "halton_maskgit", "builtin"])
+def test_di4c_train_goes_on_exactly(host: str, tmp_path: Path, repository: Path) -> None:
+    arguments = ["train", "host=builtin"]
+    if host != "builtin":
+        arguments = Place(host, checkouts.real(repository, host), tmp_path).arguments()
+    arguments += ["training.steps=30", "training.batch_size=2", "training.logger=csv"]
+    arguments += ["training.checkpoint_every=1", "training.log_every=1", "resume=true"]
+    command = [real.script_of("di4c"), *arguments]
+
+    def run(out: Path, moment: Moment | None) -> Done:
+        paths = {"PYTHONPATH": f"{repository}:{repository}/di4c_plugin/hydra_root"}
+        return real.run([*command, f"out={out}"], tmp_path, paths, moment)
+
+    def same(whole: Path, broken: Path) -> None:
+        one, other = (load_file(out / "student.safetensors") for out in (whole, broken))
+        assert digest_of(one) == digest_of(other)
+
+    campaign(host, tmp_path / "runs", "logs/*/metrics.csv", run, same)

@@ -15,11 +15,20 @@ from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
 from di4c_plugin.families import new_model
 from di4c_plugin.networks import TransformerConfig
+from di4c_plugin.options import parameters
+from di4c_plugin.plugins import lookup
 from tests.campaigns.outcome import Tally
 from tests.campaigns.strange import typed
-from tests.campaigns.test_calls import ALGO, HOST, LATENT, PROCESS, TRAINING
+from tests.campaigns.test_calls import HOST, LATENT, PROCESS, TRAINING
 
-QUICK = ("training.steps=1", "training.batch_size=1", "training.logger=none", "algo.latents=2")
+QUICK = ("training.steps=1", "training.batch_size=1", "training.logger=none")
+# Methods that distil, each in one quick round.
+METHODS = {
+    "di4c": ("algo.latents=2",),
+    "dmmd": (),
+    "sdtt": ("algo.teacher_steps=4", "algo.steps=2"),
+    "rsmmd": ("algo.candidates=2", "algo.fills=2", "algo.blocks=blocks.*"),
+}
 TRAIN = (
     *("teacher", "student", "out", "resume", "overwrite", "algo", "latent", "host", "experiment"),
     *(
@@ -34,7 +43,7 @@ TRAIN = (
         "é",
         "",
     ),
-    *(f"algo.{name}" for name in ALGO),
+    *("phases", "+phases.a", "+training.adapter.r", "phases.a", "training.adapter.blocks"),
     *(f"latent.{name}" for name in LATENT),
     *(f"host.{name}" for name in HOST),
     *(f"training.{name}" for name in TRAINING),
@@ -48,10 +57,30 @@ TEACHER = (
     ),
     *("network.num_classes", "+network.grid", "+network.mask", "+network.foo"),
 )
-# Right, and long, or a second process.
-LEFT_OUT = {"training.devices=2", "training.devices=3", "training.compile=true"}
 COUNT = 1200
-LONG = str(2**31)
+# Options whose large values are right, and take long.
+LONG = {
+    *("steps", "accumulate", "batch_size", "latents", "states", "candidates", "fills", "substeps"),
+    *("teacher_steps", "teacher_latents", "auxiliary_updates", "encoder_hidden", "encoder_blocks"),
+    *("hidden_size", "num_blocks", "embedding_size", "dim", "features"),
+}
+MOST = 64
+
+
+def is_left_out(key: str, value: str) -> bool:
+    """Whether an override is right and takes long, or starts further processes.
+
+    Lightning starts these by the command of this process: each would be a campaign of its own.
+    """
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    return (
+        (key == "training.devices" and number > 1)
+        or (key == "training.compile" and value.lower() in ("true", "yes", "on", "1"))
+        or (key.rpartition(".")[2] in LONG and MOST < number < 2**62)
+    )
 
 
 def run(arguments: list[str]) -> None:
@@ -70,7 +99,7 @@ def run(arguments: list[str]) -> None:
 
 def campaign(folder: Path, count: int, *, fresh: bool) -> None:
     tally = Tally()
-    sizes = TransformerConfig(17, 18, (8, 8), (4, 4), 8, 4, 1, 2, mask=17)
+    sizes = TransformerConfig(17, 18, (8, 8), (1, 1), 8, 4, 1, 2, mask=17)
     new_model(sizes, Absorbing(17)).save(folder / "teacher.safetensors")
     small = ("network.hidden_size=8", "network.num_blocks=1", "network.num_heads=2")
 
@@ -83,16 +112,23 @@ def campaign(folder: Path, count: int, *, fresh: bool) -> None:
     )
     @given(st.sampled_from(["train"] * 3 + ["train-teacher"]), st.data())
     def once(command: str, draw: st.DataObject) -> None:
-        key = draw.draw(st.sampled_from(TRAIN if command == "train" else TEACHER))
-        override = f"{key}={draw.draw(typed)}"
-        if override in LEFT_OUT or LONG in override:
+        start: list[str] = [command, "out=run", *QUICK]
+        if command == "train":
+            method = draw.draw(st.sampled_from([*["di4c"] * 2, *METHODS]))
+            start += [f"algo={method}", *METHODS[method], "teacher=teacher.safetensors"]
+            own = parameters(lookup("algorithm", method)) or {}
+            keys = st.sampled_from(TRAIN) | st.sampled_from([f"algo.{name}" for name in own])
+        else:
+            start, keys = [*start, *small], st.sampled_from(TEACHER)
+        drawn = draw.draw(st.lists(st.tuples(keys, typed), min_size=1, max_size=2))
+        if any(is_left_out(*each) for each in drawn):
             return
+        overrides = [f"{key}={value}" for key, value in drawn]
+        start += ["latent=adaln"] if any(key.startswith("latent.") for key, _ in drawn) else []
         shutil.rmtree(folder / "run", ignore_errors=True)
-        start = [command, "out=run", *QUICK[:3]]
-        start += [QUICK[3], "teacher=teacher.safetensors"] if command == "train" else small
-        start += ["latent=adaln"] if key.startswith("latent.") else []
-        arguments = [*start, override]
-        tally.read(override, partial(run, arguments))
+        tally.read(
+            [*start[:1], *start[len(QUICK) + 2 :], *overrides], partial(run, start + overrides)
+        )
 
     once()
     assert (folder / "teacher.safetensors").is_file()

@@ -182,6 +182,14 @@ def test_a_report_is_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     assert " differs, " in out.splitlines()[-1]
 
 
+STRANGE: list[dict[str, Any]] = [
+    *({"host_option": 5}, {"host_option": [["a"]]}, {"models": "A"}, {"steps": [1.5]}),
+    *({"seed": 1.5}, {"device": 5}, {"metric": [{}]}, {"labels": [1]}, {"scorer": {}}),
+    *({"option": [["x"]]}, {"sweep": 5}, {"batch_size": None}),
+]
+STRANGE_POINTS: list[dict[str, Any]] = [{"steps": {}}, {"swept": "x"}, {"seed": [1]}, {"n": None}]
+
+
 def test_a_report_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     report = evaluate("A", *SMALL, "--scorer", "lm")
     mutations: list[dict[str, Any]] = [
@@ -191,6 +199,8 @@ def test_a_report_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
         report | {"arguments": report["arguments"] | {"models": 3}},
         report | {"arguments": report["arguments"] | {"samples": "many"}},
         report | {"arguments": report["arguments"] | {"unheard": 1}},
+        *(report | {"arguments": report["arguments"] | values} for values in STRANGE),
+        *(report | {"points": [report["points"][0] | values]} for values in STRANGE_POINTS),
         # What a command writes and starts, no file may say.
         report | {"arguments": report["arguments"] | {"json": "precious", "overwrite": True}},
         report | {"arguments": report["arguments"] | {"plot": "precious.png"}},

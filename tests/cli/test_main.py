@@ -1,5 +1,6 @@
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -36,6 +37,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="^0$"):
         main(["--version"])
     assert capsys.readouterr().out == f"{version('di4c_plugin')}\n"
+
+
+def test_the_package_is_the_program_too() -> None:
+    program = [sys.executable, "-m", "di4c_plugin"]
+    done = subprocess.run([*program, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{version('di4c_plugin')}\n"
+    done = subprocess.run([*program, "bnech"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +170,12 @@ INTERRUPTED = {
 def test_ctrl_c_is_one_line(body: str) -> None:
     program = PROGRAM.format(body=INTERRUPTED[body].strip())
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        # A shell starts what runs in the background with the signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "di4c: interrupted\n")
 

@@ -1,6 +1,7 @@
 """Examples, prompts and padding out of files, by a tokenizer of single letters."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,19 @@ def test_what_is_no_json_names_its_line(tmp_path: Path) -> None:
     file.write_text('{"text": "a"}\n{"text"\n')
     with pytest.raises(UserError, match="line 2 of .* is no JSON"):
         read_texts(file, Letters(), 10, pad=0)
+
+
+@pytest.mark.parametrize("name", ["lines.jsonl", "table.parquet", "plain.txt", "lines.JSON"])
+def test_what_is_no_file_is_no_data_set_either(name: str, tmp_path: Path) -> None:
+    """Nobody is asked for it, and a pipe is not waited for."""
+    path = tmp_path / name
+    with pytest.raises(UserError, match=f"^no such file: {path}$"):
+        read_texts(path, None, 4)
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=f"^{path} is no regular file$"):
+        read_texts(path, None, 4)
+    with pytest.raises(UserError, match=f"^{path} cannot be read.*it is no regular file$"):
+        read_prompts(path)
 
 
 def test_a_damaged_table_ends_in_one_line(tmp_path: Path) -> None:

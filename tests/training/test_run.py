@@ -15,7 +15,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.families import load_model
 from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.module import TrainingModule
-from di4c_plugin.training.run import train
+from di4c_plugin.training.run import command, train
 from tests.training import toy
 
 # Seven examples in batches of three, two for each update: checkpoints lie inside passes.
@@ -190,6 +190,13 @@ def test_a_run_leaves_its_description(tmp_path: Path) -> None:
     assert json.dumps(info)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"run.json", "config.yaml", "last.ckpt", "logs", "student.safetensors"}
+
+
+def test_a_description_names_a_module_as_it_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/somewhere/di4c_plugin/__main__.py", "train", "a b"])
+    assert command() == "python -m di4c_plugin train 'a b'"
+    monkeypatch.setattr("sys.argv", ["/bin/di4c", "train"])
+    assert command() == "di4c train"
 
 
 def test_the_checkpoint_holds_plain_values_and_no_teacher(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from di4c_plugin.families.hf.network import (
     tie,
 )
 from di4c_plugin.families.hf.rows import SAID
-from di4c_plugin.families.hf.sizes import HFConfig, sizes_of_folder, special_in
+from di4c_plugin.families.hf.sizes import HFConfig, check_config, sizes_of_folder, special_in
 from di4c_plugin.families.registry import families
 from di4c_plugin.networks.attach import exact_head, head_of, own_injector
 from di4c_plugin.networks.denoiser import NetworkDenoiser
@@ -136,6 +136,7 @@ class HFNetworks(Family[HFConfig]):
     def sizes(self, weights: Weights, **options: Any) -> HFConfig:
         """See `Family.sizes`."""
         config = weights.config["hf"]
+        check_config(config, weights.tensors, weights.origin)
         values, barred = sizes_of_folder(
             config, special_in(Path(weights.config["folder"])), options, weights.origin
         )
@@ -242,6 +243,7 @@ class HFNetworks(Family[HFConfig]):
     ) -> NetworkDenoiser:
         """See `Family.restore`; the network takes over the tensors, without a second copy."""
         built = self._built(sizes, process)
+        check_config(sizes.config, weights.tensors, weights.origin)
         with refusing(f"the model in {weights.origin} cannot be made"), empty_parameters():
             denoiser = self.denoiser(sizes, weights.latent, process=built)
         network = denoiser.network

@@ -36,8 +36,8 @@ def make_network(config: Mapping[str, Any], code: str | Path | None, *, trust: b
         trust: whether the user trusts that code.
 
     Raises:
-        UserError: for a class that transformers lacks, for code that is missing or not trusted,
-            and for a config that builds no network.
+        UserError: for a class that transformers lacks, and for code that is missing or not trusted.
+        ValueError: for a config that builds no network.
     """
     try:
         import transformers
@@ -53,12 +53,25 @@ def make_network(config: Mapping[str, Any], code: str | Path | None, *, trust: b
         if name is None:
             raise UserError(f"transformers has no masked language model {quoted(model_type)}")
         kind = getattr(transformers, name)
-        hf_config = kind.config_class.from_dict(dict(config))
+        hf_config = _config_of(kind.config_class, config)
     try:
         network: nn.Module = kind(hf_config)
-    except STRANGE as error:
-        raise UserError(f"{kind.__name__} cannot be made: {reason(error)}") from error
+    except Exception as error:  # of anybody's code
+        raise ValueError(f"{kind.__name__} cannot be made: {_flat(error)}") from error
     return network
+
+
+def _config_of(kind: Any, config: Mapping[str, Any]) -> Any:
+    """Return a config.json as a config of transformers; raises ValueError."""
+    try:
+        return kind.from_dict(dict(config))
+    except Exception as error:  # each version of transformers has others
+        raise ValueError(f"config.json: {_flat(error)}") from error
+
+
+def _flat(error: Exception) -> str:
+    """Return an exception's message on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _foreign(config: dict[str, Any], code: str | Path | None, *, trust: bool) -> tuple[Any, Any]:
@@ -86,13 +99,12 @@ def _foreign(config: dict[str, Any], code: str | Path | None, *, trust: bool) ->
     try:
         kind = get_class_from_dynamic_module(class_path, repository, **options)
         config_kind: Any = get_class_from_dynamic_module(names["AutoConfig"], repository, **options)
-        hf_config = config_kind.from_dict(config)
     except (ImportError, OSError, *STRANGE) as error:
         raise UserError(
             f"the code of {class_path} in {code} does not load: {reason(error)}"
         ) from error
     announce_once(f"runs code of {code}: {inspect.getmodule(kind).__name__}")  # type: ignore[union-attr]
-    return kind, hf_config
+    return kind, _config_of(config_kind, config)
 
 
 @contextmanager

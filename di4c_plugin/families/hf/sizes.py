@@ -1,18 +1,24 @@
 """The sizes of a masked language model of transformers, from its config.json and tokenizer."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from di4c_plugin.errors import UserError, quoted
+from torch import Tensor
+
+from di4c_plugin.errors import UserError, quoted, reason
 from di4c_plugin.families.hf.rows import row_of, token_id
-from di4c_plugin.limits import regular
+from di4c_plugin.limits import exceeds, over, regular
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 # Entries of transformers' configs that depend on the machine, the version or the run.
 VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
+# What is in the names of sizes; and how large these may be, whatever the weights are.
+SIZES = ("size", "dim", "model", "head", "expert", "position", "length", "window")
+LAYERS, POSITIONS = 1000, 2**21
 # Fields of a row that are sizes.
 OF_ROW = ("shift", "attention", "block", "attention_argument", "embedding", "head", "blocks")
 
@@ -85,6 +91,35 @@ class HFConfig:
         return 2 * self.num_blocks + 1
 
 
+def check_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse numbers in a config.json that its network cannot have, before it is made.
+
+    Raises:
+        UserError: naming the entry.
+    """
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    for name, value in _leaves(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"the config.json of {origin} says {quoted(name)} {value}")
+        if type(value) is not int:
+            continue
+        layers = "layer" in name
+        if not (layers or any(word in name for word in SIZES)):
+            continue
+        most = max(len(tensors), LAYERS) if layers else max(numbers, POSITIONS)
+        if exceeds(value, most):
+            problem = f"the config.json of {origin} says {quoted(name)} {quoted(value)}"
+            raise UserError(over(f"{problem}, and its weights are {len(tensors)}"))
+
+
+def _leaves(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value)
+        else:
+            yield str(name), value
+
+
 @dataclass(frozen=True)
 class Special:
     """The tokens in a tokenizer's files: ids by token, and the special ones."""
@@ -97,7 +132,11 @@ class Special:
 
 
 def special_in(folder: Path) -> Special:
-    """Return the tokens in the files of a tokenizer in a folder; no tokens without files."""
+    """Return the tokens in the files of a tokenizer in a folder; no tokens without files.
+
+    Raises:
+        UserError: for a damaged file.
+    """
     described, configured = (
         _json(folder / "tokenizer.json"),
         _json(folder / "tokenizer_config.json"),
@@ -163,6 +202,13 @@ def sizes_of_folder(
         tokenizer.special - ends - {tokenizer.mask} if options.get("barred") is None else set()
     )
     barred = {*row.barred, *spare, *special} - {mask}
+    named = [("host.barred", token) for token in options.get("barred") or ()]
+    named += [] if options.get("pad") is None else [("host.pad", options["pad"])]
+    for name, token in named:
+        if token_id(token, name) >= vocab or (name, token) == ("host.pad", mask):
+            raise UserError(
+                f"{name} is {token}: the ids are 0 ... {vocab - 1}, and {mask} the mask"
+            )
     pad = _pad(options.get("pad"), tokenizer, spare, ends, mask, barred)
     barred |= set() if pad is None else {pad}
     sizes = {
@@ -204,7 +250,7 @@ def _pad(
     Never the end of text, which would be hidden from attention in every text.
     """
     if named is not None:
-        return token_id(named, "host.pad")
+        return named
     if tokenizer.pad is not None and tokenizer.pad not in ends and tokenizer.pad != mask:
         return tokenizer.pad
     if len(spare):
@@ -225,9 +271,13 @@ def _ids(value: Any) -> set[int]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Return the content of a file; {} where it is missing or unreadable."""
+    """Return the content of a file, {} where there is none; raises UserError."""
+    if not path.exists():
+        return {}
     try:
         content = json.loads(regular(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not readable: {reason(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not readable: it is {quoted(content)}, with no fields")
+    return content

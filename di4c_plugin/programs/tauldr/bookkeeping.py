@@ -96,7 +96,6 @@ def resume(folder: Path, state: dict[str, Any], run: Run, device: Any) -> None:
 
     Raises:
         UserError: if all are damaged, or of another model.
-        SystemExit: if the run is finished.
     """
     paths, model = checkpoints(folder), state["model"]
     if not paths:
@@ -113,8 +112,12 @@ def resume(folder: Path, state: dict[str, Any], run: Run, device: Any) -> None:
         run.teacher, run.round, run.weights = entry["teacher"], entry["round"], entry["weights"]
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not of a run with this config") from error
+
+
+def end(run: Run) -> None:
+    """Leave the process if all updates of a resumed run are done; raises SystemExit."""
     if run.updates >= run.total:
-        announce(f"the run in {folder.parent} has ended: {run.total} updates are done")
+        announce(f"the run has ended: {run.total} updates are done")
         sys.exit(0)
 
 

@@ -19,7 +19,7 @@ import copy
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,14 +38,14 @@ from di4c_plugin.families.unet_latent import let_latent_in
 from di4c_plugin.networks import NetworkDenoiser
 from di4c_plugin.networks.attach import latent_shape
 from di4c_plugin.programs.images.shared import tensors_of
-from di4c_plugin.programs.tauldr.bookkeeping import Run
+from di4c_plugin.programs.tauldr.bookkeeping import Run, end
 from di4c_plugin.programs.tauldr.sampler import HOST, NAME, averaged, config_of, plain
 from di4c_plugin.programs.tauldr.step import STUDENT, Di4CStep
+from di4c_plugin.training.build import make_algorithm
 from di4c_plugin.training.ema import EMA
-from di4c_plugin.training.engine import Engine, round_of
-
-if TYPE_CHECKING:
-    from di4c_plugin.training.recipes import Recipe
+from di4c_plugin.training.engine import Engine, check_rounds, round_of
+from di4c_plugin.training.recipes import Recipe, recipe
+from di4c_plugin.training.start import check_latent, tell_lost_latent
 
 NETWORKS = TauLDRNetworks()
 
@@ -123,9 +123,6 @@ def method_of(cfg: Any, sizes: TauLDRSizes) -> Algorithm:
 
     The host's own `cfg.loss.min_time` is not read.
     """
-    # Imported here because it loads Lightning, which other runs of the host do not need.
-    from di4c_plugin.training.build import make_algorithm
-
     options, defaults = method_options(cfg)
     process = build_process(NETWORKS.process(sizes))
     return make_algorithm(defaults.algo_with(options), process)
@@ -137,10 +134,8 @@ def latent_of(cfg: Any) -> dict[str, Any] | None:
     return method_options(cfg)[1].latent_with(plain(latent) if latent else None)
 
 
-def method_options(cfg: Any) -> tuple[dict[str, Any], "Recipe"]:
+def method_options(cfg: Any) -> tuple[dict[str, Any], Recipe]:
     """Return name and options of the method in `cfg.loss`, and its recipe."""
-    from di4c_plugin.training.recipes import recipe
-
     options = {"name": "di4c"} | plain(getattr(cfg.loss, "options", None) or {})
     return options, recipe(HOST, options["name"])
 
@@ -174,9 +169,11 @@ class Di4CLoss:
         Raises:
             UserError: for levels out of range, a teacher that does not fit the model, a loss that
                 is not finite, and a run resumed with another teacher.
+            SystemExit: if the resumed run has ended.
         """
         model, update = state["model"], state["n_iter"]
         engine = self.engine = self.engine or self._engine(model)
+        end(model.di4c_run)
         if len(self.method.roles) > 1 and not getattr(state["optimizer"], "di4c_step", False):
             raise UserError("this method trains several networks: train_step_name = 'Di4C'")
         device = next(model.net.parameters()).device
@@ -213,6 +210,8 @@ class Di4CLoss:
             start_from(model, teacher.network)
             if self.start is not None:
                 start_from(model, self.start.denoiser.network, student=True)
+            elif latent_shape(model.net) is None:
+                tell_lost_latent(self.teacher.latent, None)
         engine = Engine(
             self.method,
             {role: wrapped(model, role) for role in self.method.roles},
@@ -222,6 +221,7 @@ class Di4CLoss:
             rounds=getattr(self.cfg.loss, "rounds", None),
             seed=getattr(self.cfg.loss, "seed", 0),
         )
+        check_rounds(engine.rounds, run.total)
         if run.weights is not None:
             engine.round, engine.teacher = run.round, self._next_teacher(model, run.weights)
         elif round_of(max(run.updates - 1, 0), run.total, engine.rounds):
@@ -244,8 +244,6 @@ def start_of(cfg: Any, method: Algorithm, teacher: Model, root: Path | None) -> 
     source = getattr(cfg.loss, "student", None)
     if not source:
         return None
-    from di4c_plugin.training.start import check_latent
-
     model = teacher_of(source, cfg, root)
     latent = getattr(cfg.loss, "latent", None)
     options = {"name": "unet"} | plain(latent) if latent else None

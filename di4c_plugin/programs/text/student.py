@@ -30,7 +30,7 @@ from di4c_plugin.programs.text.settings import Distillation
 from di4c_plugin.programs.text.state import RunState
 from di4c_plugin.training.ema import EMA
 from di4c_plugin.training.engine import Engine
-from di4c_plugin.training.start import check_latent
+from di4c_plugin.training.start import check_latent, tell_lost_latent
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,8 @@ class TextNetworks(LightningModule):
             check_weights(start, self.process, time_conditioned=self.time_conditioned)
             check_latent(roles["student"], distillation.latent, start.latent)
             self.latent = start.latent
+        else:
+            tell_lost_latent(weights.latent, self.latent)
         others = {
             name: copy.deepcopy(self.backbone)
             for name, role in roles.items()

@@ -52,9 +52,55 @@ def untied(folder: Path) -> None:
     changed(folder, cls__predictions__decoder__weight=torch.ones(TOKENS, 16))
 
 
+def configured(**entries: Any) -> Any:
+    """Return what writes other entries into config.json."""
+
+    def spoil(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+    return spoil
+
+
+def half_a_tokenizer(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text()[:100])
+
+
+def listed_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text("[1]")
+
+
 @pytest.mark.parametrize(
     ("spoil", "said", "message"),
     [
+        (
+            configured(intermediate_size=[1]),
+            {},
+            "cannot be made: .*'intermediate_size'",
+        ),
+        (configured(hidden_act="\x1b[31m"), {}, "cannot be made: BertForMaskedLM cannot be made: "),
+        (
+            configured(vocab_size=10**9),
+            {},
+            "says 'vocab_size' 1000000000, and its",
+        ),
+        (
+            configured(num_hidden_layers=10**9),
+            {},
+            "'num_hidden_layers' 1000000000, and",
+        ),
+        (
+            configured(max_position_embeddings=10**9),
+            {},
+            "'max_position_embeddings' 1000000000, and",
+        ),
+        (half_a_tokenizer, {}, "tokenizer.json is not readable: Unterminated string"),
+        (
+            listed_tokenizer,
+            {},
+            "tokenizer_config.json is not readable: it is a list",
+        ),
         (bad_class, {}, "no masked language model 'nonesuch'"),
         (no_mask, {}, "say host.mask="),
         (no_config, {}, "no config.json"),
@@ -67,6 +113,10 @@ def untied(folder: Path) -> None:
         (None, {"attention": "causal"}, "there are full, blocks"),
         (None, {"attention": "blocks"}, "goes with host.block="),
         (None, {"mask": 99}, "does not say its mask token"),
+        (configured(hidden_dropout_prob=float("nan")), {}, "says 'hidden_dropout_prob' nan"),
+        (None, {"pad": 40}, "host.pad is 40: the ids are 0 ... 39, and 4 the mask"),
+        (None, {"pad": 4}, "host.pad is 4: the ids are 0 ... 39, and 4 the mask"),
+        (None, {"barred": [5, 40]}, "host.barred is 40: the ids are 0 ... 39"),
         (None, {"barred": ["a"]}, "barred.* whole number"),
         (None, {"trust_remote_code": "yes"}, "trust_remote_code must be true or false"),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from di4c_plugin.announce import announce_once
 from di4c_plugin.checkpoints.content import read_content
 from di4c_plugin.checkpoints.digest import digest_of
 from di4c_plugin.errors import UserError
@@ -108,6 +109,33 @@ def test_a_student_may_be_the_teacher(cfg: Any, root: Root, tmp_path: Path) -> N
     name = "tlam_mix.weight"
     expected = NETS.read(read_content(cfg.loss.teacher)).tensors[name]
     assert torch.equal(second.net.state_dict()[name], expected)
+
+
+def test_a_latent_that_the_student_has_not_is_named(
+    cfg: Any, root: Root, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = root("tauldr")
+    model, _, _ = started(cfg, place)
+    torch.save({"model": model.state_dict()}, tmp_path / "first.pt")
+    cfg.loss.teacher, cfg.loss.options = str(tmp_path / "first.pt"), {"name": "sdtt"}
+    cfg.loss.options |= {"teacher_steps": 4, "steps": 2}
+    announce_once.cache_clear()
+    for latent in ({"std": 0.1}, None):
+        cfg.loss.latent = latent
+        _, loss, state = started(cfg, place)
+        loss.calc_loss(BATCH, state, Writer())
+        told = capfd.readouterr().err
+        line = "latent {'name': 'unet'} is not carried over: the student has none\n"
+        assert (line in told) == (latent is None)
+
+
+@pytest.mark.parametrize("name", ["di4c", "sdtt"])
+def test_more_rounds_than_updates_are_refused(cfg: Any, root: Root, name: str) -> None:
+    cfg.loss.options = {"name": name}
+    cfg.loss.rounds = 11
+    _, loss, state = started(cfg, root("tauldr"))
+    with pytest.raises(UserError, match="^11 rounds take at least 11 updates, not 10$"):
+        loss.calc_loss(BATCH, state, Writer())
 
 
 def test_new_weights_are_of_the_runs_seed(cfg: Any, root: Root) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
 from di4c_plugin.programs.text.averages import averages
 from tests.stand_ins.text import stand_in
@@ -48,6 +49,18 @@ def test_a_start_that_is_no_student_of_the_method_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=f"^the student to start from {message}"):
         stand_in.student(going_on(stand_in.weights(**start), latent=latent))
+
+
+@pytest.mark.parametrize("latent", [TOKEN, {"name": "adaln"}])
+def test_what_becomes_of_the_teachers_latent_is_said(
+    latent: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    announce_once.cache_clear()
+    teacher = stand_in.weights(latent=TOKEN)
+    module = stand_in.student(stand_in.distilling(teacher=teacher, latent=latent))
+    line = f"di4c: the teacher's latent {TOKEN} is not carried over: the student has a new one, "
+    told = capsys.readouterr().err
+    assert told == ("" if latent == TOKEN else f"{line}{module.latent}\n")
 
 
 def test_a_start_of_another_kind_is_refused() -> None:

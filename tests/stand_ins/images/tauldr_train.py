@@ -57,13 +57,15 @@ def train(
     if resume:
         state = module.resume_training(out, state, "cpu")
     try:
-        while state["n_iter"] <= cfg.training.n_iters - 1:
+        while True:
             before(state["n_iter"])
             step.step(state, BATCH, loss, Writer())
             last = state["n_iter"] == cfg.training.n_iters - 1
             if state["n_iter"] % every == 0 or last:
                 module.save_checkpoint(out / "checkpoints", state, 2)
             state["n_iter"] += 1
+            if state["n_iter"] > cfg.training.n_iters - 1:
+                break
     finally:
         model.di4c_run.lock.close()  # as with the process
     found: dict[str, Any] = model.state_dict()
