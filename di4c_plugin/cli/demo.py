@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -86,8 +87,14 @@ def run(args: argparse.Namespace) -> int:
     files = [str(path) for path in demo.written_files(args.out)]
     print(*files, sep="\n", flush=True)
     write_results(args, report | {"files": files})
+    announce(f"more digits: {draw_more(args.out)}")
     announce(f"next, for your own checkpoint, here one of MDLM: {NEXT}")
     return 0
+
+
+def draw_more(out: Path) -> str:
+    """Return the command that draws digits by the student in the demo's folder `out`."""
+    return f"di4c sample {shlex.quote(str(out / 'student.safetensors'))} --steps 2 --out digits.png"
 
 
 def _announce_row(path: Path, name: str) -> None:

@@ -41,6 +41,12 @@ def test_what_the_demo_says_to_type_next_is_a_command() -> None:
     assert make_parser().parse_args(words(demo.NEXT)).overrides[0] == "experiment=mdlm_rsmmd"
 
 
+def test_the_demo_says_how_to_draw_more_digits() -> None:
+    draw = words(demo.draw_more(Path("a demo")))
+    args = make_parser().parse_args(draw)
+    assert (draw[0], args.model, args.steps) == ("sample", "a demo/student.safetensors", 2)
+
+
 def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     told = capsys.readouterr().out
