@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 Evaluate = Callable[[argparse.Namespace], "tuple[list[Point], dict[str, Any]]"]
 
+# What a report has for an option, by its type on the command line.
+KINDS: dict[Any, type] = {int: int, user_path: str, None: str}
 # Not in a report, since figures do not depend on them; nor may a report set them. Of options of a
 # host, which may name code to be imported, a report has the names only.
-KINDS: dict[Any, type] = {int: int, user_path: str, None: str}  # by the type of an option
 OWN = ("run", "quiet", "repeat", "json", "plot", "overwrite", "shards", "processes", "host_option")
 
 
