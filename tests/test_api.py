@@ -97,6 +97,7 @@ def test_the_package_is_imported_without_torch() -> None:
     subprocess.run([sys.executable, "-c", source], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["api", "training.compose", "bench.child"])
 def test_lightning_is_imported_by_runs_alone(module: str) -> None:
     """It takes seconds, and sampling, measuring and a mistake in a config need nothing of it."""

@@ -195,6 +195,7 @@ def test_hosts_ask_for_what_was_released_without_an_experiment() -> None:
     assert halton == alias
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", IMAGES)
 def test_the_command_distils(name: str, tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ def rewritten(chosen: SDTT, made: Networks, batch: Batch, round_index: int, seed
     return values.mean() * x.shape[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latents", ["none", "student", "both"])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("name", PROCESSES)

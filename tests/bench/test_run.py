@@ -38,6 +38,7 @@ def test_how_a_child_may_end(monkeypatch: pytest.MonkeyPatch) -> None:
         run_case(SMALL)
 
 
+@pytest.mark.slow
 def test_a_real_child() -> None:
     assert run_case(SMALL)["seconds"] > 0
 

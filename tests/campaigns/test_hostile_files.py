@@ -313,6 +313,7 @@ YAML = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", YAML)
 def test_plain_files(name: str, tmp_path: Path) -> None:
     tally = Tally()

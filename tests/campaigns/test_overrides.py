@@ -135,6 +135,7 @@ def campaign(folder: Path, count: int, *, fresh: bool) -> None:
     tally.check(count // 2)
 
 
+@pytest.mark.slow
 def test_a_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     campaign(tmp_path, 60, fresh=False)

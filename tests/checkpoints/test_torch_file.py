@@ -260,6 +260,7 @@ def test_depth_crashes_nothing(kind: str, tmp_path: Path) -> None:
         plain(loads_inert(deep(kind, 10**6)))
 
 
+@pytest.mark.slow
 def test_references_without_end_are_refused() -> None:
     doubled = b"\x80\x02]q\x00" + b"".join(
         b"(h" + bytes([n]) + b"h" + bytes([n]) + b"lq" + bytes([n + 1]) for n in range(60)

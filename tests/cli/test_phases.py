@@ -204,6 +204,7 @@ def test_mistakes_are_told_before_the_first_phase_begins(
     assert not (tmp_path / "in").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [p.stem for p in (configs_dir() / "experiment").glob("*.yaml") if "\nphases:" in p.read_text()],

@@ -39,6 +39,7 @@ def there(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(here)
 
 
+@pytest.mark.slow
 def test_it_draws_a_picture(di4c: Run) -> None:
     run = di4c("sample", "builtin:digits", "--n", "3", "--steps", "1")
     assert (run.returncode, run.stdout) == (0, "samples.png\n"), run.stderr

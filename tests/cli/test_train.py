@@ -204,6 +204,7 @@ def test_a_teacher_in_the_folder_of_the_student_stays(
     assert (tmp_path / "student.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["plain", "file:", "link"])
 def test_overwriting_never_removes_the_teacher(
     tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]

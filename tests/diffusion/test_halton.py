@@ -23,6 +23,7 @@ def radical_inverse(index: int, base: int) -> Fraction:
     return value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (8, 8), (16, 16), (24, 24), (4, 9), (9, 2)])
 def test_cells_come_in_the_order_of_their_first_points(height: int, width: int) -> None:
     order: list[tuple[int, int]] = []

@@ -69,6 +69,7 @@ def test_real_against_real_is_zero_and_other_text_is_not(scorer: Scorer) -> None
     assert other.value > 4 * other.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("high", "least", "most"), [(4, 0.8, 2.0), (10, 0.7, 1.6)])
 def test_the_standard_error_is_that_of_repetition(
     scorer: Scorer, high: int, least: float, most: float

@@ -24,6 +24,7 @@ CHUNKS = [1, 2, 5]
 # Gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positions", CHUNKS)
 @pytest.mark.parametrize("process", [Absorbing(4, mask=2), Uniform(3, leave_one_out=True)])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
@@ -276,6 +277,7 @@ def test_compiled_functions_are_not_compiled_for_each_number_of_positions() -> N
     assert len(set(graphs[2:])) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform == "win32" or not any(map(shutil.which, ("g++", "clang++"))),
     reason="needs a C++ compiler",

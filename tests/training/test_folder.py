@@ -258,6 +258,7 @@ def test_a_run_of_an_earlier_version_is_known_by_its_config(
     assert names(tmp_path) == {"run.json", "config.yaml", other, "report.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [

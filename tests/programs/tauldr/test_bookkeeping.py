@@ -51,6 +51,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return digest_of(one) == digest_of(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kill", "every", "rounds"), [(0, 1, 1), (3, 2, 1), (3, 1, 2)])
 def test_a_killed_run_goes_on_exactly(
     cfg: Any, root: Root, tmp_path: Path, kill: int, every: int, rounds: int

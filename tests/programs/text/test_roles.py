@@ -87,6 +87,7 @@ def test_a_schedule_that_knows_one_rate_is_put_right(
         assert other == pytest.approx(one / 2)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_unbroken_one(tmp_path: Path, plan: Plan) -> None:
     whole = run(tmp_path / "whole", plan, gradient_clip_val=0.5)
     files = sorted((tmp_path / "whole").glob("*.ckpt"))[:-1]
