@@ -193,7 +193,8 @@ def distill(
         training,
         None if out is None else user_path(out),
         others=networks,
-        info={"algo": algo, "latent": student.latent, "weights": digests(teacher, start)}
+        info={"algo": algo, "latent": student.latent}
+        | ({} if out is None else {"weights": digests(teacher, start)})
         | adapter.described()
         | dict(info or {}),
         inputs=[getattr(model, "file", None) for model in (teacher, start)]
