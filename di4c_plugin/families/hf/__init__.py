@@ -38,7 +38,7 @@ from di4c_plugin.families.hf.sizes import HFConfig, check_config, sizes_of_folde
 from di4c_plugin.families.registry import families
 from di4c_plugin.networks.attach import exact_head, head_of, own_injector
 from di4c_plugin.networks.denoiser import NetworkDenoiser
-from di4c_plugin.networks.doors import Doors, find_doors
+from di4c_plugin.networks.doors import Doors, find_doors, find_modules
 from di4c_plugin.networks.latent import LatentInjector, new_injector
 
 # Suffixes of the name of a table of word embeddings.
@@ -163,13 +163,17 @@ class HFNetworks(Family[HFConfig]):
         """See `Family.build`.
 
         Raises:
-            UserError: for another process, and as `make_network`.
+            UserError: for another process, for sub-modules that the row names and the network has
+                not, and as `make_network`.
         """
         if not isinstance(process, Absorbing) or process.mask != sizes.mask:
             raise UserError(f"this network has the mask {sizes.mask}, not as {process.config}")
         if process.num_states != sizes.vocab_size:
             raise UserError(f"this network has {sizes.vocab_size} ids, not {process.num_states}")
         network = make_network(sizes.config, self.root, trust=self.trust)
+        for option in ("embedding", "head", "blocks"):
+            name = getattr(sizes, option)
+            find_modules(network, f"host.{option}", [] if name is None else [name])
         tie(network)
         head = sizes.head or name_of(network, _result_of(network, "get_output_embeddings"), "head")
         if not isinstance(network.get_submodule(head), nn.Linear):

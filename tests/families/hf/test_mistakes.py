@@ -118,6 +118,9 @@ def listed_tokenizer(folder: Path) -> None:
         (None, {"pad": 4}, "host.pad is 4: the ids are 0 ... 39, and 4 the mask"),
         (None, {"barred": [5, 40]}, "host.barred is 40: the ids are 0 ... 39"),
         (None, {"barred": ["a"]}, "barred.* whole number"),
+        (None, {"embedding": "x"}, "^host.embedding: BertForMaskedLM has no 'x'"),
+        (None, {"head": "cls.decoder"}, "^host.head: .* has no 'cls.decoder'"),
+        (None, {"blocks": "bert.layer"}, "^host.blocks: .* has no 'bert.layer'"),
         (None, {"trust_remote_code": "yes"}, "trust_remote_code must be true or false"),
     ],
 )
