@@ -64,7 +64,7 @@ class Recipe:
 
 SIZES = {  # of a demo: updates of D-MMD and samples
     "digits_quick": (40, 500),
-    "digits_demo": (300, 2500),
+    "digits_demo": (240, 2000),
     "digits_full": (420, 10_000),
 }
 
