@@ -31,11 +31,20 @@ def test_labels_are_whole_numbers_of_any_type(dtype: torch.dtype) -> None:
         torch.tensor([1j, 0]),
         torch.tensor([True, False]),
         np.array([0, 1]),
+        torch.tensor([0, 1], device="meta"),
+        torch.tensor([0, 1]).to_sparse(),
     ],
 )
 def test_other_labels_are_refused(cond: Any) -> None:
     with pytest.raises(UserError, match="^class labels are a tensor of whole numbers, not "):
         sample(labelled(), 2, cond=cond)
+
+
+def test_labels_are_counted_before_they_are_copied() -> None:
+    """As int64 these would take 8 TB."""
+    many = torch.zeros(1, dtype=torch.int32).expand(10**12)
+    with pytest.raises(UserError, match="^2 samples take 2 class labels, not a tensor of "):
+        sample(labelled(), 2, cond=many)
 
 
 def labelled() -> Model:
