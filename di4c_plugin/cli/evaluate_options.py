@@ -88,17 +88,17 @@ def names(text: str) -> list[str]:
 
 
 def numbers(text: str) -> list[int]:
-    """Read numbers from 1 separated by commas; raises UserError."""
+    """Read numbers from 1 separated by commas, each once; raises UserError."""
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) for part in parts):
         raise UserError(f"--steps takes numbers from 1 separated by commas, not {text!r}")
-    return [int(part) for part in parts]
+    return list(dict.fromkeys(map(int, parts)))
 
 
 def floats(text: str, option: str = "--temperatures") -> list[float]:
-    """Read numbers separated by commas; raises UserError."""
+    """Read numbers separated by commas, each once; raises UserError."""
     try:
-        values = [float(part) for part in text.split(",")]
+        values = list(dict.fromkeys(map(float, text.split(","))))
     except ValueError:
         values = [math.nan]
     if not all(map(math.isfinite, values)):
