@@ -59,7 +59,7 @@ def text_of(path: Path) -> str:
     try:
         return regular(path).read_text(encoding="utf-8-sig")
     except (MemoryError, OSError, ValueError) as error:
-        raise UserError(f"{path} is no readable UTF-8 text: {reason(error)}") from error
+        raise UserError(f"{path} cannot be read as UTF-8 text: {reason(error)}") from error
 
 
 def whole_text(text: str, where: str) -> str:

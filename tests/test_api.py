@@ -26,6 +26,7 @@ from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.families import new_model, student_of
+from di4c_plugin.limits import OFF, SWITCH
 from di4c_plugin.networks import TransformerConfig
 from di4c_plugin.samplers import Step
 from di4c_plugin.training.config import TrainingConfig
@@ -348,10 +349,7 @@ def test_labels_are_cut_into_batches_like_the_samples(labelled: Model) -> None:
         ({"n": 0}, "n and batch_size must be at least 1, not 0 and 250"),
         ({"batch_size": 0}, "n and batch_size must be at least 1, not 2 and 0"),
         ({"steps": 0}, "steps must be at least 1, not 0"),
-        (
-            {"n": 10**13, "batch_size": 10**13},
-            "not enough memory: draw fewer ",
-        ),
+        ({"n": 10**14}, "n is at most 100000000, not 100000000000000 .DI4C_LIMITS=off lifts"),
         ({"n": 2.5}, "n must be a whole number, not 2.5"),
         ({"cond": [0, 1]}, r"cond must be a Tensor, not \[0, 1\]"),
         ({"guidance": "abc"}, "sampler 'ancestral': guidance must be a number, not 'abc'"),
@@ -377,6 +375,12 @@ def test_labels_are_cut_into_batches_like_the_samples(labelled: Model) -> None:
 def test_sample_refuses_in_one_line(options: dict[str, Any], message: str, teacher: Model) -> None:
     with pytest.raises(UserError, match=f"^{message}.*$"):
         sample(teacher, **{"n": 2, "steps": 1} | options)
+
+
+def test_what_no_memory_holds_is_told(teacher: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, OFF)
+    with pytest.raises(UserError, match="^not enough memory: draw fewer "):
+        sample(teacher, 10**13, steps=1, batch_size=10**13)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from di4c_plugin.cli.arguments import flag
 from di4c_plugin.cli.sources import TEMPERATURE
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import new_file, user_path
-from di4c_plugin.limits import exceeds, over
+from di4c_plugin.limits import SAMPLES, exceeds, over
 
 # What is at least 1, where it is said, and the most that it may be.
 COUNTS = {
-    **{"samples": 10**8, "seeds": 10**4, "processes": 10**3, "batch_size": math.inf},
+    **{"samples": SAMPLES, "seeds": 10**4, "processes": 10**3, "batch_size": math.inf},
     **dict.fromkeys(("scorer_batch", "length", "ngram_order", "mauve_buckets"), math.inf),
 }
 

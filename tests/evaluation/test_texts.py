@@ -113,7 +113,7 @@ def test_other_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="tokenizer bytes has 256 tokens, and the samples hold"):
         of_tokens(torch.tensor([[256]]), 300, BYTES)
     (tmp_path / "c.txt").write_bytes(b"\xff")
-    with pytest.raises(UserError, match="is no readable UTF-8 text"):
+    with pytest.raises(UserError, match="cannot be read as UTF-8 text"):
         read_samples(tmp_path / "c.txt", BYTES)
     np.save(tmp_path / "d.npy", np.array([[1.5]]))
     np.save(tmp_path / "e.npy", np.array([[-1]]))
