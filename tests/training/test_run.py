@@ -317,6 +317,7 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
     short = replace(toy.data(), lengths=torch.zeros(len(toy.data().x_0), dtype=torch.long))
     with pytest.raises(UserError, match="^an example has a length of 0 tokens$"):
         train(toy.Distil(student.process), student, toy.teacher(), short, CONFIG, out)
+    callbacks: Any
     for callbacks in (3, [3], ["x"], len, NotImplemented):
         with pytest.raises(UserError, match="^callbacks must be a list of Lightning's Callback"):
             train(
