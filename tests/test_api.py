@@ -26,7 +26,6 @@ from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.families import new_model, student_of
-from di4c_plugin.limits import OFF, SWITCH
 from di4c_plugin.networks import TransformerConfig
 from di4c_plugin.samplers import Step
 from di4c_plugin.training.config import TrainingConfig
@@ -375,12 +374,6 @@ def test_labels_are_cut_into_batches_like_the_samples(labelled: Model) -> None:
 def test_sample_refuses_in_one_line(options: dict[str, Any], message: str, teacher: Model) -> None:
     with pytest.raises(UserError, match=f"^{message}.*$"):
         sample(teacher, **{"n": 2, "steps": 1} | options)
-
-
-def test_what_no_memory_holds_is_told(teacher: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SWITCH, OFF)
-    with pytest.raises(UserError, match="^not enough memory: draw fewer "):
-        sample(teacher, 10**13, steps=1, batch_size=10**13)
 
 
 @pytest.mark.parametrize(

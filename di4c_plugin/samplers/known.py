@@ -127,8 +127,9 @@ def _tensor(given: Tokens) -> Tensor:
 
 
 def is_dense(values: Any) -> bool:
-    """Return whether something is a tensor that has all its values: not sparse, not "meta"."""
-    return isinstance(values, Tensor) and values.layout == torch.strided and not values.is_meta
+    """Return whether something is a tensor of plain values: not sparse, quantised or "meta"."""
+    is_tensor = isinstance(values, Tensor) and values.layout == torch.strided
+    return is_tensor and not (values.is_meta or values.is_quantized)
 
 
 def is_whole(values: Any) -> bool:
