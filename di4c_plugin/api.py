@@ -18,6 +18,7 @@ from di4c_plugin.files import named_file, user_path
 from di4c_plugin.hosts import Host, OpenHost, load_source
 from di4c_plugin.hosts.choose import as_host
 from di4c_plugin.hosts.start import check_start, digests, start_networks
+from di4c_plugin.limits import SAMPLES, exceeds, over
 from di4c_plugin.networks.adapters import Adapter
 from di4c_plugin.options import parameters, typed
 from di4c_plugin.plugins import lookup, make
@@ -254,6 +255,8 @@ def sample(
     """
     if n < 1 or batch_size < 1:
         raise UserError(f"n and batch_size must be at least 1, not {n} and {batch_size}")
+    if exceeds(n, SAMPLES):
+        raise UserError(over(f"n is at most {SAMPLES}, not {n}"))
     if not 0 <= seed < 2**63:
         raise UserError(f"seed must be in [0, 2^63), not {seed}")
     steps, sampler, options = as_method(model, steps, sampler, options)

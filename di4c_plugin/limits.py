@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 SWITCH, OFF = "DI4C_LIMITS", "off"
+SAMPLES = 10**8  # that are kept in memory
 
 
 def exceeds(amount: float, most: float) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from di4c_plugin.errors import UserError, quoted
+from di4c_plugin.errors import UserError, quoted, reason
 from di4c_plugin.limits import exceeds, over, regular
 
 JSON, YAML = 2**20, 2**16  # bytes of a file; YAML takes ten seconds for a megabyte
@@ -54,6 +54,14 @@ def read_yaml(path: Path) -> Any:
     return _read(path, YAML, lambda text: yaml.load(text, Loader=_Loader))  # a SafeLoader
 
 
+def text_of(path: Path) -> str:
+    """Return a file of UTF-8, without its byte order mark; raises UserError if it is none."""
+    try:
+        return regular(path).read_text(encoding="utf-8-sig")
+    except (MemoryError, OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as UTF-8 text: {reason(error)}") from error
+
+
 def whole_text(text: str, where: str) -> str:
     """Return a text that can be encoded: JSON may hold a lone surrogate.
 
@@ -81,9 +89,8 @@ def _read(path: Path, most: int, parse: Callable[[str], Any]) -> Any:
             content += file.read()
         return _Copy()(parse(content.decode("utf-8-sig")))
     except Exception as error:  # of yaml's constructors, any
-        message = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
-        reason = (message or type(error).__name__)[:200]
-        raise UserError(f"{path} is not readable: {reason}") from error
+        message = (isinstance(error, OSError) and error.strerror) or reason(error)
+        raise UserError(f"{path} is not readable: {message}") from error
 
 
 class _Copy:

@@ -12,7 +12,7 @@ import os
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -240,13 +240,23 @@ def _collection(kind: type, parts: tuple[Any, ...], value: Any) -> Any:
     else:
         plural = PLURALS.get(inner, "values")
     expected = f"{COUNTS.get(len(parts), len(parts))} {plural}" if fixed else f"a list of {plural}"
-    if not isinstance(value, PLAIN):
-        return value  # a tensor, an array
-    value = _must(isinstance(value, list | tuple | set), expected, value)
-    _must(not fixed or len(value) == len(parts), expected, value)
-    kinds = parts if fixed else (inner,) * len(value)
-    items = [_at(f"[{n}]", k, item) for n, (k, item) in enumerate(zip(kinds, value, strict=True))]
+    listed = _listed(value, ordered=issubclass(kind, Sequence))
+    if listed is None or (fixed and len(listed) != len(parts)):
+        raise Misfit(f"must be {expected}, not {shown(value)}")
+    kinds = parts if fixed else (inner,) * len(listed)
+    items = [_at(f"[{n}]", k, item) for n, (k, item) in enumerate(zip(kinds, listed, strict=True))]
     return tuple(items) if issubclass(kind, tuple) else kind(items) if kind in SETS else items
+
+
+def _listed(value: Any, *, ordered: bool) -> list[Any] | None:
+    """Return the elements of a list, a tensor, an array or a range; None for what is none."""
+    if isinstance(value, str | bytes | Mapping) or (ordered and isinstance(value, Set)):
+        return None
+    try:
+        value = value.tolist() if hasattr(value, "tolist") else value
+        return [*value] if isinstance(value, Collection) else None
+    except Exception:  # a tensor without values
+        return None
 
 
 def _at(where: str, annotation: Any, value: Any) -> Any:

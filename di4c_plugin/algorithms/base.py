@@ -13,14 +13,18 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser, NetworkDenoiser
 from di4c_plugin.options import fit_fields
-from di4c_plugin.values import BelowOne, Factor, Range
+from di4c_plugin.samplers.known import is_dense
+from di4c_plugin.values import BelowOne, Factor, Range, shown
 
 # What an algorithm is given: a denoiser for each of its roles, the frozen "teacher", and the moving
 # average "<role>_average" of each role that asks for one.
 Networks = Mapping[str, Denoiser]
 AVERAGE = "_average"
+BOOL = (torch.bool,)
+WHOLE = (*BOOL, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -29,16 +33,39 @@ class Data:
 
     Attributes:
         x_0: whole numbers of any type, (M, D).
-        labels: int64, (M,), or None.
+        labels: whole numbers of any type, (M,), or None.
         given: bool, (M, D): prompts and padding, neither corrupted nor counted; None: no such
             tokens.
-        lengths: int64, (M,): tokens from here on are padding; None: no padding.
+        lengths: whole numbers of any type, (M,): tokens from here on are padding; None: no padding.
+
+    Raises:
+        UserError: for anything else.
     """
 
     x_0: Tensor
     labels: Tensor | None = None
     given: Tensor | None = None
     lengths: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _check_tensor("x_0", self.x_0, WHOLE, None)
+        for name, dtypes, ndim in (("labels", WHOLE, 1), ("given", BOOL, 2), ("lengths", WHOLE, 1)):
+            if (value := getattr(self, name)) is not None:
+                _check_tensor(name, value, dtypes, self.x_0.shape[:ndim])
+
+
+def _check_tensor(
+    name: str, value: Any, dtypes: Collection[torch.dtype], shape: torch.Size | None
+) -> None:
+    """Refuse all but dense tensors of these types, (M, D) or `shape`; raises UserError."""
+    found = shown(value)
+    if is_dense(value):
+        found = f"{value.dtype} {tuple(value.shape)}"
+        if value.dtype in dtypes and (value.ndim == 2 if shape is None else value.shape == shape):
+            return
+    kind = "a tensor of bools" if dtypes == BOOL else "a tensor of whole numbers up to int64"
+    expected = "(M, D)" if shape is None else tuple(shape)
+    raise UserError(f"{name} of data must be {kind}, {expected}, not {found}")
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from di4c_plugin.cli.arguments import flag
 from di4c_plugin.cli.sources import TEMPERATURE
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import new_file, user_path
-from di4c_plugin.limits import exceeds, over
+from di4c_plugin.limits import SAMPLES, exceeds, over
 
 # What is at least 1, where it is said, and the most that it may be.
 COUNTS = {
-    **{"samples": 10**8, "seeds": 10**4, "processes": 10**3, "batch_size": math.inf},
+    **{"samples": SAMPLES, "seeds": 10**4, "processes": 10**3, "batch_size": math.inf},
     **dict.fromkeys(("scorer_batch", "length", "ngram_order", "mauve_buckets"), math.inf),
 }
 
@@ -88,17 +88,17 @@ def names(text: str) -> list[str]:
 
 
 def numbers(text: str) -> list[int]:
-    """Read numbers from 1 separated by commas; raises UserError."""
+    """Read numbers from 1 separated by commas, each once; raises UserError."""
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) for part in parts):
         raise UserError(f"--steps takes numbers from 1 separated by commas, not {text!r}")
-    return [int(part) for part in parts]
+    return list(dict.fromkeys(map(int, parts)))
 
 
 def floats(text: str, option: str = "--temperatures") -> list[float]:
-    """Read numbers separated by commas; raises UserError."""
+    """Read numbers separated by commas, each once; raises UserError."""
     try:
-        values = [float(part) for part in text.split(",")]
+        values = list(dict.fromkeys(map(float, text.split(","))))
     except ValueError:
         values = [math.nan]
     if not all(map(math.isfinite, values)):

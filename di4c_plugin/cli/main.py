@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Protocol, cast
 
 from di4c_plugin.announce import QUIET, plain_streams
 from di4c_plugin.cli.arguments import add_output, check_results
-from di4c_plugin.errors import UserError, printable
+from di4c_plugin.errors import UserError, is_of_memory, printable, reason
 from di4c_plugin.values import nearest
 
 NO_RESULTS = ("run", "lm_eval", "completion")  # commands without results of ours, so no --json
@@ -191,6 +191,8 @@ def _line(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         file = "" if error.filename is None else f"{error.filename}: "
         return printable(f"{file}{error.strerror or error}")
+    if isinstance(error, MemoryError | RuntimeError) and is_of_memory(error):
+        return printable(f"not enough memory: {reason(error)}")
     # torchmetrics, and with it Lightning, imports a torchvision wherever there is one.
     if isinstance(error, RuntimeError) and "operator torchvision::" in str(error):
         return (

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.programs.launch import check_files
 
 if TYPE_CHECKING:
     from di4c_plugin.training.compose import RunConfig
 
 OF_COMMAND = ("experiment", "out", "phases", "student")  # typed options that no phase gets
+MODELS = ("teacher", "student")  # options that name one
 NAME = re.compile(r"\w[\w.-]*")  # of a folder in `out`
 
 
@@ -35,7 +37,8 @@ def compose_phases(
 
     Raises:
         UserError: for phases that are no such mapping, that have phases or a folder themselves, or
-            need several processes, and as `with_student` and `compose`.
+            need several processes or name a file that is missing, and as `with_student` and
+            `compose`.
     """
     if not (
         isinstance(phases, Mapping)
@@ -66,6 +69,9 @@ def compose_phases(
             raise UserError(
                 "phases run on one process; on several, run them one by one: student=FILE"
             )
+        made = {str(run.result) for run in runs}
+        named = {option: run.info.get(option) for option in MODELS}
+        check_files([f"{k}={v}" for k, v in named.items() if v and v not in made])
         students[name] = json.dumps(str(run.result))
         start = [f"student={students[name]}"]
         runs.append(run)
@@ -83,7 +89,7 @@ def with_student(override: str, students: Mapping[str, str]) -> str:
         UserError: if there is no such phase before this one.
     """
     option, _, value = override.partition("=")
-    if option not in ("teacher", "student") or not value.startswith("@"):
+    if key(override) not in MODELS or not value.startswith("@"):
         return override
     if value[1:] not in students:
         known = ", ".join(students) or "none"

@@ -17,7 +17,7 @@ from di4c_plugin.algorithms.base import Data
 from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError, quoted, reason
 from di4c_plugin.limits import regular
-from di4c_plugin.plain_files import whole_text
+from di4c_plugin.plain_files import text_of, whole_text
 
 ANSWERS = ("response", "completion", "answer")
 TABLES = {".jsonl": "lines of JSON", ".json": "lines of JSON", ".parquet": "Parquet"}
@@ -104,7 +104,7 @@ def read_blocks(
 
 def blocks_of(path: Path, tokenizer: Any, length: int) -> Iterator[Example]:
     """Yield the blocks of a plain text; an incomplete last block is dropped."""
-    ids = encode(tokenizer, _text_of(path))
+    ids = encode(tokenizer, text_of(path))
     for start in range(0, len(ids) - length + 1, length):
         yield [], ids[start : start + length]
 
@@ -243,14 +243,7 @@ def _text(row: Mapping[str, Any], field: str, where: str) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    return _text_of(path).split("\n")
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return regular(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as text: {reason(error)}") from error
+    return text_of(path).split("\n")
 
 
 def _rows(path: Path) -> Iterator[Any]:
@@ -259,7 +252,7 @@ def _rows(path: Path) -> Iterator[Any]:
         yield from _parquet(path)
         return
     try:
-        with regular(path).open(encoding="utf-8") as file:
+        with regular(path).open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file):
                 if line.strip():
                     yield _line(line, f"line {number + 1} of {path}")

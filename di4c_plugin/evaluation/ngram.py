@@ -58,7 +58,7 @@ class NGram:
             UserError: for an order below 1 or so large that n-grams have no 64-bit code, for no
                 tokens, or for tokens out of range.
         """
-        if order < 1 or (num_tokens + 1) ** order > 2**63:
+        if not 1 <= order < 64 or (num_tokens + 1) ** order > 2**63:
             raise UserError(f"n-grams of {num_tokens} tokens cannot be of order {order}")
         self.num_tokens, self.order = num_tokens, order
         groups = [tokens] if isinstance(tokens, Tensor) else tokens

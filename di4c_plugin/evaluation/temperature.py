@@ -10,6 +10,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import NetworkDenoiser
 
 M = TypeVar("M", bound=Model)
+EXTREME = 1e30
 
 
 class Tempered(nn.Module):
@@ -17,7 +18,8 @@ class Tempered(nn.Module):
 
     def __init__(self, denoiser: NetworkDenoiser, temperature: float) -> None:
         super().__init__()
-        self.denoiser, self.temperature = denoiser, temperature
+        self.denoiser = denoiser
+        self.temperature = min(max(temperature, 1 / EXTREME), EXTREME)  # a finite fp32
         self.process = denoiser.process
 
     @property
@@ -30,7 +32,7 @@ class Tempered(nn.Module):
     ) -> Tensor:
         """See `Denoiser.__call__`."""
         log_p_0 = self.denoiser(x_t, t, cond=cond, latent=latent)
-        return (log_p_0 / self.temperature).log_softmax(-1)
+        return ((log_p_0 - log_p_0.amax(-1, keepdim=True)) / self.temperature).log_softmax(-1)
 
 
 def tempered(model: M, temperature: float | None) -> M:

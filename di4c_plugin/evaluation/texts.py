@@ -12,7 +12,7 @@ from torch import Tensor
 from di4c_plugin.data.array_files import load_arrays
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
-from di4c_plugin.plain_files import whole_text
+from di4c_plugin.plain_files import text_of, whole_text
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".npy")
 BYTES = "bytes"
@@ -184,10 +184,7 @@ def _array(path: Path) -> Tensor:
 def _read(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"no such file: {path}")
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no readable UTF-8 text") from error
+    return text_of(path)
 
 
 def _strings(path: Path) -> list[str]:

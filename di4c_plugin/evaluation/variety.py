@@ -11,6 +11,7 @@ from di4c_plugin.evaluation.text_metric import TextMetric, TextOptions
 from di4c_plugin.evaluation.texts import Texts
 
 ORDERS = (1, 2, 3)
+BLEU = 4  # its longest n-grams
 MOST = 100  # sequences of self-BLEU: each is compared with all others
 
 
@@ -46,7 +47,7 @@ class SelfBLEU(TextMetric):
     """The mean BLEU-4 of each sample against all others (Zhu et al. 2018); lower is more varied.
 
     By torchmetrics, on tokens, without smoothing, for at most the first hundred samples. A prefix
-    of all samples, such as a prompt, is left out.
+    of all samples, such as a prompt, is left out if behind it one of them has 4-grams.
     """
 
     columns = ("self_bleu",)
@@ -62,6 +63,7 @@ class SelfBLEU(TextMetric):
         if len(rows) < 2:
             raise UserError("self_bleu compares samples with each other: draw at least 2")
         start = shared_prefix(rows)
+        start = start if max(map(len, rows)) - start >= BLEU else 0
         words = [" ".join(map(str, row[start:].tolist())) for row in rows]
         scores = [
             float(bleu_score([text], [[*words[:i], *words[i + 1 :]]]))

@@ -71,7 +71,11 @@ def check_files(arguments: Sequence[str]) -> None:
         key, _, value = argument.lstrip("+").partition("=")
         value = value.strip("'\"").removeprefix("file:")
         is_file = value.endswith(FILES) or value.startswith(("./", "../", "/", "~"))
-        if key in ("teacher", "sampler.teacher") and is_file and not user_path(value).exists():
+        if (
+            key in ("teacher", "student", "sampler.teacher")
+            and is_file
+            and not user_path(value).exists()
+        ):
             raise UserError(f"no such model file: {key}={value}")
 
 

@@ -28,9 +28,9 @@ def check_labels(model: Model, cond: Tensor | None, n: int) -> Tensor | None:
         raise UserError("this model takes no class labels")
     if not is_whole(cond):
         raise UserError(f"class labels are a tensor of whole numbers, not {cond!r:.60}")
-    cond = cond.long()
     if cond.shape != (n,):
         raise UserError(f"{n} samples take {n} class labels, not a tensor of {tuple(cond.shape)}")
+    cond = cond.long()
     if cond.min() < -1 or cond.max() >= classes:
         raise UserError(f"class labels of this model are 0 ... {classes - 1}, or -1 for none")
     return cond

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from di4c_plugin.diffusion import Absorbing, Process
 from di4c_plugin.diffusion.absorbing import point_mass
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, refusing
 from di4c_plugin.networks.denoiser import Denoiser
 
 Tokens = Tensor | Sequence[Any]
@@ -119,24 +119,29 @@ def _tensor(given: Tokens) -> Tensor:
         raise UserError(
             f"token ids are wanted, not text: {given!r:.60} goes through a tokenizer first"
         )
-    try:
-        return torch.as_tensor(given)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"given tokens must have rows of one length, not {given!r:.60}") from error
+    with refusing(f"given tokens must be numbers in rows of one length, not {given!r:.60}"):
+        tensor = torch.as_tensor(given)
+        if not is_dense(tensor):
+            raise TypeError("it is sparse, or has no values")
+        return tensor
+
+
+def is_dense(values: Any) -> bool:
+    """Return whether something is a tensor of plain values: not sparse, quantised or "meta"."""
+    is_tensor = isinstance(values, Tensor) and values.layout == torch.strided
+    return is_tensor and not (values.is_meta or values.is_quantized)
 
 
 def is_whole(values: Any) -> bool:
-    """Return whether something is a tensor of whole numbers; bools are none."""
+    """Return whether something is a dense tensor of whole numbers; bools are none."""
     inexact = (torch.bool, torch.complex32, torch.complex64, torch.complex128)
-    return isinstance(values, Tensor) and not (
-        values.is_floating_point() or values.dtype in inexact
-    )
+    return is_dense(values) and not (values.is_floating_point() or values.dtype in inexact)
 
 
 def _is_text(given: Any) -> bool:
-    """Return whether something is text, or begins with text."""
-    while isinstance(given, list | tuple) and given:
-        given = given[0]
+    """Return whether something is text, or rows of text."""
+    for _ in range(2):
+        given = given[0] if isinstance(given, list | tuple) and given else given
     return isinstance(given, str | bytes)
 
 

@@ -69,7 +69,7 @@ class BatchStream(IterableDataset[MicroBatch]):
         index, data = self.indices(step), self.data
         end = None if data.lengths is None else int(data.lengths[index].max())
         given = None if data.given is None else data.given[index, :end]
-        labels = None if data.labels is None else data.labels[index]
+        labels = None if data.labels is None else data.labels[index].long()
         return Batch(data.x_0[index, :end].long(), labels, given)
 
     def indices(self, step: int) -> Tensor:

@@ -32,6 +32,7 @@ from di4c_plugin.training.module import TrainingModule
 from di4c_plugin.training.progress import ShowProgress
 from di4c_plugin.training.sharding import block_names
 from di4c_plugin.training.trainer import is_first_process, make_trainer, quiet
+from di4c_plugin.values import shown
 
 # What takes less memory.
 LESS = "try a smaller training.batch_size, algo.loss_mb, or number of algo.latents or fill-ins"
@@ -81,6 +82,8 @@ def train(
         Interrupted: on SIGINT and SIGTERM, after the current update is finished and saved.
     """
     config = config or TrainingConfig()
+    if not isinstance(callbacks, Sequence) or not all(isinstance(c, Callback) for c in callbacks):
+        raise UserError(f"callbacks must be a list of Lightning's Callback, not {shown(callbacks)}")
     if algorithm.needs_teacher and teacher is None:
         raise UserError(f"{type(algorithm).__name__} needs a teacher")
     networks = {"student": student, **(others or {})}
@@ -104,8 +107,8 @@ def train(
             config,
             blocks,
         )
-        shown = [ShowProgress()] if progress else []
-        _fit(module, config, folder, [*shown, *callbacks], resume=resume)
+        bars = [ShowProgress()] if progress else []
+        _fit(module, config, folder, [*bars, *callbacks], resume=resume)
         trained = module.student().cpu().requires_grad_(True)
         role = STUDENT_ROLE if algorithm.needs_teacher else TEACHER_ROLE
         model = with_info(
@@ -217,6 +220,10 @@ def check_data(data: Data, model: Model) -> None:
         raise UserError(
             f"an example has {tuple(x_0.shape[1:])} tokens, the model {model.network.positions}"
         )
+    if data.given is not None and bool(data.given.all()):
+        raise UserError("every token of the data is given: there is nothing to learn")
+    if data.lengths is not None and data.lengths.min() < 1:
+        raise UserError(f"an example has a length of {int(data.lengths.min())} tokens")
     mask = getattr(process, "mask", None)
     last = process.num_tokens - 1 - (mask == process.num_tokens - 1)
     if x_0.min() < 0 or x_0.max() > last:

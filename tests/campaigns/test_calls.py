@@ -108,6 +108,8 @@ def called(
     if kind == "distill":
         names = ("algo", "latent", "start", "training", "host", "info", "resume", "overwrite")
         asked = {"data": DATA, "training": ONE} | draw.draw(options(names))
+        if asked["training"] is None or (asked["training"] == {}) is True:
+            asked["training"] = ONE  # the defaults are right, and long
         whole: Any = partial(distill, teacher, progress=False)
         return (kind, asked), partial(whole, **asked)
     if kind == "process":

@@ -94,7 +94,8 @@ def run(arguments: list[str]) -> None:
         assert told.count("\n") == 1, told
         raise UserError(told.removeprefix("di4c: error: ")[:-1])
     assert code == 0, err.getvalue()
-    assert Path(out.getvalue().splitlines()[-1]).is_file(), out.getvalue()
+    told = out.getvalue().removesuffix("\n")
+    assert Path(told).is_file() or Path(told.splitlines()[-1]).is_file(), told
 
 
 def campaign(folder: Path, count: int, *, fresh: bool) -> None:

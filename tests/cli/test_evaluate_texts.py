@@ -237,6 +237,7 @@ def test_a_report_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
             "--after-end takes hosts, keep, cut, not",
         ),
         ("A --metric bits --reference real.npy --ngram-order 30", "n-grams of 17 tokens cannot be"),
+        ("A --metric bits --reference real.npy --ngram-order 999999999", "n-grams of 17 tokens"),
         (
             "real.npy --metric bits --tokenizer bytes --reference t.txt",
             "t.txt is running text, cut",
@@ -253,6 +254,28 @@ def test_mistakes_give_one_line(
     err = capsys.readouterr().err
     assert err.startswith(f"di4c: error: {message}"), err
     assert err.count("\n") == 1
+
+
+def test_what_is_said_twice_is_measured_once() -> None:
+    """Equal points would count as seeds, with a standard error of 0."""
+    report = evaluate(
+        "A", *SMALL[2:], "--metric", "entropy", "--steps", "1,1", "--temperatures=1,1"
+    )
+    assert len(report["points"]) == len(report["rows"]) == 1
+
+
+def test_extreme_temperatures_draw_the_most_likely_or_anything() -> None:
+    from di4c_plugin.evaluation.temperature import tempered
+
+    x = torch.full((1, 64), 17)
+    model = load_teacher("A")
+    log_p = model.denoiser(x, torch.ones(1, dtype=torch.float64))[0]
+    for temperature in (1e-30, 1e-300, 1e-320):
+        drawn = sample(tempered(model, temperature), 2, steps=1)
+        assert torch.equal(drawn, log_p.argmax(-1).expand(2, -1))
+    drawn = sample(tempered(model, 1e300), 200, steps=1, prefix=[3])
+    assert set(drawn[:, 0].tolist()) == {3}
+    assert len(drawn[:, 1].unique()) == 17
 
 
 def test_temperature_tempers_every_prediction() -> None:

@@ -66,6 +66,8 @@ def test_wrong_arguments_give_one_line(
     [
         (UserError("no such teacher"), 2, "error: no such teacher"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 2, "error: not enough memory: MemoryError"),
+        (RuntimeError("out of memory\nhere"), 2, "error: not enough memory: out of memory"),
     ],
 )
 def test_a_command_that_stops_gives_one_line(

@@ -107,8 +107,8 @@ def test_each_phase_starts_from_the_one_before() -> None:
 
 def test_after_an_adapter_comes_its_file() -> None:
     compose = Composed(adapter={"r": 2})
-    compose_phases({"a": [], "b": ["teacher=@a"]}, ["out=o"], Path("o"), compose)
-    assert compose.seen[1][0] == 'teacher="o/a/adapter_model.safetensors"'
+    compose_phases({"a": [], "b": ["++teacher=@a"]}, ["out=o"], Path("o"), compose)
+    assert compose.seen[1][0] == '++teacher="o/a/adapter_model.safetensors"'
 
 
 def test_a_phase_that_fails_ends_the_command(
@@ -191,6 +191,9 @@ def test_json_names_the_student_of_each_phase(
         ("{a:['algo=di4c'],b:['out=other']}", "phase b: its folder is"),
         ("{a:['algo=di4c'],b:['training.devices=2']}", "phases run on one process"),
         ("{a:['algo=di4c'],b:['teacher=@c']}", "teacher=@c: no phase 'c' is before it"),
+        ("{a:['algo=di4c'],b:['++teacher=@c']}", "++teacher=@c: no phase 'c' is before it"),
+        ("{a:['algo=di4c'],b:['student=x.ckpt']}", "no such model file: student=x.ckpt"),
+        ("{a:['algo=di4c'],b:['student=./x']}", "no such model file: student=./x"),
         ("{a:['algo=di4c'],b:['algo=dmmd','algo.latents=2']}", "unknown option 'algo.latents'"),
     ],
 )

@@ -91,6 +91,14 @@ def test_the_kind_of_a_file_is_told_by_its_name_in_any_case(tmp_path: Path) -> N
     assert read_prompts(tmp_path / "P.Json") == ["a prompt"]
 
 
+def test_a_byte_order_mark_is_no_token(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("abcd", encoding="utf-8-sig")
+    assert read_prompts(tmp_path / "a.txt") == ["abcd"]
+    assert read_texts(tmp_path / "a.txt", Letters(), 4).x_0.tolist() == [ids("abcd")]
+    (tmp_path / "a.jsonl").write_text('"ab"', encoding="utf-8-sig")
+    assert read_prompts(tmp_path / "a.jsonl") == ["ab"]
+
+
 def test_plain_text_is_cut_into_blocks(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("abcdefghij")

@@ -55,6 +55,15 @@ def test_sequences_of_any_length_are_asked_for(tmp_path: Path) -> None:
         read_reference(write(tmp_path / "a.txt", "abc"), BYTES, 10**22)
 
 
+@pytest.mark.parametrize("name", ["x.txt", "x.jsonl", "x.json"])
+def test_a_byte_order_mark_is_no_token(name: str, tmp_path: Path) -> None:
+    content = {"x.txt": "ab\n", "x.jsonl": '"ab"', "x.json": '["ab"]'}[name]
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert read_samples(tmp_path / name, Bytes()).strings == ["ab"]
+    if name == "x.txt":
+        assert read_reference(tmp_path / name, Bytes(), 3).strings == ["ab\n"]
+
+
 def test_a_line_separator_inside_a_text_ends_no_line(tmp_path: Path) -> None:
     content = json.dumps({"text": "a\u2028b"}, ensure_ascii=False) + "\n"
     assert read_samples(write(tmp_path / "a.jsonl", content), BYTES).strings == ["a\u2028b"]
@@ -104,7 +113,7 @@ def test_other_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="tokenizer bytes has 256 tokens, and the samples hold"):
         of_tokens(torch.tensor([[256]]), 300, BYTES)
     (tmp_path / "c.txt").write_bytes(b"\xff")
-    with pytest.raises(UserError, match="is no readable UTF-8 text"):
+    with pytest.raises(UserError, match="cannot be read as UTF-8 text"):
         read_samples(tmp_path / "c.txt", BYTES)
     np.save(tmp_path / "d.npy", np.array([[1.5]]))
     np.save(tmp_path / "e.npy", np.array([[-1]]))

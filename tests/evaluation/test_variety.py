@@ -30,6 +30,12 @@ def test_self_bleu_of_equal_and_of_disjoint_samples() -> None:
     assert self_bleu([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]) == 0
 
 
+def test_samples_that_have_collapsed_to_one_are_alike() -> None:
+    """What they share is no prompt where too little is left to have 4-grams."""
+    assert self_bleu([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]) == pytest.approx(1)
+    assert self_bleu([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 7], [1, 2, 3, 4, 5, 6]) > 0.7
+
+
 def test_self_bleu_by_hand() -> None:
     """The first two share four of five words: precisions 4/5, 3/4, 2/3, 1/2; the third has none."""
     expected = (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25

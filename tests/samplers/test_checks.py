@@ -9,6 +9,7 @@ from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Absorbing, Process, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.families import new_model
+from di4c_plugin.limits import OFF, SWITCH
 from di4c_plugin.networks import TransformerConfig
 from di4c_plugin.samplers.checks import check_drawn
 from tests.training import toy
@@ -31,11 +32,21 @@ def test_labels_are_whole_numbers_of_any_type(dtype: torch.dtype) -> None:
         torch.tensor([1j, 0]),
         torch.tensor([True, False]),
         np.array([0, 1]),
+        torch.tensor([0, 1], device="meta"),
+        torch.tensor([0, 1]).to_sparse(),
+        torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint32),
     ],
 )
 def test_other_labels_are_refused(cond: Any) -> None:
     with pytest.raises(UserError, match="^class labels are a tensor of whole numbers, not "):
         sample(labelled(), 2, cond=cond)
+
+
+def test_labels_are_counted_before_they_are_copied() -> None:
+    """As int64 these would take 8 TB."""
+    many = torch.zeros(1, dtype=torch.int32).expand(10**12)
+    with pytest.raises(UserError, match="^2 samples take 2 class labels, not a tensor of "):
+        sample(labelled(), 2, cond=many)
 
 
 def labelled() -> Model:
@@ -47,7 +58,10 @@ def labelled() -> Model:
 
 
 @pytest.mark.parametrize("size", [{"steps": 2**62}, {"n": 2**61, "batch_size": 2**61}])
-def test_sizes_beyond_memory_are_one_line(size: dict[str, Any]) -> None:
+def test_sizes_beyond_memory_are_one_line(
+    size: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SWITCH, OFF)
     with pytest.raises(UserError, match="^not enough memory: draw fewer samples at once"):
         sample(toy.teacher(), **{"n": 1} | size)
 

@@ -8,6 +8,8 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.samplers.known import known_tokens
 
 PROCESS = Absorbing(5, mask=2)
+INSIDE_ITSELF: list[Any] = []
+INSIDE_ITSELF.append(INSIDE_ITSELF)
 
 
 def test_nothing_given_is_none() -> None:
@@ -52,7 +54,14 @@ def test_what_is_not_known_may_be_anything() -> None:
         (torch.zeros(1, 1, 1).long(), None, "given tokens must be whole numbers"),
         ([1, 1, 1, 1], None, "a prefix of 4 tokens does not fit 4 positions"),
         ([[1], [1]], None, "3 samples take 1 or 3 rows of given tokens, not 2"),
-        ([[1, 1], [1]], None, "given tokens must have rows of one length"),
+        ([[1, 1], [1]], None, "given tokens must be numbers in rows"),
+        ([None], None, "given tokens must be numbers in rows"),
+        (object(), None, "given tokens must be numbers in rows"),
+        (INSIDE_ITSELF, None, "given tokens must be numbers in rows"),
+        (torch.ones(2).long().to("meta"), None, "given tokens must be numbers in rows"),
+        (torch.ones(2).long().to_sparse(), None, "given tokens must be numbers in rows"),
+        (None, ([1] * 4, [None] * 4), "given tokens must be numbers in rows"),
+        (None, ([1] * 4, torch.ones(4).to("meta")), "given tokens must be numbers in rows"),
         ([True, False], None, "given tokens must be whole numbers"),
         (None, ([1] * 4, [0.5, 0, 0, 0]), "the mask of known tokens must be bools"),
         (None, ([1] * 4, [2, 0, 0, 0]), "the mask of known tokens must be bools"),
@@ -62,7 +71,7 @@ def test_what_is_not_known_may_be_anything() -> None:
         (None, ("abcd", [1] * 4), "token ids are wanted, not text: 'abcd'"),
         (None, ([1] * 4, "yes"), "token ids are wanted, not text: 'yes'"),
         (None, ([1] * 4, 1), "the mask of known tokens must be"),
-        (None, ([1] * 4, [[1, 0], [1]]), "given tokens must have rows of one length"),
+        (None, ([1] * 4, [[1, 0], [1]]), "given tokens must be numbers in rows"),
         (None, ([1, 1], [1, 0]), "known tokens and their mask must have 4 positions each"),
         (None, ([1] * 4, [1, 0]), "known tokens and their mask must have 4 positions each"),
     ],

@@ -311,6 +311,24 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
     nothing = Data(torch.empty(0, 4, dtype=torch.long))
     with pytest.raises(UserError, match="no data"):
         train(toy.Distil(student.process), student, toy.teacher(), nothing, CONFIG, out)
+    given = replace(toy.data(), given=torch.ones_like(toy.data().x_0, dtype=torch.bool))
+    with pytest.raises(UserError, match="^every token of the data is given"):
+        train(toy.Distil(student.process), student, toy.teacher(), given, CONFIG, out)
+    short = replace(toy.data(), lengths=torch.zeros(len(toy.data().x_0), dtype=torch.long))
+    with pytest.raises(UserError, match="^an example has a length of 0 tokens$"):
+        train(toy.Distil(student.process), student, toy.teacher(), short, CONFIG, out)
+    callbacks: Any
+    for callbacks in (3, [3], ["x"], len, NotImplemented):
+        with pytest.raises(UserError, match="^callbacks must be a list of Lightning's Callback"):
+            train(
+                toy.Distil(student.process),
+                student,
+                toy.teacher(),
+                toy.data(),
+                CONFIG,
+                out,
+                callbacks=callbacks,
+            )
     with pytest.raises(UserError, match="name the folder"):
         run(None, resume=True)
     with pytest.raises(UserError, match="exclude each other"):
