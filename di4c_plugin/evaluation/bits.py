@@ -7,7 +7,12 @@ import torch
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.figures import Figure, ratio_figure
 from di4c_plugin.evaluation.ngram import NGram
-from di4c_plugin.evaluation.text_metric import TextMetric, TextOptions, needed_reference
+from di4c_plugin.evaluation.text_metric import (
+    TextMetric,
+    TextOptions,
+    needed_reference,
+    tell_unseen,
+)
 from di4c_plugin.evaluation.texts import Texts
 
 
@@ -33,6 +38,7 @@ class Bits(TextMetric):
         groups = samples.by_length()
         if not groups:
             raise UserError("bits needs tokens")
+        tell_unseen(samples, self._reference, "bits")
         totals = [-self._model.log_prob(x).sum(1) / math.log(2) for x in groups]
         counts = [torch.full((len(x),), x.shape[1], dtype=torch.float64) for x in groups]
         return {"bits": ratio_figure(torch.cat(totals), torch.cat(counts))}

@@ -7,7 +7,12 @@ import torch
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.figures import Figure, ratio_figure
 from di4c_plugin.evaluation.ngram import NGram
-from di4c_plugin.evaluation.text_metric import TextMetric, TextOptions, needed_reference
+from di4c_plugin.evaluation.text_metric import (
+    TextMetric,
+    TextOptions,
+    needed_reference,
+    tell_unseen,
+)
 from di4c_plugin.evaluation.texts import Texts
 
 ORDER = 3  # samples are few
@@ -32,6 +37,7 @@ class Coverage(TextMetric):
         groups, real = samples.by_length(), self._reference.by_length()
         if not groups or not real:
             raise UserError("coverage needs tokens")
+        tell_unseen(samples, self._reference, "coverage")
         num_tokens = max(samples.num_tokens, self._reference.num_tokens)
         model = NGram(groups, num_tokens=num_tokens, order=ORDER)
         totals = [-model.log_prob(x).sum(1) / math.log(2) for x in real]

@@ -9,6 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.figures import Figure
 from di4c_plugin.evaluation.texts import Texts
@@ -42,6 +46,9 @@ class TextOptions:
         return self.scorer
 
 
+UNSEEN = 0.01  # share of the samples' tokens that is told
+
+
 class TextMetric(ABC):
     """Measures texts, alone or against a reference."""
 
@@ -66,3 +73,25 @@ def needed_reference(reference: Texts | None, metric: str) -> Texts:
     if reference is None:
         raise UserError(f"{metric} compares with real text: --reference FILE")
     return reference
+
+
+def tell_unseen(samples: Texts, reference: Texts, metric: str) -> None:
+    """Announce that tokens of the samples are nowhere in the reference, if they are not few.
+
+    Such are the BOS of blocks, against running text. A model that places them as it was taught
+    would look worse than one that has not learnt them.
+    """
+    size = max(samples.num_tokens, reference.num_tokens)
+    drawn, real = _counts(samples, size), _counts(reference, size)
+    unseen = drawn.where(real == 0, 0)
+    share = float(unseen.sum() / drawn.sum())
+    if share > UNSEEN:
+        announce_once(
+            f"{metric}: {share:.0%} of the samples' tokens are nowhere in the reference, most of "
+            f"them {int(unseen.argmax())}: cut the reference as the samples are (.npy)"
+        )
+
+
+def _counts(texts: Texts, size: int) -> Tensor:
+    """Return how often each of `size` tokens is there."""
+    return torch.bincount(torch.cat(list(texts.tokens)), minlength=size)

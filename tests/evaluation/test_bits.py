@@ -5,6 +5,7 @@ import torch
 
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.bits import Bits
+from di4c_plugin.evaluation.coverage import Coverage
 from di4c_plugin.evaluation.ngram import NGram
 from di4c_plugin.evaluation.text_metric import TextOptions
 from di4c_plugin.evaluation.texts import Texts
@@ -32,6 +33,19 @@ def test_several_tensors_count_as_their_rows_one_by_one() -> None:
     assert torch.equal(NGram([y, x], num_tokens=4, order=3).log_prob(x), padded.log_prob(x))
     both = NGram(torch.cat([x, x]), num_tokens=4, order=3)
     assert torch.equal(NGram([x, x], num_tokens=4, order=3).log_prob(y), both.log_prob(y))
+
+
+@pytest.mark.parametrize(("metric", "name"), [(Bits, "bits"), (Coverage, "coverage")])
+def test_tokens_that_the_reference_never_has_are_told(
+    metric: type[Bits | Coverage], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Blocks that begin with BOS, against running text."""
+    blocks = [torch.cat([torch.tensor([4]), row]) for row in rows(9, 9, 9, 9)]
+    metric(Texts(blocks, 5), TextOptions())(Texts(blocks, 5))
+    assert capsys.readouterr().err == ""
+    metric(Texts(rows(50), 5), TextOptions())(Texts(blocks, 5))
+    said = f"{name}: 10% of the samples' tokens are nowhere in the reference, most of them 4"
+    assert said in capsys.readouterr().err
 
 
 def test_mistakes() -> None:

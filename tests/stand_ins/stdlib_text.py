@@ -4,6 +4,7 @@
 
     FOLDER/text/{train,validation}/*.txt  what datasets.load_dataset("FOLDER/text") splits
     FOLDER/held_out.txt                   for the n-gram judge; no teacher sees it
+    FOLDER/held_out.npy                   the same in blocks as MDLM and Duo make them, of 32 tokens
     FOLDER/tokenizer/                     characters, for AutoTokenizer.from_pretrained
     FOLDER/gpt2/                          a tiny random GPT-2 with it, for the hosts' gen-PPL code
 
@@ -84,6 +85,17 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def write_blocks(folder: Path, length: int = 32) -> None:
+    """Write held_out.npy: blocks (M, length) that begin with BOS and end with EOS."""
+    numpy = import_module("numpy")
+    known, inner = {token: i for i, token in enumerate(TOKENS)}, length - 2
+    ids = [known[character] for character in (folder / "held_out.txt").read_text("ascii")]
+    rows = numpy.array(ids[: len(ids) // inner * inner]).reshape(-1, inner)
+    ends = known[SPECIAL["bos_token"]], known[SPECIAL["eos_token"]]
+    blocks = numpy.pad(rows, ((0, 0), (1, 1)), constant_values=((0, 0), ends))
+    numpy.save(folder / "held_out.npy", blocks)
+
+
 def write_gpt2(folder: Path) -> None:
     """Write a tiny GPT-2 with random weights, always the same, and the tokenizer beside it."""
     import torch
@@ -108,6 +120,7 @@ def build(
         ValueError: if the standard library has not that much text.
     """
     write_text(folder, train=train, validation=validation, held_out=held_out)
+    write_blocks(folder)
     write_tokenizer(folder / "tokenizer")
     write_gpt2(folder / "gpt2")
     return folder

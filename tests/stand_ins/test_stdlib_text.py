@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -31,6 +32,16 @@ def test_the_texts_are_as_long_as_asked_and_end_with_a_line(folder: Path) -> Non
         assert size - 200 < len(text) <= size
         assert text.endswith("\n")
         assert " def " in text or "\ndef " in text
+
+
+def test_held_out_blocks_are_as_the_hosts_make_them(folder: Path, tokenizer: Any) -> None:
+    blocks = np.load(folder / "held_out.npy")
+    assert blocks.shape[1] == 32
+    texts = tokenizer.batch_decode(blocks)
+    assert all(text[:5] == "[BOS]" and text[-1] == "\n" for text in texts)
+    text, held_out = "".join(text[5:-1] for text in texts), (folder / "held_out.txt").read_text()
+    assert held_out.startswith(text)
+    assert len(held_out) - len(text) < 30
 
 
 def test_the_texts_are_different_text(folder: Path) -> None:
