@@ -25,7 +25,7 @@ DESCRIPTION = (
 )
 EXAMPLE = "di4c demo --quick --out di4c-demo"
 NEXT = (
-    "di4c train experiment=mdlm_rsmmd teacher=teacher.ckpt host.data=texts.jsonl "
+    "di4c train experiment=mdlm_dmmd teacher=teacher.ckpt host.data=texts.jsonl "
     "host.tokenizer=gpt2 out=runs/student"
 )
 

@@ -38,7 +38,7 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_what_the_demo_says_to_type_next_is_a_command() -> None:
-    assert make_parser().parse_args(words(demo.NEXT)).overrides[0] == "experiment=mdlm_rsmmd"
+    assert make_parser().parse_args(words(demo.NEXT)).overrides[0] == "experiment=mdlm_dmmd"
 
 
 def test_the_demo_says_how_to_draw_more_digits() -> None:
