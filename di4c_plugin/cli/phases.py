@@ -37,8 +37,7 @@ def compose_phases(
 
     Raises:
         UserError: for phases that are no such mapping, that have phases or a folder themselves, or
-            need several processes or name a file that is missing, and as `with_student` and
-            `compose`.
+            need several processes, and as `with_student` and `compose`.
     """
     if not (
         isinstance(phases, Mapping)
@@ -69,13 +68,23 @@ def compose_phases(
             raise UserError(
                 "phases run on one process; on several, run them one by one: student=FILE"
             )
-        made = {str(run.result) for run in runs}
-        named = {option: run.info.get(option) for option in MODELS}
-        check_files([f"{k}={v}" for k, v in named.items() if v and v not in made])
         students[name] = json.dumps(str(run.result))
         start = [f"student={students[name]}"]
         runs.append(run)
     return runs
+
+
+def check_models(runs: "Sequence[RunConfig]") -> None:
+    """Refuse missing teachers and students of all phases, but for those that an earlier one makes.
+
+    Raises:
+        UserError: with the path.
+    """
+    made: set[str] = set()
+    for run in runs:
+        named = {option: run.info.get(option) for option in MODELS}
+        check_files([f"{k}={v}" for k, v in named.items() if v and v not in made])
+        made.add(str(run.result))
 
 
 def with_student(override: str, students: Mapping[str, str]) -> str:

@@ -27,12 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Distil, and print the path of the student; of each phase, where there are some."""
-    from di4c_plugin.cli.phases import compose_phases
+    from di4c_plugin.cli.phases import check_models, compose_phases
 
     config = composed(args.overrides)
     phases, runs = config.info["phases"], [config]
     if phases is not None:
         runs = compose_phases(phases, args.overrides, config.out, composed)
+        check_models(runs)
     for each in runs:
         if code := run_one(each):
             return code
