@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.errors import UserError
-from di4c_plugin.programs.launch import check_files
+from di4c_plugin.programs.launch import check_model_file
 
 if TYPE_CHECKING:
     from di4c_plugin.training.compose import RunConfig
@@ -82,8 +82,10 @@ def check_models(runs: "Sequence[RunConfig]") -> None:
     """
     made: set[str] = set()
     for run in runs:
-        named = {option: run.info.get(option) for option in MODELS}
-        check_files([f"{k}={v}" for k, v in named.items() if v and v not in made])
+        for option in MODELS:
+            source = run.info.get(option)
+            if source and source not in made:
+                check_model_file(option, str(source))
         made.add(str(run.result))
 
 

@@ -69,14 +69,16 @@ def check_files(arguments: Sequence[str]) -> None:
     """
     for argument in arguments:
         key, _, value = argument.lstrip("+").partition("=")
-        value = value.strip("'\"").removeprefix("file:")
-        is_file = value.endswith(FILES) or value.startswith(("./", "../", "/", "~"))
-        if (
-            key in ("teacher", "student", "sampler.teacher")
-            and is_file
-            and not user_path(value).exists()
-        ):
-            raise UserError(f"no such model file: {key}={value}")
+        if key in ("teacher", "student", "sampler.teacher"):
+            check_model_file(key, value.strip("'\""))
+
+
+def check_model_file(option: str, source: str) -> None:
+    """Refuse the source of a model that is a path and not there; raises UserError."""
+    path = source.removeprefix("file:")
+    is_file = path.endswith(FILES) or path.startswith(("./", "../", "/", "~"))
+    if is_file and not user_path(path).exists():
+        raise UserError(f"no such model file: {option}={path}")
 
 
 def _checkout(script: str) -> checkouts.Checkout:
