@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
@@ -81,17 +80,13 @@ def tell_unseen(samples: Texts, reference: Texts, metric: str) -> None:
     Such are the BOS of blocks, against running text. A model that places them as it was taught
     would look worse than one that has not learnt them.
     """
-    size = max(samples.num_tokens, reference.num_tokens)
-    drawn, real = _counts(samples, size), _counts(reference, size)
-    unseen = drawn.where(real == 0, 0)
+    drawn, real = samples.counts, reference.counts
+    absent = torch.ones_like(drawn, dtype=torch.bool)
+    absent[: len(real)] = real[: len(drawn)] == 0
+    unseen = drawn.where(absent, 0)
     share = float(unseen.sum() / drawn.sum())
     if share > UNSEEN:
         announce_once(
             f"{metric}: {share:.0%} of the samples' tokens are nowhere in the reference, most of "
             f"them {int(unseen.argmax())}: cut the reference as the samples are (.npy)"
         )
-
-
-def _counts(texts: Texts, size: int) -> Tensor:
-    """Return how often each of `size` tokens is there."""
-    return torch.bincount(torch.cat(list(texts.tokens)), minlength=size)

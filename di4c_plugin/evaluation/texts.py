@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,6 +74,11 @@ class Texts:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """How often each token is there, (num_tokens,), int64."""
+        return torch.bincount(torch.cat([*self.tokens]), minlength=self.num_tokens)
 
     def by_length(self) -> list[Tensor]:
         """Return the sequences as tensors (n_k, L_k), one for each length above 0."""

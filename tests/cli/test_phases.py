@@ -43,7 +43,7 @@ def train(teacher: Path, out: Path, *more: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["di4c", "dmmd"])
-def test_a_stopped_command_goes_on_where_it_was(
+def test_a_stopped_command_goes_on_even_if_its_folder_was_moved(
     phase: str, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert train(teacher, tmp_path / "whole") == 0
@@ -60,6 +60,7 @@ def test_a_stopped_command_goes_on_where_it_was(
         with pytest.raises(RuntimeError, match="power cut"):
             train(teacher, tmp_path / "broken")
     assert (tmp_path / "broken/dmmd").exists() == (phase == "dmmd")
+    (tmp_path / "broken").rename(tmp_path / "moved")
     taken: list[int] = []
 
     def counted(self: TrainingModule, *arguments: Any, **options: Any) -> None:
@@ -67,12 +68,12 @@ def test_a_stopped_command_goes_on_where_it_was(
         step(self, *arguments, **options)
 
     monkeypatch.setattr(TrainingModule, "optimizer_step", counted)
-    assert train(teacher, tmp_path / "broken", "resume=true") == 0
+    assert train(teacher, tmp_path / "moved", "resume=true") == 0
     assert len(taken) == (6 if phase == "di4c" else 2)
     for name in ("di4c", "dmmd"):
         one, other = (
             load_student(tmp_path / run / name / "student.safetensors")
-            for run in ("whole", "broken")
+            for run in ("whole", "moved")
         )
         assert toy.same(toy.weights(one), toy.weights(other))
     assert one.latent is not None

@@ -319,6 +319,25 @@ def test_only_the_same_run_is_resumed(run: RunFolder) -> None:
         folder(run.path, other).check(resume=True, overwrite=False)
 
 
+def test_models_may_move_where_digests_tell_them_apart(tmp_path: Path) -> None:
+    weights = {"teacher": "sha256 1"}
+    run = folder(tmp_path, DESCRIPTION | {"teacher": "a.ckpt", "weights": weights})
+    run.claim(resume=False)
+    folder(tmp_path, DESCRIPTION | {"teacher": "b/a.ckpt", "weights": weights}).check(
+        resume=True, overwrite=False
+    )
+    for changed, message in (
+        ({"teacher": "a.ckpt", "weights": {"teacher": "sha256 2"}}, "weights.teacher was"),
+        ({"teacher": "b.ckpt", "start": "c", "weights": weights}, "start was None, and is 'c' now"),
+    ):
+        with pytest.raises(UserError, match=message):
+            folder(tmp_path, DESCRIPTION | changed).check(resume=True, overwrite=False)
+    run = folder(tmp_path, DESCRIPTION | {"teacher": "a.ckpt"})  # of an earlier version
+    run.claim(resume=False)
+    with pytest.raises(UserError, match=r"teacher was 'a.ckpt', and is 'b.ckpt' now"):
+        folder(tmp_path, DESCRIPTION | {"teacher": "b.ckpt"}).check(resume=True, overwrite=False)
+
+
 def test_how_often_to_log_may_change(run: RunFolder) -> None:
     other = {"algo": {"name": "a", "n": 4}, "training": {"lr": 0.1, "log_every": 50}}
     folder(run.path, other).check(resume=True, overwrite=False)
