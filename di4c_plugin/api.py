@@ -20,9 +20,9 @@ from di4c_plugin.hosts.choose import as_host
 from di4c_plugin.hosts.start import check_start, digests, start_networks
 from di4c_plugin.limits import SAMPLES, exceeds, over
 from di4c_plugin.networks.adapters import Adapter
-from di4c_plugin.options import parameters, typed
+from di4c_plugin.options import typed
 from di4c_plugin.plugins import lookup, make
-from di4c_plugin.samplers import Step, sampler_named, sampler_options
+from di4c_plugin.samplers import Step, as_method, sampler_named, sampler_options
 from di4c_plugin.samplers.checks import check_drawn, check_labels, check_partners, drawing, usable
 from di4c_plugin.samplers.known import Tokens, conditioned, known_tokens, prompted, without_masks
 from di4c_plugin.values import shown
@@ -296,15 +296,3 @@ def sample(
         if on_batch is not None:
             on_batch(start + count)
     return torch.cat(done)
-
-
-def as_method(
-    model: Model, steps: int | None, sampler: str | None, options: dict[str, Any]
-) -> tuple[int, str, dict[str, Any]]:
-    """Return steps, sampler and options, completed by the defaults of the model's method."""
-    defaults = dict(model.sampling)
-    steps = defaults.pop("steps", 8) if steps is None else steps
-    default_sampler = defaults.pop("sampler", "ancestral")
-    sampler = default_sampler if sampler is None else sampler
-    known = parameters(sampler_named(sampler)) or {}
-    return steps, sampler, {k: v for k, v in defaults.items() if k in known} | options

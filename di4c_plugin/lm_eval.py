@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.announce import announce, announce_once
-from di4c_plugin.api import as_method, load_teacher, sample
+from di4c_plugin.api import load_teacher, sample
 from di4c_plugin.errors import UserError, reason
 from di4c_plugin.evaluation import scorer
 from di4c_plugin.evaluation.figures import Figure
@@ -22,7 +22,7 @@ from di4c_plugin.evaluation.likelihood import bound, is_greedy
 from di4c_plugin.evaluation.shards import shard_seed
 from di4c_plugin.evaluation.texts import data_tokens
 from di4c_plugin.options import parameters, typed
-from di4c_plugin.samplers import sampler_named
+from di4c_plugin.samplers import as_method, sampler_named
 from di4c_plugin.samplers.checks import usable
 from di4c_plugin.values import Count
 

@@ -75,18 +75,33 @@ def compose_phases(
 
 
 def check_models(runs: "Sequence[RunConfig]") -> None:
-    """Refuse missing teachers and students of all phases, but for those that an earlier one makes.
+    """Refuse models that a phase cannot use, before the first phase begins.
+
+    They are files that neither exist nor are made by an earlier phase, and students of an earlier
+    phase whose host or latent is not the one that this phase names.
 
     Raises:
-        UserError: with the path.
+        UserError: naming the option.
     """
-    made: set[str] = set()
+    from di4c_plugin.networks.latent import same_options
+
+    made: dict[str, RunConfig] = {}
     for run in runs:
         for option in MODELS:
             source = run.info.get(option)
             if source and source not in made:
                 check_model_file(option, str(source))
-        made.add(str(run.result))
+        if (start := made.get(str(run.info["student"]))) is not None:
+            before, host = start.info["host"]["name"], run.info["host"]["name"]
+            if host != before:
+                raise UserError(f"{run.out.name} goes on from {start.out.name}: host={before}")
+            before, latent = start.info["latent"], run.info["latent"]
+            if latent is not None and before is not None and not same_options(before, latent):
+                raise UserError(
+                    f"{run.out.name} goes on from {start.out.name}, whose latent is {before}, "
+                    f"not {latent}"
+                )
+        made[str(run.result)] = run
 
 
 def with_student(override: str, students: Mapping[str, str]) -> str:

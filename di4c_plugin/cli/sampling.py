@@ -92,7 +92,8 @@ def sampling_options(args: argparse.Namespace, model: "LoadedModel") -> dict[str
         UserError: for an --option or --sweep that is none of the sampler's, a --guidance-teacher
             without guidance, an unknown sampler, and as `load_teacher`.
     """
-    from di4c_plugin.api import as_method, sample
+    from di4c_plugin.api import sample
+    from di4c_plugin.samplers import as_method
 
     options = {name: getattr(args, name) for name in ("seed", "batch_size", "device")}
     options["sampler"] = as_method(model, 1, args.sampler, {})[1]

@@ -91,7 +91,7 @@ class ModelSource:
 
     def _latent_policy(self) -> str | None:
         """Return how a student's λ is drawn; None for a model without one."""
-        from di4c_plugin.api import as_method
+        from di4c_plugin.samplers import as_method
 
         if self.model.latent is None:
             return None

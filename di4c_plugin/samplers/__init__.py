@@ -8,7 +8,7 @@ from di4c_plugin.samplers.base import Callback, Step, walk
 from di4c_plugin.samplers.blocks import blocks
 from di4c_plugin.samplers.guidance import Guided
 from di4c_plugin.samplers.maskgit import halton, maskgit
-from di4c_plugin.samplers.sampler import Sampler, sampler_named, sampler_options
+from di4c_plugin.samplers.sampler import Sampler, as_method, sampler_named, sampler_options
 from di4c_plugin.samplers.tau_leaping import tau_leaping
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Sampler",
     "Step",
     "ancestral",
+    "as_method",
     "blocks",
     "halton",
     "hybrid",

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser
@@ -193,6 +194,18 @@ def sampler_options(
     if "latents" in typed and "latents" in target.of_models:
         with_latent(None, typed["latents"], None)  # type: ignore[arg-type]
     return typed | {k: v for k, v in options.items() if k == "callback"}
+
+
+def as_method(
+    model: Model, steps: int | None, sampler: str | None, options: Mapping[str, Any]
+) -> tuple[int, str, dict[str, Any]]:
+    """Return steps, sampler and options, completed by the defaults of the model's method."""
+    defaults = dict(model.sampling)
+    steps = defaults.pop("steps", 8) if steps is None else steps
+    default_sampler = defaults.pop("sampler", "ancestral")
+    sampler = default_sampler if sampler is None else sampler
+    known = parameters(sampler_named(sampler)) or {}
+    return steps, sampler, {k: v for k, v in defaults.items() if k in known} | dict(options)
 
 
 def keywords(function: Callable[..., object]) -> dict[str, Parameter]:

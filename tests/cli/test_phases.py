@@ -196,6 +196,11 @@ def test_json_names_the_student_of_each_phase(
         ("{a:['algo=di4c'],b:['student=x.ckpt']}", "no such model file: student=x.ckpt"),
         ("{a:['algo=di4c'],b:['student=./x']}", "no such model file: student=./x"),
         ("{a:['algo=di4c'],b:['algo=dmmd','algo.latents=2']}", "unknown option 'algo.latents'"),
+        ("{a:['algo=di4c'],b:['host=mdlm']}", "b goes on from a: host=builtin"),
+        (
+            "{a:['latent=token'],b:['algo=dmmd','latent=token','latent.dim=3']}",
+            "b goes on from a, whose latent is {'name': 'token'",
+        ),
     ],
 )
 def test_mistakes_are_told_before_the_first_phase_begins(
