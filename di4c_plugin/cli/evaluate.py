@@ -256,7 +256,8 @@ def _at_entropy(points: "list[Point]", entropy: float) -> dict[str, Any]:
     print_fields("model", "steps", "value", "at this entropy", *difference)
     for entry in values:
         low, high = entry.reached
-        value = f"not reached ({low:.4g} to {high:.4g})"
+        count = "1 seed" if entry.missing == 1 else f"{entry.missing} seeds"
+        value = f"not reached by {count} ({low:.4g} to {high:.4g})"
         if entry.figure is not None:
             value = shown(entry.figure)
         difference = [] if entry.difference is None else [shown(entry.difference)]

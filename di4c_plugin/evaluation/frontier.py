@@ -69,10 +69,11 @@ class Matched:
         model: its name.
         steps: of the sampler.
         column: name of the value.
-        figure: over seeds; None where the curve does not reach that entropy.
+        figure: over seeds; None where the curve of a seed does not reach that entropy.
         difference: from the first model at as many steps, paired by seed; for gen_ppl in natural
             logarithms. None for the first model, and where either is missing.
-        reached: the least and the largest entropy of the curve.
+        missing: how many seeds do not reach that entropy.
+        reached: the least and the largest entropy over all seeds.
     """
 
     model: str
@@ -80,6 +81,7 @@ class Matched:
     column: str
     figure: Figure | None
     difference: Figure | None
+    missing: int
     reached: tuple[float, float]
 
 
@@ -131,18 +133,17 @@ def matched(points: Sequence[Point], at: float) -> list[Matched]:
     for (model, steps), curve in curves.items():
         entropies = [p.figures[ENTROPY].value for p in curve]
         for name in columns:
-            by_seed, reference = (
-                values[(model, steps), name],
-                values.get(((baseline, steps), name), {}),
-            )
-            seeds = [s for s in by_seed if s in reference] if model != baseline else []
-            complete = len(by_seed) == len({p.seed for p in curve})
-            figure = mean_figure([*by_seed.values()]) if complete else None
-            difference = mean_figure([by_seed[s] - reference[s] for s in seeds]) if seeds else None
+            by_seed = values[(model, steps), name]
+            reference = values.get(((baseline, steps), name), {})
+            missing = len({p.seed for p in curve}) - len(by_seed)
+            figure = None if missing else mean_figure([*by_seed.values()])
+            difference = None
+            if figure is not None and model != baseline and by_seed.keys() <= reference.keys():
+                difference = mean_figure([by_seed[s] - reference[s] for s in by_seed])
             if figure is not None and name in LOGARITHMIC:
                 figure = _exp(figure)
             reached = min(entropies), max(entropies)
-            results.append(Matched(model, steps, name, figure, difference, reached))
+            results.append(Matched(model, steps, name, figure, difference, missing, reached))
     return results
 
 

@@ -114,7 +114,7 @@ def test_the_readme_documents_metrics_and_report(repository: Path) -> None:
 def test_an_entropy_that_no_temperature_reaches(capsys: pytest.CaptureFixture[str]) -> None:
     report = evaluate("A", *SWEPT, "--at-entropy", "1e-3")
     assert {v["figure"] is None for v in report["at_entropy"]["values"]} == {True}
-    assert "not reached (" in capsys.readouterr().out
+    assert "not reached by 2 seeds (" in capsys.readouterr().out
 
 
 def test_the_entropy_of_the_reference_is_taken() -> None:

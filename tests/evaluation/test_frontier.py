@@ -51,6 +51,13 @@ def test_a_line_in_log_gen_ppl_is_met_and_models_are_paired_by_seed() -> None:
 def test_an_entropy_out_of_reach_is_none() -> None:
     a, b = matched(line("A", 1) + line("B", 1, shift=1), 4.5)
     assert a.figure is not None
+    assert (b.figure, b.difference, b.missing) == (None, None, 2)
+
+
+def test_no_difference_is_made_of_the_seeds_that_happen_to_reach_an_entropy() -> None:
+    second = [point("B", T, 1, h, 1.0) for T, h in ((0.8, 4.7), (1.0, 5.0))]
+    a, b = matched(line("A", 1) + line("B", 1)[:2] + second, 4.6)
+    assert (a.missing, b.missing, b.reached) == (0, 1, (4.0, 5.0))
     assert (b.figure, b.difference) == (None, None)
 
 
