@@ -368,3 +368,17 @@ def test_a_recipe_without_its_first_line_is_told(more_configs: Path) -> None:
     (more_configs / "recipe" / "two_bits" / "di4c.yaml").write_text("algo: {latents: 2}")
     with pytest.raises(UserError, match="^a recipe begins with the line # @package _global_$"):
         compose_config("train", ["host=two_bits"])
+
+
+@pytest.mark.parametrize(
+    ("host", "grid"),
+    [
+        ("builtin", [8, 8]),  # digits
+        ("maskgit", [16, 16]),  # codes of 256 x 256 pixels
+        ("halton_maskgit", [16, 16]),
+        ("halton", [16, 16]),
+        ("tauldr", [3, 32, 32]),  # CIFAR-10
+    ],
+)
+def test_windows_of_pictures_are_squares(host: str, grid: list[int]) -> None:
+    assert recipe(host, "di4c").algo["grid"] == grid

@@ -273,8 +273,10 @@ class Di4C(Algorithm):
         """Place windows of each size; raises UserError for a grid of another length."""
         batch, length = noised.x_t.shape
         grid = self.grid or (length,)
-        if prod(grid) != length:
-            raise UserError(f"a grid of {list(grid)} has not the {length} positions of the network")
+        if self.windows and prod(grid) != length:
+            raise UserError(
+                f"windows: algo.grid={list(grid)} has not the {length} positions of the network"
+            )
         return tuple(place_windows(size, grid, batch, generator=generator) for size in self.windows)
 
     def _states(self, denoiser: Denoiser, noised: Noised, generator: torch.Generator) -> States:

@@ -234,8 +234,8 @@ def test_the_total_is_the_weighted_sum_and_a_zero_switches_off() -> None:
 
 
 def test_a_grid_has_the_positions_of_the_network() -> None:
-    with pytest.raises(UserError, match=r"a grid of \[2, 2\] has not the 2 positions"):
-        Case(SPACES[0]).update(Di4C(SPACES[0], grid=(2, 2), **OPTIONS), seed=0)
+    with pytest.raises(UserError, match=r"algo.grid=\[2, 2\] has not the 2 positions"):
+        Case(SPACES[0]).update(Di4C(SPACES[0], windows=[2], grid=(2, 2), **OPTIONS), seed=0)
 
 
 def test_every_example_has_its_own_time() -> None:
