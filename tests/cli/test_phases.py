@@ -227,7 +227,7 @@ def test_json_names_the_student_of_each_phase(
             "phase b goes on from a: the student to start from has no latent, and this method n",
         ),
         (
-            "{a:['algo=di4c'],b:['algo=dimo']}",
+            "{a:['algo=di4c'],b:['algo=dmmd','algo.input_noise=false']}",
             "phase b goes on from a: the student to start from has a latent, and this method's h",
         ),
         (  # what is carried on through several phases
@@ -240,8 +240,8 @@ def test_json_names_the_student_of_each_phase(
         ),
         ("{a:['algo=denoising']}", "phase a: algorithm 'denoising' trains teachers"),
         (
-            "{a:['algo=di4c'],b:['algo=dimo','latent=token','student=null']}",
-            "phase b: algorithm 'dimo' makes no mixture: leave out the latent",
+            "{a:['algo=di4c'],b:['algo=dcd','latent=token','student=null']}",
+            "phase b: algorithm 'dcd' makes no mixture: leave out the latent",
         ),
         (
             "{a:['algo=di4c'],b:['algo=dmmd','algo.steps=0']}",
