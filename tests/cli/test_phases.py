@@ -240,8 +240,8 @@ def test_json_names_the_student_of_each_phase(
         ),
         ("{a:['algo=denoising']}", "phase a: algorithm 'denoising' trains teachers"),
         (
-            "{a:['algo=di4c'],b:['algo=dcd','latent=token','student=null']}",
-            "phase b: algorithm 'dcd' makes no mixture: leave out the latent",
+            "{a:[],b:['algo=dmmd','algo.input_noise=false','latent=token','student=null']}",
+            "phase b: algorithm 'dmmd' makes no mixture: leave out the latent",
         ),
         (
             "{a:['algo=di4c'],b:['algo=dmmd','algo.steps=0']}",
