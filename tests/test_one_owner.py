@@ -24,6 +24,7 @@ from di4c_plugin.hosts import OpenHost
 from di4c_plugin.networks.dit import DiTConfig
 from di4c_plugin.plugins import GROUP, PluginManager, get_manager, lookup
 from di4c_plugin.programs.tauldr import training as registered
+from di4c_plugin.programs.tauldr.settings import LossSettings
 from di4c_plugin.programs.text.settings import distillation
 from di4c_plugin.samplers import sampler_named
 from di4c_plugin.training.build import make_algorithm
@@ -169,13 +170,12 @@ def test_they_agree_on_what_is_said_too(
 
 @pytest.mark.parametrize("algo", sorted({*ALGOS} - {"idlm"}))
 def test_tauldrs_own_program_agrees(algo: str, teacher: Callable[[str], Model]) -> None:
-    cfg = SimpleNamespace(loss=SimpleNamespace(options={"name": algo}, min_time=0.3))
-    method = registered.method_of(cfg, SIZES)
+    cfg = SimpleNamespace(loss={"options": {"name": algo}, "min_time": 0.3})
+    settings = LossSettings.of(cfg)
+    method = registered.method_of(settings, SIZES)
     options, latent, _ = by_python(teacher("tauldr"), algo={"name": algo})
     assert options_of(method) == options
-    needs = method.roles["student"].latent == "required"
-    own = {"name": "unet"} | (registered.latent_of(cfg) or {}) if needs else None
-    assert whole(own) == latent
+    assert whole(settings.latent_of(method.roles["student"])) == latent
 
 
 @pytest.mark.parametrize("algo", ALGOS)
