@@ -58,6 +58,10 @@ class HostData:
         """Return the token ids of prompts (texts or chats); raises UserError as `texts`."""
         raise UserError(f"samples of host {host.name!r} are no texts, and begin with none")
 
+    def end(self, host: "OpenHost") -> int | None:
+        """Return the id of the token that ends a text; None: there is none. Errors as `texts`."""
+        return None
+
     def picture(self, host: "OpenHost", x: Tensor, path: Path) -> None:
         """Draw samples x (n, D) to a PNG file: by default a grid of `images`; raises UserError."""
         from di4c_plugin.evaluation.pictures import image_grid
@@ -244,6 +248,10 @@ class OpenHost:
     def prompts(self, prompts: Sequence[Any]) -> list[list[int]]:
         """See `HostData.prompts`."""
         return self.pictures.prompts(self, prompts)
+
+    def end(self) -> int | None:
+        """See `HostData.end`."""
+        return self.pictures.end(self)
 
     def picture(self, x: Tensor, path: Path) -> None:
         """See `HostData.picture`."""

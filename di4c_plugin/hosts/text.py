@@ -68,6 +68,13 @@ class TextData(HostData):
         """See `HostData.prompts`."""
         return encode_prompts(self.live(host), prompts)
 
+    def end(self, host: OpenHost) -> int | None:
+        """See `HostData.end`: None too for a token that the network never predicts."""
+        end, process = self.live(host).eos_token_id, host.known_process
+        never = {process.get("mask"), *process.get("barred", ())}
+        known = type(end) is int and 0 <= end < process["num_tokens"] and end not in never
+        return end if known else None
+
     def live(self, host: OpenHost) -> Any:
         """Return the tokenizer.
 
