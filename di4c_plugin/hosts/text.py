@@ -22,7 +22,8 @@ class TextData(HostData):
 
     Args:
         data: a JSON Lines, Parquet or plain text file, or the name of a data set.
-        tokenizer: folder or hub id; None: where the teacher was loaded from.
+        tokenizer: folder or hub id; None: where the teacher, or the base of an adapter, was loaded
+            from, if that is no model file of ours.
         field: the field with the texts.
         split: of a data set.
     """

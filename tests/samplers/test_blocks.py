@@ -159,7 +159,7 @@ def test_blocks_are_those_of_the_networks_attention(
     own: int | None, options: dict[str, Any], masks: list[int]
 ) -> None:
     """Of 36 positions three are a prompt, which `sample` has known by a denoiser of its own."""
-    network = TransformerConfig(5, 36, grid=(6, 6), hidden_size=8, embedding_size=4, num_heads=2)
+    network = TransformerConfig(6, 6, grid=(6, 6), hidden_size=8, embedding_size=4, num_heads=2)
     model = new_model(network, PROCESS)
     model.denoiser.block = own  # type: ignore[assignment]
     states: list[Tensor] = []

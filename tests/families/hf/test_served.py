@@ -68,8 +68,8 @@ def test_a_generation_has_one_latent_unless_it_is_fresh(fresh: bool, tmp_path: P
 def test_a_longer_prompt_starts_a_generation(tmp_path: Path) -> None:
     """Though it covers the last call, whose masks are none in it."""
     served, found = Served(student(tmp_path)), []
-    for x in ([[5, 4, 4]], [[5, 6, 7, 4, 4]], [[5, 6, 7, 8, 9, 4]], [[5, 6, 7, 8, 9, 4, 4]]):
-        served(torch.tensor(x))
+    for x in ([5, 4, 4], [5, 6, 7, 4, 4], [5, 6, 7, 8, 9, 6, 4], [5, 6, 7, 8, 9, 6, 8, 4]):
+        served(torch.tensor([x]))
         assert served._latent is not None
         found.append(float(served._latent))
     assert found[0] == found[1] != found[2] == found[3]
