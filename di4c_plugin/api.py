@@ -196,7 +196,7 @@ def distill(
         | adapter.described()
         | dict(info or {}),
         inputs=[getattr(model, "file", None) for model in (teacher, start)]
-        + [model.info.get("origin") for model in (teacher, start) if model is not None],
+        + [model.place.name for model in (teacher, start) if model is not None and model.place],
         resume=resume,
         overwrite=overwrite,
         progress=progress,

@@ -22,6 +22,20 @@ TEACHER, STUDENT = "teacher", "student"
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the weights of a model, or of its base, were read from.
+
+    Attributes:
+        name: path, or hub id with the commit.
+        typed: whether the user named it. What a file names is opened as data alone, and no code of
+            it runs.
+    """
+
+    name: str
+    typed: bool = True
+
+
+@dataclass(frozen=True)
 class Model:
     """A denoiser with the values that rebuild it.
 
@@ -29,13 +43,15 @@ class Model:
         denoiser: teacher (product model) or student (mixture).
         network: sizes of the network; their `kind` names its family.
         latent: name and options of the latent injector; None for a product model.
-        info: free JSON values: how the model was made, from which teacher.
+        info: free JSON values: how the model was made, from which teacher. Of a file they are text
+            to be shown: no place in them is opened.
         role: "teacher", or "student" of a distillation, with or without a latent.
         sampling: how the method that made it samples, see `Algorithm.sampling`.
         adapter: options of an `Adapter` on a base that the network shares, with the base's path or
             id ("base", or None) and its "fingerprint"; None: a complete network.
         family: a `di4c_plugin.families.base.Family`, which built the network; None: that of its
             kind.
+        place: where it was read from; None: unknown, or a model file of ours. Not saved.
     """
 
     denoiser: NetworkDenoiser
@@ -46,6 +62,7 @@ class Model:
     sampling: dict[str, Any] = field(default_factory=dict)
     family: Any = field(default=None, compare=False, repr=False)
     adapter: dict[str, Any] | None = None
+    place: Place | None = field(default=None, compare=False, repr=False)
 
     @property
     def process(self) -> Process:

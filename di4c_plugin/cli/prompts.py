@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.files import user_path
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from di4c_plugin.hosts import OpenHost
 
 TEXTS = (".txt", ".jsonl")
@@ -48,6 +51,21 @@ def prompt_options(args: argparse.Namespace, host: "OpenHost") -> tuple[int, dic
     if args.new_tokens is not None:
         raise UserError("--new-tokens goes with --prompt or --prompts")
     return 64 if args.n is None else args.n, {}
+
+
+def drawn_tokens(x: "Tensor", prompts: list[list[int]], eos: int | None) -> int:
+    """Return how many tokens of samples x (n, D) were drawn, each to the first end of its text.
+
+    Args:
+        x: from `sample` with these prompts.
+        prompts: n of them, or one for all.
+        eos: the end; None: there is none.
+    """
+    new, count = x.shape[1] - max(map(len, prompts)), 0
+    for row, prompt in zip(x.tolist(), cycle(prompts), strict=False):
+        tokens = row[len(prompt) : len(prompt) + new]
+        count += tokens.index(eos) + 1 if eos in tokens else new
+    return count
 
 
 def write_texts(texts: list[str], path: Path) -> None:

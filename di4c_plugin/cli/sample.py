@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from di4c_plugin.cli.output import write_results
-from di4c_plugin.cli.prompts import TEXTS, add_prompts, prompt_options, write_texts
+from di4c_plugin.cli.prompts import TEXTS, add_prompts, drawn_tokens, prompt_options, write_texts
 from di4c_plugin.cli.sampling import (
     add_sampling,
     cycled,
@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     from di4c_plugin.api import sample
     from di4c_plugin.evaluation.animation import Recorder
     from di4c_plugin.evaluation.shards import counted
+    from di4c_plugin.options import parameters
+    from di4c_plugin.samplers import sampler_named
 
     out = _checked_out(args)
     _check_animation(args, out)
@@ -74,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     host = host_of(args, model)
     options = sampling_options(args, model)
     n, prompts = prompt_options(args, host)
+    if prompts and "eos" in (parameters(sampler_named(options["sampler"])) or {}):
+        options.setdefault("eos", host.end())
     if args.animate is not None or _needs_pictures(host, out):
         picture_size(host, model)
     if out is not None and Path(out).suffix in TEXTS:
@@ -87,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     with counted(denoisers(model, options)) as rows:
         x = sample(model, n, steps=steps, cond=cond, **prompts, **options)
     if prompts:
-        drawn = n * (x.shape[1] - max(map(len, prompts["prompts"])))
+        drawn = drawn_tokens(x, prompts["prompts"], options.get("eos"))
         announce(f"{drawn / max(rows[0], 1):.2f} tokens per forward pass")
     if out is None:
         print(*host.texts(x), sep="\n")

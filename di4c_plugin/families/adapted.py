@@ -10,7 +10,7 @@ from torch import nn
 
 from di4c_plugin.checkpoints.adapter import file_name
 from di4c_plugin.checkpoints.content import read_content
-from di4c_plugin.checkpoints.model import STUDENT, Model, bare_names, load_weights
+from di4c_plugin.checkpoints.model import STUDENT, Model, Place, bare_names, load_weights
 from di4c_plugin.checkpoints.weights import Weights, fingerprint
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError, quoted
@@ -60,6 +60,7 @@ def adapted_student(
         role=STUDENT,
         family=family,
         adapter=described,
+        place=teacher.place,
     )
 
 
@@ -124,6 +125,12 @@ def restored(
     return denoiser.eval()
 
 
+def base_place(adapter: Mapping[str, Any] | None, source: str | None) -> Place | None:
+    """Return where the base of an adapter is, by its file or, over that, by the user's `source`."""
+    named = source or (adapter or {}).get("base")
+    return Place(named, typed=source is not None) if named else None
+
+
 def teaching(model: Model, adapter: Adapter | None) -> Model:
     """Return the teacher of whole networks, merged, or of adapters, to be shared."""
     return without_adapter(model) if adapter is None else shared(model)
@@ -132,14 +139,13 @@ def teaching(model: Model, adapter: Adapter | None) -> Model:
 def without_adapter(model: Model) -> Model:
     """Return a model with its adapter merged into the weights; other models as they are.
 
-    Weights without an adapter are shared with the base, and its place is the model's origin.
+    Weights without an adapter are shared with the base, and its place is the model's.
     """
     if model.adapter is None:
         return model
     denoiser = copied(model.denoiser)
     merge(denoiser.network)
-    info = {"origin": model.adapter.get("base")} | dict(model.info)
-    return replace(model, denoiser=denoiser, adapter=None, info=info)
+    return replace(model, denoiser=denoiser, adapter=None)
 
 
 @dataclass(frozen=True)
@@ -207,9 +213,9 @@ def _adapt(
 def _origin_of(teacher: Model) -> str | None:
     """Return the path or hub id of the teacher's weights; None: unknown."""
     file = getattr(teacher, "file", None)
-    origin = teacher.info.get("origin") if file is None else str(file)
-    if not isinstance(origin, str):
+    if file is None and teacher.place is None:
         return None
+    origin = teacher.place.name if file is None else str(file)  # type: ignore[union-attr]
     path = Path(origin).expanduser()
     return str(path.resolve()) if path.exists() else origin.partition(" ")[0]
 

@@ -15,6 +15,7 @@ from di4c_plugin.checkpoints.description import sizes_of
 from di4c_plugin.checkpoints.model import (
     STUDENT,
     Model,
+    Place,
     bare_names,
     check_weights,
     load_weights,
@@ -24,7 +25,7 @@ from di4c_plugin.checkpoints.vocabulary import entry_of
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Process, build_process
 from di4c_plugin.errors import UserError, quoted, refusing
-from di4c_plugin.families.adapted import restored
+from di4c_plugin.families.adapted import base_place, restored
 from di4c_plugin.families.registry import family_with
 from di4c_plugin.networks import NetworkDenoiser
 from di4c_plugin.networks.attach import attach_latent
@@ -167,14 +168,15 @@ class Family(ABC, Generic[Sizes]):
             denoiser = self.restore(weights, sizes, process=described)
         else:
             denoiser = restored(self, weights, sizes, described, options.get("base"))
-        info: dict[str, Any] = {}
+        info: dict[str, Any] = dict(notes.get("info") or {})
+        place = Place(origin) if weights.fingerprint else base_place(adapter, options.get("base"))
         if weights.fingerprint:  # not one of our own model files
-            info = {"origin": origin, "fingerprint": weights.fingerprint}
             info |= {key: notes[key] for key in ("teacher", "run") if key in notes}
+            info |= {"origin": origin, "fingerprint": weights.fingerprint}
+        info |= entry_of(weights.vocabulary(described))
         role = role_of({"role": notes.get("role"), "latent": weights.latent})
         sampling = dict(notes.get("sampling") or {})
-        info |= dict(notes.get("info") or {}) | entry_of(weights.vocabulary(described))
-        return Model(denoiser, sizes, weights.latent, info, role, sampling, self, adapter)  # type: ignore[arg-type]
+        return Model(denoiser, sizes, weights.latent, info, role, sampling, self, adapter, place)  # type: ignore[arg-type]
 
     def new(
         self,

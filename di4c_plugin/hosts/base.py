@@ -17,11 +17,12 @@ from torch import Tensor
 from di4c_plugin.algorithms.base import Data
 from di4c_plugin.checkouts import Program
 from di4c_plugin.checkpoints.content import read_content
-from di4c_plugin.checkpoints.model import Model
+from di4c_plugin.checkpoints.model import Model, Place
 from di4c_plugin.checkpoints.schemes import has_scheme, load_scheme
 from di4c_plugin.checkpoints.vocabulary import Vocabulary, vocabulary_in
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.errors import UserError, quoted, refusing
+from di4c_plugin.families.adapted import base_place
 from di4c_plugin.families.base import Family
 from di4c_plugin.options import fitted, parameters
 
@@ -56,6 +57,10 @@ class HostData:
     def prompts(self, host: "OpenHost", prompts: Sequence[Any]) -> list[list[int]]:
         """Return the token ids of prompts (texts or chats); raises UserError as `texts`."""
         raise UserError(f"samples of host {host.name!r} are no texts, and begin with none")
+
+    def end(self, host: "OpenHost") -> int | None:
+        """Return the id of the token that ends a text; None: there is none. Errors as `texts`."""
+        return None
 
     def picture(self, host: "OpenHost", x: Tensor, path: Path) -> None:
         """Draw samples x (n, D) to a PNG file: by default a grid of `images`; raises UserError."""
@@ -133,7 +138,7 @@ class OpenHost:
         root: the program's checkout; None: see `importing.checkout`.
         typed: the prefix of an option as the user types it.
         known_process: the model's process, as plain values.
-        origin: where the model was loaded from; None: unknown.
+        place: where the model, or its base, was loaded from; None: unknown.
         vocabulary: of the model; None: unknown.
     """
 
@@ -150,7 +155,7 @@ class OpenHost:
         self.pictures = value.data(**{name: options[name] for name in data_options})
         self.known_sizes: Any = None
         self.known_process: Mapping[str, Any] = {}
-        self.origin: str | None = None
+        self.place: Place | None = None
         self.vocabulary: Vocabulary | None = None
         self.trained_with: Mapping[str, Any] = {}
 
@@ -160,9 +165,7 @@ class OpenHost:
         if kind != expected:
             raise UserError(f"this is a model of {kind!r}, and host {self.name!r} has {expected!r}")
         self.known_sizes, self.known_process = model.network, model.process.config
-        base = (model.adapter or {}).get("base")
-        origin = self.options.get("base") or model.info.get("origin", base)
-        self.origin = origin if isinstance(origin, str) else None
+        self.place = base_place(None, self.options.get("base")) or model.place
         self.vocabulary = vocabulary_in(model.info, "this model")
         trained_with = model.info.get("host")
         self.trained_with = trained_with if isinstance(trained_with, Mapping) else {}
@@ -245,6 +248,10 @@ class OpenHost:
     def prompts(self, prompts: Sequence[Any]) -> list[list[int]]:
         """See `HostData.prompts`."""
         return self.pictures.prompts(self, prompts)
+
+    def end(self) -> int | None:
+        """See `HostData.end`."""
+        return self.pictures.end(self)
 
     def picture(self, x: Tensor, path: Path) -> None:
         """See `HostData.picture`."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +9,11 @@ from torch import Tensor
 
 from di4c_plugin.algorithms.base import Data
 from di4c_plugin.announce import announce
+from di4c_plugin.checkpoints.model import Place
 from di4c_plugin.checkpoints.vocabulary import live_tokenizer
 from di4c_plugin.data.texts import encode_prompts, read_blocks, read_texts
-from di4c_plugin.errors import STRANGE, UserError, reason
+from di4c_plugin.errors import UserError, quoted
+from di4c_plugin.families.hf.code import open_tokenizer
 from di4c_plugin.hosts.base import HostData, OpenHost
 
 
@@ -21,7 +22,8 @@ class TextData(HostData):
 
     Args:
         data: a JSON Lines, Parquet or plain text file, or the name of a data set.
-        tokenizer: folder or hub id; None: where the teacher was loaded from.
+        tokenizer: folder or hub id; None: where the teacher, or the base of an adapter, was loaded
+            from, if that is no model file of ours.
         field: the field with the texts.
         split: of a data set.
     """
@@ -67,28 +69,29 @@ class TextData(HostData):
         """See `HostData.prompts`."""
         return encode_prompts(self.live(host), prompts)
 
+    def end(self, host: OpenHost) -> int | None:
+        """See `HostData.end`: None too for a token that the network never predicts."""
+        end, process = self.live(host).eos_token_id, host.known_process
+        never = {process.get("mask"), *process.get("barred", ())}
+        known = type(end) is int and 0 <= end < process["num_tokens"] and end not in never
+        return end if known else None
+
     def live(self, host: OpenHost) -> Any:
         """Return the tokenizer.
 
         Raises:
-            UserError: if there is none, or it is not the model's.
+            UserError: if there is none, it is not the model's, or it is code that the user does not
+                trust.
         """
-        source = self.tokenizer or host.origin
-        if source is None:
+        place = Place(self.tokenizer) if self.tokenizer else host.place
+        if place is None:
+            known = host.vocabulary
+            own = "" if known is None else f"; the model has that of {quoted(known.name)}"
             raise UserError(
-                f"where is the tokenizer? say {host.typed}tokenizer=FOLDER, or a hub id"
+                f"where is the tokenizer? say {host.typed}tokenizer=FOLDER, or a hub id{own}"
             )
-        from transformers import AutoTokenizer
-
-        folder = Path(source).expanduser()
-        name = str(folder) if folder.exists() else source.partition("@")[0].partition(" ")[0]
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(folder.parent) if folder.is_file() else name,
-                trust_remote_code=bool(host.options.get("trust_remote_code")),
-            )
-        except (ImportError, OSError, *STRANGE) as error:
-            raise UserError(f"there is no tokenizer in {source}: {reason(error)}") from error
+        source, trusted = place.name, host.options.get("trust_remote_code") is True
+        tokenizer = open_tokenizer(source, trust=trusted and place.typed)
         entry = live_tokenizer(tokenizer)
         vocabulary = None if entry is None else entry.vocabulary(host.known_process)
         if host.vocabulary is not None and vocabulary is not None:

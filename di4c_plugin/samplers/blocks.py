@@ -6,6 +6,8 @@ all tokens whose probability is above a threshold, at least one (Fast-dLLM, Wu e
 3.3).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,10 +29,10 @@ def blocks(
     process: Process,
     generator: torch.Generator,
     cond: Tensor | None = None,
-    block: int = 32,
+    block: int | None = None,
     threshold: float | None = None,
     temperature: float = 1.0,
-    aligned: bool = False,
+    aligned: bool | None = None,
     eos: int | None = None,
     latents: str = LATENTS,
     callback: Callback | None = None,
@@ -41,18 +43,21 @@ def blocks(
     of `times`; the times that the network sees are the shares of masks.
 
     Options:
-        block: tokens in a block.
+        block: tokens in a block; None: as many as in a block of the network's attention, or 32
+            where it sees the whole text.
         threshold: open what is more probable than this; None: the same number in each step.
         temperature: of the tokens; 0 takes the most probable ones.
-        aligned: blocks begin at multiples of `block`, as for networks with block attention, and not
-            at the first mask of a row.
+        aligned: blocks begin at multiples of `block`, and not at the first mask of a row. None: for
+            networks with block attention alone.
         eos: the token that ends a text: all positions after it are filled with it. None: no token.
         latents: see `ModelOptions`; "stratified" is "fresh" here.
 
     Raises:
         UserError: for other processes than masked diffusion, and options out of range.
     """
-    mask = masked(process).mask
+    mask, own = masked(process).mask, attention_block(denoiser)
+    block = (own or 32) if block is None else block
+    aligned = own is not None if aligned is None else aligned
     check(block, threshold, temperature, latents)
     if eos is not None and (not 0 <= eos < process.num_tokens or eos == mask):
         raise UserError(f"eos={eos} is no token of this model")
@@ -104,6 +109,18 @@ def check(block: int, threshold: float | None, temperature: float, latents: str)
         raise UserError(
             f"unknown latent policy {latents!r}; there are {', '.join(LATENT_POLICIES)}"
         )
+
+
+def attention_block(denoiser: Any) -> int | None:
+    """Return the size of the blocks that the network of a denoiser attends by; None: it sees all.
+
+    Denoisers around it (known tokens, guidance) are looked through.
+    """
+    while denoiser is not None:
+        if type(block := getattr(denoiser, "block", None)) is int:
+            return block
+        denoiser = getattr(denoiser, "denoiser", None)
+    return None
 
 
 def best(sure: Tensor, masks: Tensor, count: Tensor) -> Tensor:

@@ -167,7 +167,7 @@ def test_prompts_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     folder.mkdir()
     native("bert", folder)
     command = ["sample", str(folder), "--host", "hf", "--sampler", "blocks", "--steps", "2"]
-    options = ["--option", "block=3", "--new-tokens", "6"]
+    options = ["--option", "block=3", "--option", "eos=null", "--new-tokens", "6"]
     assert main([*command, "--prompt", "abc", *options]) == 0
     told = capsys.readouterr()
     assert told.out.startswith("abc")
@@ -188,6 +188,28 @@ def test_prompts_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert message in capsys.readouterr().err
     assert main(["sample", "builtin:digits", "--prompt", "a"]) == 2
     assert "are no texts" in capsys.readouterr().err
+
+
+def test_a_text_ends_at_the_tokenizers_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `blocks` fills behind it is not counted as drawn: here one token, in one call or two."""
+    from safetensors.torch import load_file, save_file
+
+    from di4c_plugin.cli.main import main
+
+    native("bert", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["cls.predictions.bias"][3] = 50.0
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    command = ["sample", str(tmp_path), "--host", "hf", "--sampler", "blocks", "--steps", "2"]
+    command += ["--prompt", "abc", "--new-tokens", "6", "--option", "block=3"]
+    assert main(command) == 0
+    told = capsys.readouterr()
+    assert told.out == "abc\n"
+    assert any(f"{rate} tokens per forward pass" in told.err for rate in ("0.50", "1.00"))
+    assert main([*command, "--option", "eos=null"]) == 0
+    assert "1.50 tokens per forward pass" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from di4c_plugin import load_teacher
+from di4c_plugin.checkpoints.model import bare_names
 from tests.stand_ins.images.checkouts import Root
-from tests.stand_ins.images.place import Place
+from tests.stand_ins.images.place import Place, options
 
 CASES = [
     ("stand-in", "maskgit"),
@@ -95,3 +97,6 @@ def test_two_processes(
     assert printed.rstrip().endswith("student.safetensors")
     student = load_file(place.folder / "two" / "student.safetensors")
     assert all(value.isfinite().all() for value in student.values())
+    teacher = bare_names(load_teacher(place.teacher, host=options(place)))
+    changed = [name for name, value in teacher.items() if not torch.equal(student[name], value)]
+    assert len(changed) > len(teacher) / 2

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from di4c_plugin import sample
 from di4c_plugin.diffusion import Absorbing, Uniform, time_grid
 from di4c_plugin.errors import UserError
+from di4c_plugin.families import new_model
+from di4c_plugin.networks import TransformerConfig
 from di4c_plugin.samplers import Step, blocks
 
 MASK = 5
@@ -140,6 +143,29 @@ def test_aligned_blocks_do_not_move_with_the_prompt() -> None:
     assert [(s == MASK).sum().item() for s in states] == [4, 0]
     _, states = draw(x, 1, block=4)
     assert [(s == MASK).sum().item() for s in states] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("own", "options", "masks"),
+    [
+        (4, {}, [32, 28, 24, 20, 16, 12, 8, 4, 0]),
+        (4, {"block": 8}, [28, 20, 12, 4, 0]),
+        (4, {"aligned": False}, [29, 25, 21, 17, 13, 9, 5, 1, 0]),
+        (None, {}, [1, 0]),
+        (None, {"aligned": True}, [4, 0]),
+    ],
+)
+def test_blocks_are_those_of_the_networks_attention(
+    own: int | None, options: dict[str, Any], masks: list[int]
+) -> None:
+    """Of 36 positions three are a prompt, which `sample` has known by a denoiser of its own."""
+    network = TransformerConfig(6, 6, grid=(6, 6), hidden_size=8, embedding_size=4, num_heads=2)
+    model = new_model(network, PROCESS)
+    model.denoiser.block = own  # type: ignore[assignment]
+    states: list[Tensor] = []
+    seen: Any = {"on_step": lambda step: states.append(step.x)}
+    sample(model, 1, steps=1, sampler="blocks", prefix=[1, 1, 1], **options, **seen)
+    assert [int((x == MASK).sum()) for x in states] == masks
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ user trusts it; `from_pretrained` of transformers 5 leaves their buffers uniniti
 networks here are constructed first and get their weights by name.
 """
 
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from di4c_plugin.announce import announce_once
-from di4c_plugin.errors import STRANGE, UserError, quoted, reason
-from di4c_plugin.families.hf.mends import mend
+from di4c_plugin.errors import UserError, quoted, reason
+from di4c_plugin.families.hf.code import class_of
 
 # Keys of `auto_map` that may hold a class of masked language models, in this order.
 AUTO = ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel")
@@ -89,22 +87,8 @@ def _foreign(config: dict[str, Any], code: str | Path | None, *, trust: bool) ->
         )
     if code is None:
         raise UserError(f"where is the code of {class_path}? say host.root=FOLDER, or a hub id")
-    from transformers.dynamic_module_utils import get_class_from_dynamic_module
-
-    mend()
-    repository, _, revision = (
-        str(code).partition("@") if not Path(code).exists() else (str(code), "", "")
-    )
-    options: dict[str, Any] = {"revision": revision} if revision else {}
-    try:
-        kind = get_class_from_dynamic_module(class_path, repository, **options)
-        config_kind: Any = get_class_from_dynamic_module(names["AutoConfig"], repository, **options)
-    except (ImportError, OSError, *STRANGE) as error:
-        raise UserError(
-            f"the code of {class_path} in {code} does not load: {reason(error)}"
-        ) from error
-    announce_once(f"runs code of {code}: {inspect.getmodule(kind).__name__}")  # type: ignore[union-attr]
-    return kind, _config_of(config_kind, config)
+    kind = class_of(class_path, code)
+    return kind, _config_of(class_of(names["AutoConfig"], code), config)
 
 
 @contextmanager

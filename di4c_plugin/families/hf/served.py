@@ -21,7 +21,7 @@ class Served(nn.Module):
     Args:
         model: teacher or student of the family.
         fresh: whether a student draws λ at each call, and not once for each generation. A call with
-            more masks than the last call starts a new generation.
+            more masks than the last call, or with tokens behind it, starts a new generation.
         seed: of λ.
     """
 
@@ -86,5 +86,6 @@ class Served(nn.Module):
         last = self._last
         if last is None or len(last) != len(x) or last.shape[1] > x.shape[1]:
             return True
-        masks, before = x[:, : last.shape[1]] == self.mask, last == self.mask
-        return bool((masks.sum(-1) > before.sum(-1)).any())
+        masks, length = x == self.mask, last.shape[1]
+        more = masks[:, :length].sum(-1) > (last == self.mask).sum(-1)
+        return bool(more.any() or not masks[:, length:].all())

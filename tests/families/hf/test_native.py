@@ -104,6 +104,14 @@ def test_a_latent_enters_as_it_would_by_embeddings(kind: str, name: str, tmp_pat
                 torch.testing.assert_close(logits[row], alone, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["stream_noise", "pyramid_noise"])
+def test_a_latent_between_blocks_is_refused(name: str, tmp_path: Path) -> None:
+    native("bert", tmp_path)
+    teacher = load_teacher(tmp_path, host=HF)
+    with pytest.raises(UserError, match=f"{name} enters between blocks.*: take latent=token or"):
+        teacher.family.student_of(teacher, {"name": name})
+
+
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
 @pytest.mark.parametrize("name", ["token", "mask_noise"])
 def test_a_student_is_trained_saved_and_loaded(kind: str, name: str, tmp_path: Path) -> None:

@@ -65,6 +65,16 @@ def test_a_generation_has_one_latent_unless_it_is_fresh(fresh: bool, tmp_path: P
     assert (found[0] == found[1] == found[2]) is not fresh
 
 
+def test_a_longer_prompt_starts_a_generation(tmp_path: Path) -> None:
+    """Though it covers the last call, whose masks are none in it."""
+    served, found = Served(student(tmp_path)), []
+    for x in ([5, 4, 4], [5, 6, 7, 4, 4], [5, 6, 7, 8, 9, 6, 4], [5, 6, 7, 8, 9, 6, 8, 4]):
+        served(torch.tensor([x]))
+        assert served._latent is not None
+        found.append(float(served._latent))
+    assert found[0] == found[1] != found[2] == found[3]
+
+
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_the_real_pipeline_serves_a_student(adapter: bool, tmp_path: Path) -> None:
     """Its fixed budget: as many calls as steps in each block, and no mask is left."""
