@@ -54,6 +54,8 @@ OPTIONS: dict[str, Any] = {
     **dict.fromkeys(("leave_one_out", "randomize"), bool),
     "grid": tuple[int, int] | None,
 }
+SAMPLING: dict[str, Any] = {"steps": int, "sampler": str, "latents": str, "last_latents": int}
+CALLS = 10**4  # of a network for a sample, that a file may ask for
 Sizes = TypeVar("Sizes")
 
 
@@ -100,9 +102,10 @@ def check_parts(parts: Mapping[str, Any], origin: str) -> dict[str, Any]:
         if not isinstance(value, Mapping) and not (part == "latent" and value is None):
             raise check.wrong(part, value, "no fields")
     sampling: Mapping[str, Any] = parts.get("sampling", {})
-    for name, kind in (("steps", int), ("sampler", str)):
-        if name in sampling:
-            check.value(kind, sampling[name], f"sampling.{name}")
+    for name, value in sampling.items():
+        check.value(SAMPLING.get(name, Any), value, f"sampling.{name}")
+        if isinstance(value, int | float) and exceeds(abs(value), CALLS):
+            raise check.wrong(f"sampling.{name}", value, over(f"it is above {CALLS}"))
     for part in ("process", "latent"):
         options = parts.get(part) or {}
         if part in parts and parts[part] is not None and "name" not in options:

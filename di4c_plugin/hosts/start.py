@@ -1,5 +1,7 @@
 """The initial networks of a distillation, one for each role of the method."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,12 +80,14 @@ def check_start(
 
 
 def digests(teacher: Model, start: Model | None) -> dict[str, str]:
-    """Return digests of the weights that a run reads, by role; none but in the first process."""
+    """Return digests of the models that a run reads, by role; none but in the first process."""
     from di4c_plugin.training.trainer import is_first_process  # imports Lightning
 
     models = {"teacher": teacher, "start": start} if is_first_process() else {}
-    return {
-        name: f"sha256 {fingerprint(bare_names(model))[:16]}"
-        for name, model in models.items()
-        if model is not None
-    }
+    return {name: f"sha256 {_digest(model)}" for name, model in models.items() if model is not None}
+
+
+def _digest(model: Model) -> str:
+    """Return 16 hex digits of the weights and of what they are used with."""
+    described = json.dumps([model.process.config, model.latent], sort_keys=True)
+    return hashlib.sha256(f"{fingerprint(bare_names(model))} {described}".encode()).hexdigest()[:16]

@@ -9,12 +9,11 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser
@@ -22,6 +21,9 @@ from di4c_plugin.options import fitted, parameters
 from di4c_plugin.plugins import lookup
 from di4c_plugin.samplers.base import LATENTS, Callback, Step, inference, with_latent
 from di4c_plugin.samplers.guidance import guide
+
+if TYPE_CHECKING:
+    from di4c_plugin.checkpoints.model import Model
 
 Draw = Callable[..., Tensor]
 CONTRACT = "(denoiser, x, times, *, process, generator, cond=None, callback=None) -> x"
@@ -197,15 +199,28 @@ def sampler_options(
 
 
 def as_method(
-    model: Model, steps: int | None, sampler: str | None, options: Mapping[str, Any]
+    model: "Model", steps: int | None, sampler: str | None, options: Mapping[str, Any]
 ) -> tuple[int, str, dict[str, Any]]:
-    """Return steps, sampler and options, completed by the defaults of the model's method."""
-    defaults = dict(model.sampling)
-    steps = defaults.pop("steps", 8) if steps is None else steps
-    default_sampler = defaults.pop("sampler", "ancestral")
-    sampler = default_sampler if sampler is None else sampler
-    known = parameters(sampler_named(sampler)) or {}
-    return steps, sampler, {k: v for k, v in defaults.items() if k in known} | dict(options)
+    """Return steps, sampler and options, completed by the defaults of the model's method.
+
+    What a sampler is always given (`GIVEN`) is never the model's.
+
+    Raises:
+        UserError: as `sampler_options`; for the model's own defaults it names the model's file.
+    """
+    own = dict(model.sampling)
+    steps = own.pop("steps", 8) if steps is None else steps
+    default = own.pop("sampler", "ancestral")
+    try:
+        known = (parameters(sampler_named(sampler or default)) or {}).keys() - GIVEN.keys()
+        own = {k: v for k, v in own.items() if k in known}
+        own = sampler_options(sampler or default, own, later=known - own.keys())
+    except UserError as error:
+        if sampler is not None:
+            raise
+        file = getattr(model, "file", None) or "this model"
+        raise UserError(f"how {file} asks to be sampled: {error}") from error
+    return steps, sampler or default, own | dict(options)
 
 
 def keywords(function: Callable[..., object]) -> dict[str, Parameter]:

@@ -90,7 +90,7 @@ def changed(description: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 def drawn(path: Path) -> None:
-    sample(load_student(path), 2, steps=2)
+    sample(load_student(path), 2)
 
 
 def descriptions(folder: Path, draw: random.Random, share: float) -> Tally:

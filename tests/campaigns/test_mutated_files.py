@@ -3,6 +3,7 @@
 import pickle
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ def write_all(folder: Path) -> dict[str, Read]:
     sizes = TransformerConfig(3, 4, (2, 2), (1, 2), hidden_size=8, embedding_size=4, num_heads=2)
     new_model(sizes, process).save(folder / "teacher.safetensors")
     latent = {"name": "adaln", "dim": 1, "features": 8}
-    new_model(sizes, process, latent).save(folder / "student.safetensors")
+    student = new_model(sizes, process, latent)
+    own = {"steps": 2, "sampler": "ancestral", "latents": "fresh", "last_latents": 2}
+    replace(student, sampling=own).save(folder / "student.safetensors")
     dit = DiTConfig(vocab_size=5, length=4, hidden_size=8, cond_dim=4, n_blocks=1, n_heads=2)
     model = new_model(dit, Absorbing(5, LogLinear(1e-3), mask=4), {"name": "token", "features": 8})
     model.save(folder / "dit.safetensors")

@@ -7,9 +7,9 @@ Standard library only at module level: this runs before torch.
 import contextlib
 import functools
 import os
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -47,33 +47,47 @@ def install(host: str) -> None:
 
 
 def old_checkpoints(torch: ModuleType) -> None:
-    """Make `torch.load` read checkpoints of MDLM and Duo that it refuses.
+    """Make `torch.load` read files as data, by the one reader of this package.
 
-    They pickle a config and a tokenizer, which torch refuses since 2.6, so that resuming and
-    `load_from_checkpoint` fail. Trusting the file would not help either if a newer transformers
-    lacks the tokenizer's class. Everything else is loaded, and nothing in the file is executed.
-    Callers that pass weights_only themselves get torch's own behaviour.
+    Checkpoints of MDLM and Duo pickle a config and a tokenizer, which torch refuses since 2.6, so
+    that resuming and `load_from_checkpoint` fail. Trusting the file would not help either if a
+    newer transformers lacks the tokenizer's class. Nothing in the file is executed: no script, no
+    tar archive. Callers that pass weights_only themselves get torch's own behaviour, and so does
+    what is no file.
     """
     load: Callable[..., Any] = torch.load
 
     @functools.wraps(load)
-    def load_or_inert(
+    def load_inert(
         f: Any, map_location: Any = None, *args: Any, weights_only: bool | None = None, **kw: Any
     ) -> Any:
-        try:
+        named = f if isinstance(f, str | os.PathLike) else getattr(f, "name", None)
+        path = Path(named) if isinstance(named, str | os.PathLike) else None
+        if weights_only is not None or path is None or not path.is_file():
             safe = True if weights_only is None else weights_only  # before torch 2.6 None is False
             return load(f, map_location, *args, weights_only=safe, **kw)
-        except pickle.UnpicklingError:
-            path = f if isinstance(f, str | os.PathLike) else getattr(f, "name", None)
-            if weights_only is not None or path is None:
-                raise
-        from di4c_plugin.checkpoints.torch_file import load_inert
+        from di4c_plugin.checkpoints.torch_file import read_torch
 
-        announce_once(f"{path} holds objects that torch refuses: read without running any of it")
         elsewhere = map_location is None or callable(map_location) or isinstance(map_location, dict)
-        return load_inert(os.fspath(path), device="cpu" if elsewhere else map_location)
+        content = read_torch(path, device="cpu" if elsewhere else map_location)
+        if _has_stub(content):
+            announce_once(
+                f"{path} holds objects that torch refuses: read without running any of it"
+            )
+        return content
 
-    torch.load = load_or_inert  # type: ignore[attr-defined]
+    torch.load = load_inert  # type: ignore[attr-defined]
+
+
+def _has_stub(content: Any) -> bool:
+    """Return whether an object of a file stands in nested dicts and lists."""
+    from di4c_plugin.checkpoints.stubs import Inert
+
+    if isinstance(content, dict):
+        content = list(content.values())
+    if isinstance(content, list | tuple):
+        return any(map(_has_stub, content))
+    return isinstance(content, Inert)
 
 
 def loaders_without_gpu(dataloader: ModuleType) -> None:
@@ -155,9 +169,8 @@ REMEDIES = (
         hosts=tuple(host.name for host in HOSTS),
         module="torch",
         patch=old_checkpoints,
-        when="a checkpoint holds objects that torch refuses by default (MDLM, Duo, the VQGAN and "
-        "tauLDR's own)",
-        what="torch.load leaves them out",
+        when="a checkpoint is read; those of MDLM, Duo and tauLDR hold objects that torch refuses",
+        what="torch.load reads it as data and leaves objects out",
     ),
     Remedy(
         hosts=("mdlm", "duo"),

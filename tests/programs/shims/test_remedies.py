@@ -1,4 +1,6 @@
+import contextlib
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -7,7 +9,9 @@ import pytest
 import torch
 
 from di4c_plugin.announce import announce_once
+from di4c_plugin.errors import UserError
 from di4c_plugin.programs.shims import remedies
+from tests.checkpoints import hostile
 
 
 class Config:
@@ -75,6 +79,18 @@ def test_plain_checkpoints_are_read_as_always(
     with pytest.raises(FileNotFoundError):
         patched_torch.load(tmp_path / "none.pt")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("make", [hostile.script, hostile.two_directories, hostile.tar])
+def test_a_program_in_a_checkpoint_is_not_run(
+    make: Callable[[Path, Path], None], patched_torch: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    written = tmp_path / "outside" / "written"
+    make(tmp_path / "x.pt", written)
+    with contextlib.suppress(UserError):
+        patched_torch.load(tmp_path / "x.pt")
+    assert list((tmp_path / "outside").iterdir()) == []
 
 
 @pytest.mark.parametrize("gpus", [0, 4])
