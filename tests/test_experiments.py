@@ -301,6 +301,7 @@ def test_a_short_run_in_programs_that_look_like_hosts(host: str, tmp_path: Path)
     [
         ("text_dmmd", "mdlm_dmmd", "dmmd"),
         ("text_sdtt", "mdlm_chain", "sdtt"),
+        ("text_dmmd", "mdlm_chain", "dmmd"),
         ("text_rsmmd", "mdlm_rsmmd", None),
     ],
 )

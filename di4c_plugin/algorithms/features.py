@@ -1,5 +1,6 @@
 """Features of clean sequences: the output of a block of a frozen network."""
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -72,11 +73,9 @@ def features_of(denoiser: Denoiser, block: nn.Module, x: Tensor, cond: Tensor | 
 
 
 def _blocks(network: nn.Module) -> tuple[nn.Module, ...]:
+    """Return the blocks by the first family whose names for them are those of this network."""
     for family in families().values():
-        try:
-            doors = family.doors(network)
-        except UserError:
-            continue
-        if doors.blocks:
-            return doors.blocks
+        with suppress(UserError):
+            if blocks := family.blocks(network, None):
+                return blocks
     return ()

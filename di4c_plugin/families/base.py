@@ -107,8 +107,12 @@ class Family(ABC, Generic[Sizes]):
             raise UserError(f"latent.doors is a set of names of sub-modules, not {overrides!r}")
         return find_doors(network, {**self.names, **overrides})
 
-    def blocks(self, network: nn.Module, sizes: Sizes) -> tuple[nn.Module, ...]:
-        """Return the blocks of a network, by which FSDP shards it; () where they are unknown."""
+    def blocks(self, network: nn.Module, sizes: Sizes | None) -> tuple[nn.Module, ...]:
+        """Return the blocks of a network, by which FSDP shards it; () where they are unknown.
+
+        Raises:
+            UserError: for a network that has no such blocks.
+        """
         names: Any = self.names.get("blocks") or ()
         names = [names] if isinstance(names, str) else names
         return tuple(find_modules(network, "blocks", names))

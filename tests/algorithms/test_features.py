@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from di4c_plugin.algorithms.features import block_of, features_of
+from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
+from di4c_plugin.families import new_model
+from di4c_plugin.networks import TransformerConfig
 from tests.algorithms import tiny
 
 
@@ -45,6 +48,17 @@ def test_a_quarter_of_the_way_up_but_not_the_first(blocks: int, index: int) -> N
     network = nn.Module()
     network.layers = nn.ModuleList(nn.Identity() for _ in range(blocks))
     assert block_of(network, names="layers.*") is network.layers[index]
+
+
+def test_blocks_are_known_where_no_doors_are() -> None:
+    sizes = TransformerConfig(
+        3, 4, (2, 2), hidden_size=8, embedding_size=4, num_blocks=2, num_heads=2
+    )
+    made = new_model(sizes, Absorbing(3)).denoiser
+    network: Any = made.network
+    block = block_of(network)
+    assert block is network.blocks[1]
+    assert features_of(made, block, torch.zeros(2, 4).long(), None).shape == (2, 4, 8)
 
 
 def test_mistakes() -> None:

@@ -198,9 +198,9 @@ class HFNetworks(Family[HFConfig]):
         doors = find_doors(network, {"norms": names["blocks"], **names})
         return doors if "norms" in overrides else replace(doors, norms=())
 
-    def blocks(self, network: nn.Module, sizes: HFConfig) -> tuple[nn.Module, ...]:
+    def blocks(self, network: nn.Module, sizes: HFConfig | None) -> tuple[nn.Module, ...]:
         """See `Family.blocks`: those that the row names, or the outermost list."""
-        return self.doors(network, {"doors": _row_doors(sizes)}).blocks
+        return self.doors(network, {"doors": {} if sizes is None else _row_doors(sizes)}).blocks
 
     def let_latent_in(
         self, network: nn.Module, latent: Mapping[str, Any], sizes: Any, process: Process
