@@ -161,6 +161,7 @@ def distill(
     from di4c_plugin.training.config import TrainingConfig
     from di4c_plugin.training.recipes import merged, recipe
     from di4c_plugin.training.run import train
+    from di4c_plugin.training.start import check_method
 
     adapter = as_host(host, teacher)
     chosen = {"name": "di4c"} | dict(algo or {})
@@ -172,14 +173,10 @@ def distill(
     if not isinstance(training, TrainingConfig):
         training = training_config(merged(defaults.training, training or {}))
     method = make_algorithm(algo, teacher.process)
+    check_method(method, algo["name"], latent)
     if start is not None:
         check_start(method, teacher, latent, start)
-    if any(role.latent != "none" for role in method.roles.values()):
-        latent = defaults.latent_with(latent)
-    elif latent is not None:
-        raise UserError(f"algorithm {algo['name']!r} makes no mixture: leave out the latent")
-    if not method.needs_teacher:
-        raise UserError(f"algorithm {algo['name']!r} trains teachers: use di4c train-teacher")
+    latent = defaults.latent_with(latent)
     if training.adapter is None and start is not None and start.adapter is not None:
         raise UserError("the student to start from is an adapter: say training.adapter=, as its")
     lora = None if training.adapter is None else Adapter.of(training.adapter, "training.adapter")

@@ -128,7 +128,7 @@ class Di4CModel(LM):  # type: ignore[misc]
         results, self.bounds = [], []
         length = self.model.network.positions
         for index, request in enumerate(requests):
-            (tokens,) = self.tokenizer.encode([request.args[0]])
+            tokens = self._encode(request.args[0])
             generator = self._generator(index)
             parts = [
                 self._bound(*self._row([], part.tolist()), generator)
@@ -143,12 +143,16 @@ class Di4CModel(LM):  # type: ignore[misc]
         self._report("loglikelihood_rolling")
         return results
 
+    def _encode(self, text: str) -> Tensor:
+        """Return the tokens of a text, (L,), without special ones, as in the data of `host=hf`."""
+        ids = self.tokenizer.inner(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return torch.tensor(ids, dtype=torch.int64)
+
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Return both as tokens; the spaces between them go to the continuation."""
         stripped = context.rstrip()
         continuation = context[len(stripped) :] + continuation
-        (tokens,) = self.tokenizer.encode([stripped + continuation])
-        before = self.tokenizer.encode([stripped])[0] if stripped else tokens[:0]
+        tokens, before = self._encode(stripped + continuation), self._encode(stripped)
         return tokens[: len(before)].tolist(), tokens[len(before) :].tolist()
 
     def _row(self, context: list[int], continuation: list[int]) -> tuple[Tensor, Tensor]:
@@ -221,7 +225,7 @@ class Di4CModel(LM):  # type: ignore[misc]
 
     def _prompt(self, context: str, kwargs: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
         """Return the tokens of a prompt, cut on the left to leave room for an answer."""
-        (tokens,) = self.tokenizer.encode([context]) if context else (torch.empty(0).long(),)
+        tokens = self._encode(context)
         length = self.model.network.positions
         room = max(1, length - _new_tokens(kwargs))
         kept = room if getattr(self.model.network, "variable", False) else length - 1

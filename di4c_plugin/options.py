@@ -75,10 +75,20 @@ def typed(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-def fit_fields(instance: Any) -> None:
-    """Convert the fields of a frozen dataclass by their annotations; raises UserError."""
+def fit_fields(instance: Any, before: str = "") -> None:
+    """Convert the fields of a frozen dataclass by their annotations.
+
+    Raises:
+        UserError: for a value of the wrong type; `before` stands before the field's name.
+    """
     for name, parameter in (parameters(type(instance)) or {}).items():
-        object.__setattr__(instance, name, fit(parameter, getattr(instance, name)))
+        object.__setattr__(instance, name, fit(parameter, getattr(instance, name), before))
+
+
+def with_defaults(call: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a call, with the defaults of those that are not said."""
+    known = (parameters(call) or {}).values()
+    return {p.name: p.default for p in known if p.default is not p.empty} | dict(options)
 
 
 def fit(parameter: inspect.Parameter, value: Any, before: str = "") -> Any:

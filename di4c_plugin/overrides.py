@@ -35,6 +35,17 @@ def _readable(override: str, texts: Collection[str]) -> str:
     return f"{key}={quoted(value)}" if key.lstrip("+") in texts else override
 
 
+def elements(override: str) -> list[object]:
+    """Return the values that an override sweeps over under --multirun; else its one value."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob, QuotedString
+
+    read = OverridesParser.create().parse_override(override)
+    is_listed = read.is_discrete_sweep() and not isinstance(read.value(), Glob)
+    values = read.sweep_iterator() if is_listed else [read.value()]
+    return [value.text if isinstance(value, QuotedString) else value for value in values]
+
+
 def quoted(value: str) -> str:
     """Return a text quoted for Hydra's grammar."""
     inner = re.sub(r"(\\*)(?='|$)", r"\1\1", value).replace("'", r"\'")

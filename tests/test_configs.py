@@ -1,7 +1,7 @@
 """Every shipped config is composed, and what it describes is made.
 
 Experiments: tests/test_experiments.py. Recipes, and that files and classes have the same defaults:
-tests/test_one_owner.py.
+tests/test_one_owner.py; that recipes start: tests/training/test_recipes.py.
 """
 
 import inspect

@@ -11,11 +11,13 @@ import torch
 
 from di4c_plugin.cli.main import main
 from di4c_plugin.errors import UserError
+from di4c_plugin.evaluation import scorer
 from di4c_plugin.families import new_model, student_of
 from tests.algorithms import tiny
-from tests.evaluation.tiny_lm import write_tokenizer
+from tests.evaluation.tiny_lm import END, write_tokenizer
 
 pytest.importorskip("lm_eval")
+TemplateProcessing = pytest.importorskip("tokenizers.processors").TemplateProcessing
 
 LETTERS = "abcde"  # with the end of text, the model's tokens but for its mask
 TASK = """
@@ -75,7 +77,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(folder: Path, name: str = "teacher", **options: Any) -> Any:
     from di4c_plugin.lm_eval import Di4CModel
 
-    return Di4CModel(f"{folder}/{name}.safetensors", tokenizer=str(folder), **options)
+    options = {"tokenizer": str(folder)} | options
+    return Di4CModel(f"{folder}/{name}.safetensors", **options)
 
 
 def request(*args: Any) -> Any:
@@ -106,6 +109,25 @@ def test_rolling_adds_windows_and_their_errors(folder: Path) -> None:
     assert lm.loglikelihood_rolling([request("a")]) == pytest.approx(
         [lm.loglikelihood([request("", "a")])[0][0]], rel=1e-5
     )
+
+
+def test_special_tokens_around_a_text_are_not_scored(folder: Path, tmp_path: Path) -> None:
+    """Tokenizers as BERT's put one before and one after each text that they are given."""
+    plain = model(folder, masks=2)
+    tokenizer = scorer.pretrained(str(folder)).inner
+    ends = [(END, tokenizer.eos_token_id)]
+    template = TemplateProcessing(single=f"{END} $A {END}", special_tokens=ends)
+    tokenizer.backend_tokenizer.post_processor = template
+    tokenizer.save_pretrained(tmp_path)
+    wrapped = model(folder, masks=2, tokenizer=str(tmp_path))
+    assert wrapped.tokenizer.encode(["a"])[0].tolist() == [5, 0, 5]
+    for ask in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
+        asked = {
+            "loglikelihood": [request("ab", "c"), request("", "de")],
+            "loglikelihood_rolling": [request("abcdeab")],
+            "generate_until": [request("ab", {"max_gen_toks": 2})],
+        }[ask]
+        assert getattr(wrapped, ask)(asked) == getattr(plain, ask)(asked)
 
 
 def test_answers_stand_behind_their_prompts_and_end_where_they_should(folder: Path) -> None:

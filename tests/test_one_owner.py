@@ -16,7 +16,14 @@ from di4c_plugin.algorithms.base import Algorithm, Data
 from di4c_plugin.algorithms.di4c import Weights
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.cli.main import main
-from di4c_plugin.diffusion import SCHEDULED, Absorbing, DiscretisedGaussian, build_process
+from di4c_plugin.diffusion import (
+    SCHEDULED,
+    Absorbing,
+    DiscretisedGaussian,
+    Process,
+    Uniform,
+    build_process,
+)
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.unet_latent import UNetLatent
 from di4c_plugin.files import configs_dir
@@ -24,6 +31,7 @@ from di4c_plugin.hosts import OpenHost
 from di4c_plugin.networks.dit import DiTConfig
 from di4c_plugin.plugins import GROUP, PluginManager, get_manager, lookup
 from di4c_plugin.programs.tauldr import training as registered
+from di4c_plugin.programs.tauldr.settings import LossSettings
 from di4c_plugin.programs.text.settings import distillation
 from di4c_plugin.samplers import sampler_named
 from di4c_plugin.training.build import make_algorithm
@@ -42,7 +50,9 @@ PROCESSES: dict[str, tuple[str, dict[str, Any]]] = {  # by host: kind of network
     "halton": ("halton_maskgit", {"name": "confidence"} | MASKED),
     "halton_maskgit": ("halton_maskgit", {"name": "confidence"} | MASKED),
     "tauldr": ("tauldr", {"name": "gaussian", "num_tokens": 4}),
+    "hf": ("hf", {"name": "absorbing"} | MASKED),
 }
+UNIFORM = {"name": "uniform", "num_tokens": 4}
 DATA = Data(torch.zeros(1, 1, dtype=torch.long))
 
 Made = tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any]]
@@ -146,6 +156,20 @@ def test_python_and_the_command_line_agree(
         assert one == by_python(model, algo=options)
 
 
+@pytest.mark.parametrize(("host", "kind"), [("builtin", "transformer"), ("duo", "dit")])
+def test_they_agree_on_dcd_where_states_are_uniform(
+    host: str,
+    kind: str,
+    teacher: Callable[[str], Model],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(PROCESSES, host, (kind, UNIFORM))
+    one = by_python(teacher(host), algo={"name": "dcd"}, host=host)
+    assert one == by_command(tmp_path, host, "dcd")
+    assert one[0]["trajectory"] == "data"
+
+
 @pytest.mark.parametrize("host", PROCESSES)
 def test_they_agree_on_what_is_said_too(
     host: str, teacher: Callable[[str], Model], tmp_path: Path
@@ -169,20 +193,20 @@ def test_they_agree_on_what_is_said_too(
 
 @pytest.mark.parametrize("algo", sorted({*ALGOS} - {"idlm"}))
 def test_tauldrs_own_program_agrees(algo: str, teacher: Callable[[str], Model]) -> None:
-    cfg = SimpleNamespace(loss=SimpleNamespace(options={"name": algo}, min_time=0.3))
-    method = registered.method_of(cfg, SIZES)
+    cfg = SimpleNamespace(loss={"options": {"name": algo}, "min_time": 0.3})
+    settings = LossSettings.of(cfg)
+    method = registered.method_of(settings, SIZES)
     options, latent, _ = by_python(teacher("tauldr"), algo={"name": algo})
     assert options_of(method) == options
-    needs = method.roles["student"].latent == "required"
-    own = {"name": "unet"} | (registered.latent_of(cfg) or {}) if needs else None
-    assert whole(own) == latent
+    assert whole(settings.latent_of(method.roles["student"])) == latent
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", [*ALGOS, "dcd"])
 @pytest.mark.parametrize("host", HOSTS)
 def test_the_text_hosts_agree(host: str, algo: str, tmp_path: Path) -> None:
     settings = distillation(in_host(tmp_path, host, f"algo={algo}", "teacher=x"))
-    method, process = settings.make(Absorbing(4, mask=3)), Absorbing(4, mask=3)
+    process: Process = Uniform(4) if algo == "dcd" else Absorbing(4, mask=3)
+    method = settings.make(process)
     own = recipe(host, algo).algo_with({"name": algo})
     assert options_of(method) == options_of(make_algorithm(own, process))
     role = method.roles["student"]

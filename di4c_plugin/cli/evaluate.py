@@ -10,6 +10,7 @@ from di4c_plugin.cli.metrics import Samples, make_metrics
 from di4c_plugin.cli.output import print_fields, write_results
 from di4c_plugin.cli.sampling import add_sampling
 from di4c_plugin.cli.sources import (
+    TEMPERATURE,
     Job,
     ModelSource,
     clear_line,
@@ -82,7 +83,8 @@ def evaluate(args: argparse.Namespace) -> "tuple[list[Point], dict[str, Any]]":
             print_fields(*evaluation.cells(row))
     report = evaluation.report(points)
     if evaluation.entropy is not None:
-        report["at_entropy"] = _at_entropy(points, evaluation.entropy)
+        tempered = args.sweep is not None and args.sweep[0] == TEMPERATURE
+        report["at_entropy"] = _at_entropy(points, evaluation.entropy, 1.0 if tempered else None)
     if args.plot is not None:
         from di4c_plugin.evaluation.frontier_plot import frontier_plot
 
@@ -109,22 +111,31 @@ class Evaluation:
     def __init__(self, args: argparse.Namespace) -> None:
         """Load and read everything; raises UserError."""
         from di4c_plugin.evaluation.scorer import load_tokenizer
-        from di4c_plugin.evaluation.texts import is_texts, read_reference, read_samples
+        from di4c_plugin.evaluation.texts import (
+            data_tokens,
+            is_texts,
+            read_reference,
+            read_samples,
+        )
 
         self.args = args
         self.models = [ModelSource(args, name) for name in args.models if not is_texts(name)]
         # Texts of files are tokenised by the scorer's tokenizer, unless another one is named.
         tokenizer = args.tokenizer or (None if self.models else args.scorer)
         self.tokenizer = None if tokenizer is None else load_tokenizer(tokenizer)
+        sizes = [data_tokens(source.model.process) for source in self.models]
         self.files = {
-            name: read_samples(user_path(name), self.tokenizer)
+            name: read_samples(user_path(name), self.tokenizer, max(sizes, default=0))
             for name in args.models
             if is_texts(name)
         }
         self.reference = None
         if args.reference is not None and is_texts(args.reference):
             length = self.models[0].model.network.positions if self.models else args.length
-            self.reference = read_reference(user_path(args.reference), self.tokenizer, length)
+            sizes += [texts.num_tokens for texts in self.files.values()]
+            self.reference = read_reference(
+                user_path(args.reference), self.tokenizer, length, max(sizes, default=0)
+            )
         first = (self.models[0].host, self.models[0].model) if self.models else None
         self.metrics = make_metrics(args, first, self.reference)
         self.entropy = self._entropy()
@@ -240,8 +251,11 @@ class Evaluation:
         }
 
 
-def _at_entropy(points: "list[Point]", entropy: float) -> dict[str, Any]:
-    """Print the values at an entropy, and return what the report says of them."""
+def _at_entropy(points: "list[Point]", entropy: float, at: float | None) -> dict[str, Any]:
+    """Print the values at an entropy, and return what the report says of them.
+
+    `at`: the value of the swept option where they are compared as they are, see `only_entropy`.
+    """
     from di4c_plugin.evaluation.figures import shown
     from di4c_plugin.evaluation.frontier import LOGARITHMIC, matched, only_entropy
     from di4c_plugin.evaluation.record import plain
@@ -262,7 +276,7 @@ def _at_entropy(points: "list[Point]", entropy: float) -> dict[str, Any]:
             value = shown(entry.figure)
         difference = [] if entry.difference is None else [shown(entry.difference)]
         print_fields(entry.model, entry.steps, entry.column, value, *difference)
-    sentences = only_entropy(points, values)
+    sentences = only_entropy(points, values, at)
     for sentence in sentences:
         print(f"# {sentence}")
     return {"entropy": entropy, "values": plain(values), "only_lower_entropy": sentences}

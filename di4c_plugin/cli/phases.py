@@ -7,14 +7,20 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from di4c_plugin.errors import UserError
+from di4c_plugin.files import user_path
+from di4c_plugin.plugins import lookup
 from di4c_plugin.programs.launch import check_model_file
 
 if TYPE_CHECKING:
+    from di4c_plugin.diffusion import Process
     from di4c_plugin.training.compose import RunConfig
+
+    Latent = Mapping[str, Any] | None
 
 OF_COMMAND = ("experiment", "out", "phases", "student")  # typed options that no phase gets
 MODELS = ("teacher", "student")  # options that name one
@@ -75,33 +81,84 @@ def compose_phases(
 
 
 def check_models(runs: "Sequence[RunConfig]") -> None:
-    """Refuse models that a phase cannot use, before the first phase begins.
+    """Refuse phases that cannot work, before the first one begins.
 
-    They are files that neither exist nor are made by an earlier phase, and students of an earlier
-    phase whose host or latent is not the one that this phase names.
+    Models are files that neither exist nor are made by an earlier phase, and students of an earlier
+    phase on a host with other networks. A method or latent is refused if it would be under each
+    process that the phases before it allow: the process is the teacher's, which is not read here.
 
     Raises:
-        UserError: naming the option.
+        UserError: naming the phases.
     """
-    from di4c_plugin.networks.latent import same_options
+    from di4c_plugin.diffusion import NAMES, build_process
 
-    made: dict[str, RunConfig] = {}
+    processes = [build_process({"name": name, "num_tokens": 256}) for name in NAMES]
+    made: dict[Path, Made] = {}
     for run in runs:
+        host, possible, start = run.info["host"]["name"], processes, None
+        latents: dict[Process, Latent] = {}
         for option in MODELS:
-            source = run.info.get(option)
-            if source and source not in made:
-                check_model_file(option, str(source))
-        if (start := made.get(str(run.info["student"]))) is not None:
-            before, host = start.info["host"]["name"], run.info["host"]["name"]
-            if host != before:
-                raise UserError(f"{run.out.name} goes on from {start.out.name}: host={before}")
-            before, latent = start.info["latent"], run.info["latent"]
-            if latent is not None and before is not None and not same_options(before, latent):
+            if not (source := run.info.get(option)):
+                continue
+            earlier = made.get(user_path(source.removeprefix("file:")).resolve())
+            if earlier is None:
+                check_model_file(option, source)
+                continue
+            before = earlier.run.info["host"]["name"]
+            if lookup("host", host).family.name != lookup("host", before).family.name:
                 raise UserError(
-                    f"{run.out.name} goes on from {start.out.name}, whose latent is {before}, "
-                    f"not {latent}"
+                    f"phase {run.out.name} has host={host}, but its {option} is of phase "
+                    f"{earlier.run.out.name} with host={before}"
                 )
-        made[str(run.result)] = run
+            possible = [process for process in possible if process in earlier.latents]
+            start = earlier if option == "student" else start
+        refusals = []
+        for process in possible:
+            try:
+                latents[process] = student_latent(run, process, start)
+            except UserError as error:
+                refusals.append(error)
+        if refusals and not latents:
+            after = "" if start is None else f" goes on from {start.run.out.name}"
+            raise UserError(f"phase {run.out.name}{after}: {refusals[0]}")
+        made[run.result.resolve()] = Made(run, latents)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A student that a phase makes: its run, and its latent by each process that it may have."""
+
+    run: "RunConfig"
+    latents: "dict[Process, Latent]"
+
+
+def student_latent(run: "RunConfig", process: "Process", start: Made | None) -> "Latent":
+    """Return the latent of the student that a phase makes, see `api.distill`; {}: unknown.
+
+    Args:
+        run: of the phase.
+        process: of its teacher.
+        start: the student of an earlier phase that it goes on from, or None.
+
+    Raises:
+        UserError: as `api.distill`.
+    """
+    from di4c_plugin.training.build import make_algorithm
+    from di4c_plugin.training.recipes import recipe
+    from di4c_plugin.training.start import check_latent, check_method, latent_of
+
+    host, latent = lookup("host", run.info["host"]["name"]), run.info["latent"]
+    defaults = recipe(host.name, run.info["algo"]["name"])
+    method = make_algorithm(defaults.algo_with(run.info["algo"]), process)
+    check_method(method, run.info["algo"]["name"], latent)
+    role = method.roles["student"]
+    if not run.info["student"]:
+        return latent_of(role, defaults.latent_with(latent), host.latent)
+    before = {} if start is None else start.latents[process]
+    if before == {}:  # of a file
+        return latent or {}
+    check_latent(role, latent, before)
+    return before
 
 
 def with_student(override: str, students: Mapping[str, str]) -> str:

@@ -98,8 +98,13 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _fingerprints(report: dict[str, Any]) -> dict[Any, Any]:
-    sources = {source.get("name"): source.get("fingerprint") for source in report["sources"]}
-    return sources | {"reference": dict(report.get("reference") or {}).get("fingerprint")}
+    found = {"reference": dict(report.get("reference") or {}).get("fingerprint")}
+    for source in report["sources"]:
+        name, partners = source.get("name"), source.get("partners")
+        found[name] = source.get("fingerprint")
+        if isinstance(partners, dict):
+            found |= {f"{option} of {name}": value for option, value in partners.items()}
+    return found
 
 
 def repeat(args: argparse.Namespace, evaluate: Evaluate) -> int:

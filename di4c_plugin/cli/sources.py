@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from di4c_plugin.api import LoadedModel
+    from di4c_plugin.checkpoints.model import Model
     from di4c_plugin.evaluation.shards import Part, Shard
     from di4c_plugin.hosts import OpenHost
 
@@ -65,10 +66,12 @@ class ModelSource:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the weights."""
-        from di4c_plugin.checkpoints.model import bare_names
-        from di4c_plugin.checkpoints.weights import fingerprint
+        return _fingerprint(self.model)
 
-        return fingerprint(bare_names(self.model))
+    @cached_property
+    def partners(self) -> dict[str, str]:
+        """SHA-256 of the weights of the sampler's further networks, by their option."""
+        return {name: _fingerprint(self.options[name]) for name in NETWORKS if name in self.options}
 
     def described(self) -> dict[str, Any]:
         """Return what the report says of the model."""
@@ -78,6 +81,7 @@ class ModelSource:
             "name": self.name,
             "kind": "model",
             "fingerprint": self.fingerprint,
+            "partners": self.partners,
             "role": model.role,
             "network": model.network.kind,
             "network_dtype": ", ".join(sorted(dtypes)),
@@ -160,7 +164,7 @@ class ModelSource:
         plain = {k: v for k, v in self.options.items() if k not in ("seed", "device", *NETWORKS)}
         return {
             "fingerprint": self.fingerprint,
-            "options": plain | {name: str(getattr(args, name)) for name in NETWORKS},
+            "options": plain | self.partners,
             "swept": None if args.sweep is None else [args.sweep[0], job.swept],
             "steps": job.steps,
             "seed": job.seed,
@@ -201,6 +205,13 @@ def choose_labels(
     return of_data[rows].long(), {"labels": "drawn from the data's"}
 
 
+def _fingerprint(model: "Model") -> str:
+    from di4c_plugin.checkpoints.model import bare_names
+    from di4c_plugin.checkpoints.weights import fingerprint
+
+    return fingerprint(bare_names(model))
+
+
 def _show(line: str) -> None:
     """Show on a terminal what is being done, over the line before."""
     if on_terminal():
@@ -232,6 +243,7 @@ def draw_in_processes(args: argparse.Namespace, names: list[str], folder: Path) 
         UserError: if one of them fails; that one prints why.
     """
     from multiprocessing import get_context
+    from multiprocessing.connection import wait
 
     context = get_context("spawn")
     plain = {k: v for k, v in vars(args).items() if k != "run"}
@@ -242,14 +254,16 @@ def draw_in_processes(args: argparse.Namespace, names: list[str], folder: Path) 
     for process in processes:
         process.start()
     try:
-        for process in processes:
-            process.join()
+        running = {process.sentinel: rank for rank, process in enumerate(processes)}
+        while running:
+            for sentinel in wait(list(running)):
+                rank = running.pop(sentinel)  # type: ignore[arg-type]
+                processes[rank].join()
+                if processes[rank].exitcode:
+                    raise UserError(f"process {rank + 1} of {args.processes} failed")
     finally:
         for process in processes:
             process.terminate()
-    failed = [rank for rank, process in enumerate(processes) if process.exitcode]
-    if failed:
-        raise UserError(f"process {failed[0] + 1} of {args.processes} failed")
 
 
 def _work(plain: dict[str, Any], names: list[str], folder: Path, rank: int) -> None:

@@ -16,11 +16,12 @@ import torch
 from di4c_plugin.algorithms.base import Data
 from di4c_plugin.announce import announce
 from di4c_plugin.errors import UserError, quoted, reason
-from di4c_plugin.limits import regular
+from di4c_plugin.limits import exceeds, over, regular
 from di4c_plugin.plain_files import text_of, whole_text
 
 ANSWERS = ("response", "completion", "answer")
 TABLES = {".jsonl": "lines of JSON", ".json": "lines of JSON", ".parquet": "Parquet"}
+PADDING = 5 * 10**8  # tokens of 8 bytes
 Example = tuple[list[int], list[int]]  # prompt and answer
 Chat = Callable[..., Any]
 
@@ -46,7 +47,8 @@ def read_texts(
         split: of a data set.
 
     Raises:
-        UserError: for a row that cannot be read, naming it, and without examples.
+        UserError: for a row that cannot be read, naming it, without examples, and where one is so
+            much longer than the others that padding to it takes gigabytes.
     """
     path = Path(source).expanduser()
     if path.is_file() and path.suffix.lower() not in TABLES:
@@ -173,7 +175,7 @@ def by_template(tokenizer: Any, messages: Any, where: str, *, answer: bool = Fal
 
 def packed(examples: Iterable[Example], length: int, pad: int | None, origin: str) -> Data:
     """Return padded examples; see `read_texts`."""
-    rows: list[tuple[list[int], int]] = []
+    stream, sizes, given_sizes = array("q"), array("q"), array("q")
     cut = empty = 0
     for prompt, answer in examples:
         ids = [*prompt, *answer]
@@ -181,21 +183,27 @@ def packed(examples: Iterable[Example], length: int, pad: int | None, origin: st
             empty += 1  # nothing is left to learn
             continue
         cut += len(ids) > length
-        rows.append((ids[:length], len(prompt)))
-    if not rows:
+        stream.extend(ids[:length])
+        sizes.append(min(len(ids), length))
+        given_sizes.append(len(prompt))
+    if not sizes:
         raise UserError(f"{origin} holds no examples of up to {length} tokens")
     for count, what in ((cut, "lose their end"), (empty, "have no answer and are left out")):
         if count:
-            announce(f"{count} of {len(rows) + empty} examples {what} at {length} tokens")
-    lengths = torch.tensor([len(ids) for ids, _ in rows])
-    longest = int(lengths.max())
-    if pad is None and bool((lengths != longest).any()):
+            announce(f"{count} of {len(sizes) + empty} examples {what} at {length} tokens")
+    longest = max(sizes)
+    if pad is None and min(sizes) != longest:
         raise UserError(f"{origin} has examples of several lengths: say host.pad=, its id")
-    x_0 = torch.full((len(rows), longest), pad or 0)
-    for row, (ids, _) in zip(x_0, rows, strict=True):
-        row[: len(ids)] = torch.tensor(ids)
-    position, prompts = torch.arange(longest), torch.tensor([prompt for _, prompt in rows])
-    given = (position < prompts[:, None]) | (position >= lengths[:, None])
+    if exceeds(len(sizes) * longest - len(stream), PADDING):
+        problem = f"the longest of {len(sizes)} examples of {origin} has {longest} tokens, and"
+        problem += f" padding to it takes more than {PADDING}: say host.length=, which cuts it"
+        raise UserError(over(problem))
+    lengths, prompts = (torch.frombuffer(a, dtype=torch.int64) for a in (sizes, given_sizes))
+    position = torch.arange(longest)
+    inside = position < lengths[:, None]
+    x_0 = torch.full((len(sizes), longest), pad or 0)
+    x_0.masked_scatter_(inside, torch.frombuffer(stream, dtype=torch.int64))
+    given = (position < prompts[:, None]) | ~inside
     return Data(x_0, given=given if bool(given.any()) else None, lengths=lengths)
 
 

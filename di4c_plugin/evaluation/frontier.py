@@ -171,11 +171,14 @@ def _exp(figure: Figure) -> Figure:
     return Figure(value, None if figure.error is None else value * figure.error, figure.n)
 
 
-def only_entropy(points: Sequence[Point], results: Sequence[Matched]) -> list[str]:
+def only_entropy(
+    points: Sequence[Point], results: Sequence[Matched], plain: float | None
+) -> list[str]:
     """Return a sentence for each model that looks better than the first one only by low entropy.
 
-    That is: with equal steps, at temperature 1 or unswept, its gen_ppl or bits are lower; at equal
-    entropy they are not, by two standard errors if these are known.
+    That is: with equal steps, where the swept option has the value `plain` (1 of temperatures, None
+    if nothing is swept), its gen_ppl or bits and its entropy are lower; at equal entropy they are
+    not, by two standard errors if these are known.
     """
     raw = {r.setting: r.figures for r in rows(points)}
     first = next((p.model for p in points if p.seed is not None), "")
@@ -183,13 +186,10 @@ def only_entropy(points: Sequence[Point], results: Sequence[Matched]) -> list[st
     for entry in results:
         if entry.difference is None or entry.column not in ("gen_ppl", "bits"):
             continue
-        values, base = (
-            raw.get((model, entry.steps, 1.0)) or raw.get((model, entry.steps, None))
-            for model in (entry.model, first)
-        )
+        values, base = (raw.get((model, entry.steps, plain)) for model in (entry.model, first))
         if values is None or base is None:
             continue
-        lower = values[entry.column].value < base[entry.column].value
+        lower = all(values[name].value < base[name].value for name in (entry.column, ENTROPY))
         better = entry.difference.value < -2 * (entry.difference.error or 0)
         if lower and not better:
             sentences.append(

@@ -123,10 +123,11 @@ def is_texts(source: str) -> bool:
     return source.lower().endswith(SUFFIXES)
 
 
-def read_samples(path: Path, tokenizer: Tokenizer | None) -> Texts:
+def read_samples(path: Path, tokenizer: Tokenizer | None, num_tokens: int = 0) -> Texts:
     """Read samples: lines of text (.txt); strings or {"text": ...} (.jsonl, .json); tokens (.npy).
 
-    In the JSON of MDLM and Duo these are "generated_seqs". A .npy file holds tokens (n, D).
+    In the JSON of MDLM and Duo these are "generated_seqs". A .npy file holds tokens (n, D), of a
+    vocabulary of at least `num_tokens`.
 
     Raises:
         UserError: if the file is missing, damaged or empty, and for texts without a tokenizer.
@@ -135,23 +136,25 @@ def read_samples(path: Path, tokenizer: Tokenizer | None) -> Texts:
         raise UserError(f"no such file: {path}")
     if path.suffix.lower() == ".npy":
         tokens = _array(path)
-        return of_tokens(tokens, int(tokens.max()) + 1, tokenizer)
+        return of_tokens(tokens, max(int(tokens.max()) + 1, num_tokens), tokenizer)
     strings = _strings(path)
     needed = _needed(tokenizer, path)
     return Texts(needed.encode(strings), len(needed), strings)
 
 
-def read_reference(path: Path, tokenizer: Tokenizer | None, length: int | None) -> Texts:
+def read_reference(
+    path: Path, tokenizer: Tokenizer | None, length: int | None, num_tokens: int = 0
+) -> Texts:
     """Read real text, cut to the length of the samples.
 
     A .txt file is running text, cut into sequences of `length` tokens; the texts of other files
-    keep their first `length` tokens.
+    keep their first `length` tokens. `num_tokens`: as for `read_samples`.
 
     Raises:
         UserError: see `read_samples`; and for running text without a length, or shorter than it.
     """
     if path.suffix.lower() != ".txt":
-        texts = read_samples(path, tokenizer)
+        texts = read_samples(path, tokenizer, num_tokens)
         rows = [row[:length] for row in texts.tokens]
         if texts.strings is None or all(map(torch.equal, rows, texts.tokens)):
             return replace(texts, tokens=rows, length=length)

@@ -23,6 +23,8 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.networks.attach import latent_shape
 from di4c_plugin.networks.denoiser import repeated
 from di4c_plugin.networks.latent import sinusoid
+from di4c_plugin.options import fitted
+from di4c_plugin.values import Std
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 # sqrt(E[silu(z)^2]) for standard normal z.
@@ -40,7 +42,7 @@ class UNetLatent:
 
     latent_shape = (1,)
 
-    def __init__(self, network: nn.Module, *, std: float = 0.1) -> None:
+    def __init__(self, network: nn.Module, *, std: Std = 0.1) -> None:
         parts: Any = network
         size = parts.temb_modules[0].in_features
         self.parts, self.size, self.scale = parts, size, parts.time_scale_factor
@@ -103,7 +105,8 @@ def let_latent_in(network: nn.Module, latent: Mapping[str, Any]) -> None:
     has as many rows as the latents.
 
     Raises:
-        UserError: for another name, unknown options, or a network that has a latent.
+        UserError: for another name, unknown options or values of the wrong type, or a network
+            that has a latent.
     """
     options = dict(latent)
     name, blocks = options.pop("name", None), options.pop("blocks", None)
@@ -115,10 +118,9 @@ def let_latent_in(network: nn.Module, latent: Mapping[str, Any]) -> None:
         )
     if blocks is not None:
         raise UserError("a latent enters all blocks of a U-Net: latent.blocks=null")
-    if unknown := options.keys() - {"std"}:
-        raise UserError(f"latent 'unet' has the option std, not {', '.join(sorted(unknown))}")
     if latent_shape(network) is not None:
         raise UserError("this network has a latent already")
+    options = fitted(UNetLatent, options, "latent 'unet'", positional=1)
     network.di4c_injector = (UNetLatent(network, **options),)  # type: ignore[assignment]
 
 

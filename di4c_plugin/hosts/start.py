@@ -15,7 +15,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.families.adapted import adapted_student, continued
 from di4c_plugin.hosts.base import OpenHost
 from di4c_plugin.networks.adapters import Adapter
-from di4c_plugin.training.start import check_latent, tell_lost_latent
+from di4c_plugin.training.start import check_latent, latent_of, tell_lost_latent
 
 
 def start_networks(
@@ -49,11 +49,8 @@ def start_networks(
             elif start is not None and name == "student":
                 family = adapter.family_for(teacher)
                 networks[name] = start if lora is None else continued(family, teacher, start, lora)
-            elif role.latent == "none" or (role.latent == "optional" and latent is None):
-                networks[name] = new_network(None)
             else:
-                options = {"name": adapter.latent} | dict(latent or {})
-                networks[name] = new_network(options)
+                networks[name] = new_network(latent_of(role, latent, adapter.latent))
             if start is None and name == "student":
                 tell_lost_latent(teacher.latent, networks[name].latent)
             networks[name] = with_info(networks[name], **vocabulary)

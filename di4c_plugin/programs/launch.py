@@ -18,7 +18,7 @@ from di4c_plugin import checkouts
 from di4c_plugin.announce import announce_once, plain_streams
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import user_path
-from di4c_plugin.overrides import readable
+from di4c_plugin.overrides import elements, readable
 from di4c_plugin.plugins import lookup, names_of
 from di4c_plugin.programs import shims
 from di4c_plugin.programs.images.program import refuse_flags, take_flags
@@ -26,6 +26,7 @@ from di4c_plugin.programs.shims.after_import import after_import
 
 SCRIPT = "DI4C_HOST_SCRIPT"  # the program that processes started by Lightning run
 FILES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
+SWEEPING = {"--multirun", "-m", "hydra.mode=MULTIRUN"}
 MODULE = "di4c_plugin.programs.launch"
 
 
@@ -62,15 +63,21 @@ def launch(script: str, arguments: Sequence[str]) -> None:
 
 
 def check_files(arguments: Sequence[str]) -> None:
-    """Refuse a missing model file before the slow imports of a program.
+    """Refuse a missing model file before the slow imports of a program; each one of a sweep.
+
+    Args:
+        arguments: a program's, `readable`.
 
     Raises:
         UserError: with its path.
     """
+    sweeps = not SWEEPING.isdisjoint(arguments)
     for argument in arguments:
-        key, _, value = argument.lstrip("+").partition("=")
-        if key in ("teacher", "student", "sampler.teacher"):
-            check_model_file(key, value.strip("'\""))
+        key, equals, value = argument.lstrip("+").partition("=")
+        if equals and key in ("teacher", "student", "sampler.teacher"):
+            for source in elements(argument) if sweeps else [value.strip("'\"")]:
+                if isinstance(source, str):
+                    check_model_file(key, source)
 
 
 def check_model_file(option: str, source: str) -> None:

@@ -21,6 +21,7 @@ from di4c_plugin.files import atomic_write, is_plain, named_file, unfinished
 from di4c_plugin.plain_files import read_yaml
 from di4c_plugin.training import shards
 from di4c_plugin.training.checkpoint_file import first_intact, read_checkpoint
+from di4c_plugin.training.recorded import leaves
 
 RECORD, CONFIG = "run.json", "config.yaml"
 CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -230,15 +231,7 @@ def add_names(folder: Path, names: Iterable[str]) -> None:
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the leaves of nested mappings by dotted name, as read back from config.yaml."""
-
-    def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, Mapping) and value:
-            for key, inner in value.items():
-                yield from leaves(inner, f"{name}.{key}" if name else str(key))
-        else:
-            yield name, value
-
-    return dict(leaves(OmegaConf.to_container(OmegaConf.create(dict(config))), ""))
+    return dict(leaves(OmegaConf.to_container(OmegaConf.create(dict(config)))))
 
 
 def read_config(path: Path) -> dict[str, Any] | None:

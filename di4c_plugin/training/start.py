@@ -3,10 +3,40 @@
 from collections.abc import Mapping
 from typing import Any
 
-from di4c_plugin.algorithms.base import Role
+from di4c_plugin.algorithms.base import Algorithm, Role
 from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.latent import same_options
+
+
+def check_method(method: Algorithm, name: str, latent: Mapping[str, Any] | None) -> None:
+    """Refuse a method that distils no teacher, and a latent where no network takes one.
+
+    Args:
+        method: made.
+        name: of the method.
+        latent: the latent that the user named, or None.
+
+    Raises:
+        UserError: naming the method.
+    """
+    if latent is not None and all(role.latent == "none" for role in method.roles.values()):
+        raise UserError(f"algorithm {name!r} makes no mixture: leave out the latent")
+    if not method.needs_teacher:
+        raise UserError(f"algorithm {name!r} trains teachers: use di4c train-teacher")
+
+
+def latent_of(role: Role, latent: Mapping[str, Any] | None, default: str) -> dict[str, Any] | None:
+    """Return the latent of a new network; None if it has none.
+
+    Args:
+        role: of the network.
+        latent: that of the user or the recipe, or None.
+        default: the name of the host's.
+    """
+    if role.latent == "none" or (role.latent == "optional" and latent is None):
+        return None
+    return {"name": default} | dict(latent or {})
 
 
 def check_latent(

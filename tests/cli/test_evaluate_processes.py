@@ -1,5 +1,6 @@
 """`di4c evaluate` as a program of its own: killed and resumed, in two processes, and repeated."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from di4c_plugin.cli import sources
+from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.builtin import HOST as BUILTIN
 from tests.evaluation.tiny_lm import write_lm
 
@@ -58,3 +61,20 @@ def test_killed_resumed_by_two_processes_and_repeated(tmp_path: Path) -> None:
     assert repeated.returncode == 0
     assert out.splitlines()[-1] == f"# {2 * 2 * 2 * 5} equal"
     assert figures(tmp_path / "r.json") == figures(tmp_path / "whole.json")
+
+
+def _work(plain: Any, names: list[str], folder: Path, rank: int) -> None:
+    """Stands in for a process that draws: the second fails at once, the first takes long."""
+    if rank == 1:
+        sys.exit(2)
+    time.sleep(600)
+
+
+def test_where_one_process_fails_the_others_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_work", _work)
+    began = time.monotonic()
+    with pytest.raises(UserError, match="process 2 of 2 failed"):
+        sources.draw_in_processes(argparse.Namespace(processes=2), ["A"], tmp_path)
+    assert time.monotonic() - began < 300

@@ -12,6 +12,7 @@ import torch
 
 from di4c_plugin.api import load_teacher, sample
 from di4c_plugin.cli.main import main
+from di4c_plugin.cli.repeat import changes
 from di4c_plugin.evaluation import shards
 from di4c_plugin.evaluation.frontier import interpolated
 from di4c_plugin.hosts.builtin import HOST as BUILTIN
@@ -151,6 +152,27 @@ def test_shards_of_another_model_are_not_taken() -> None:
     Path("A").write_bytes(Path("B").read_bytes())
     again = evaluate("A", *SMALL, "--scorer", "lm", "--shards", "kept")
     assert values(again) == values(evaluate("B", *SMALL, "--scorer", "lm"))
+
+
+def test_shards_with_another_teacher_of_the_sampler_are_not_taken() -> None:
+    hybrid = [*SMALL, "--scorer", "lm", "--sampler", "hybrid", "--teacher", "T", "--steps", "3"]
+    hybrid += ["--teacher-steps", "2"]
+    Path("T").write_bytes(Path("A").read_bytes())
+    first = evaluate("A", *hybrid, "--shards", "kept")
+    Path("T").write_bytes(Path("B").read_bytes())
+    again = evaluate("A", *hybrid, "--shards", "kept")
+    assert values(again) == values(evaluate("A", *hybrid)) != values(first)
+    assert first["sources"][0]["partners"] != again["sources"][0]["partners"]
+    (said,) = changes(first, again)
+    assert said.startswith("fingerprint of teacher of A was ")
+
+
+@pytest.mark.parametrize("metric", ["gen_ppl", "bits", "gradient_moment"])
+def test_real_tokens_need_not_have_the_last_one_of_the_vocabulary(metric: str) -> None:
+    np.save("real.npy", np.load("real.npy") % 15)
+    metrics = ["--metric", metric, "--reference", "real.npy", "--scorer", "lm"]
+    report = evaluate("A", "real.npy", *SMALL, *metrics, "--steps", "1")
+    assert len(report["points"]) == 2
 
 
 def test_a_damaged_shard_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -196,10 +196,61 @@ def test_json_names_the_student_of_each_phase(
         ("{a:['algo=di4c'],b:['student=x.ckpt']}", "no such model file: student=x.ckpt"),
         ("{a:['algo=di4c'],b:['student=./x']}", "no such model file: student=./x"),
         ("{a:['algo=di4c'],b:['algo=dmmd','algo.latents=2']}", "unknown option 'algo.latents'"),
-        ("{a:['algo=di4c'],b:['host=mdlm']}", "b goes on from a: host=builtin"),
+        (
+            "{a:['algo=di4c'],b:['host=mdlm']}",
+            "phase b has host=mdlm, but its student is of phase a with host=builtin",
+        ),
+        (
+            "{a:['algo=di4c'],b:['host=mdlm','teacher=@a','student=null']}",
+            "phase b has host=mdlm, but its teacher is of phase a with host=builtin",
+        ),
         (
             "{a:['latent=token'],b:['algo=dmmd','latent=token','latent.dim=3']}",
-            "b goes on from a, whose latent is {'name': 'token'",
+            "phase b goes on from a: the student to start from has the latent {'name': 'token'",
+        ),
+        (  # the host's latent
+            "{a:['algo=di4c'],b:['algo=dmmd','latent=token','latent.dim=3']}",
+            "phase b goes on from a: the student to start from has the latent {'name': 'adaln'}, "
+            "not {'name': 'token', ",
+        ),
+        (  # the recipe's latent
+            "{a:['algo=dmmd'],b:['latent=token'],c:['algo=sdtt']}",
+            "phase b goes on from a: the student to start from has the latent "
+            "{'name': 'mask_noise', 'dim': 16, 'std': 0.5}, not {'name': 'token', ",
+        ),
+        (
+            "{a:['algo=sdtt'],b:['algo=dmmd','latent=token']}",
+            "phase b goes on from a: the student to start from has the latent None, not {'name'",
+        ),
+        (
+            "{a:['algo=sdtt'],b:['algo=di4c']}",
+            "phase b goes on from a: the student to start from has no latent, and this method n",
+        ),
+        (
+            "{a:['algo=di4c'],b:['algo=dmmd','algo.input_noise=false']}",
+            "phase b goes on from a: the student to start from has a latent, and this method's h",
+        ),
+        (  # what is carried on through several phases
+            "{a:['algo=sdtt'],b:['algo=sdtt'],c:['algo=di4c']}",
+            "phase c goes on from b: the student to start from has no latent",
+        ),
+        (
+            "{a:['algo=di4c'],b:['algo=denoising']}",
+            "phase b goes on from a: algorithm 'denoising' trains teachers: use di4c train-teacher",
+        ),
+        ("{a:['algo=denoising']}", "phase a: algorithm 'denoising' trains teachers"),
+        (
+            "{a:[],b:['algo=dmmd','algo.input_noise=false','latent=token','student=null']}",
+            "phase b: algorithm 'dmmd' makes no mixture: leave out the latent",
+        ),
+        (
+            "{a:['algo=di4c'],b:['algo=dmmd','algo.steps=0']}",
+            "phase b goes on from a: algorithm 'd",
+        ),
+        (
+            "{a:['algo=di4c','student=null'],b:['algo=dmmd','algo.target=soft','algo.weight=elbo'],"
+            "c:['algo=sdtt','algo.trajectory=data']}",
+            "phase c goes on from b: trajectory=data is for uniform-state diffusion",
         ),
     ],
 )
@@ -211,6 +262,46 @@ def test_mistakes_are_told_before_the_first_phase_begins(
     assert main(["train", *arguments]) == 2
     assert capsys.readouterr().err.startswith(f"di4c: error: {message}")
     assert not (tmp_path / "in").exists()
+
+
+@pytest.mark.parametrize(
+    "phases",
+    [
+        {"a": ["algo=di4c"], "b": ["algo=dmmd"]},
+        {"a": ["algo=di4c"], "b": ["algo=dmmd", "latent=adaln"]},
+        {"a": ["algo=dmmd"], "b": ["algo=di4c"]},
+        {"a": ["algo=sdtt"], "b": ["algo=di4c", "teacher=@a", "student=null"]},
+        {"a": ["algo=sdtt"], "b": ["algo=dmmd"]},  # right if the process is uniform
+        {"a": ["algo=dmmd", "algo.input_noise=false"], "b": ["algo=sdtt"]},
+        {"a": ["student=other", "algo=sdtt"], "b": ["algo=di4c"]},  # it may have any latent
+        {"a": ["student=other", "algo=sdtt"], "b": ["latent=token"]},
+        {"a": ["algo=di4c"], "b": ["teacher=./OUT/b/../a/student.safetensors", "student=null"]},
+        {"a": ["algo=di4c"], "b": ["student=file:OUT/a/student.safetensors", "algo=dmmd"]},
+        {"a": ["host=halton"], "b": ["host=halton_maskgit", "algo=dmmd"]},
+        {"a": ["host=mdlm"], "b": ["host=duo", "algo=dmmd"]},  # one family of networks
+        {"a": ["host=mdlm", "algo=sdtt"], "b": ["host=duo", "teacher=@a", "student=null"]},
+        {"a": ["host=mdlm", "training.adapter={r: 2}"], "b": ["host=builtin", "student=null"]},
+    ],
+)
+def test_phases_that_may_work_are_begun(
+    phases: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begun: list[str] = []
+    monkeypatch.setattr(command, "run_one", lambda run: begun.append(run.out.name))
+    typed = [f"+phases.{name}={[*own]}" for name, own in phases.items()]
+    assert main(["train", "phases={}", *(v.replace("OUT", "out") for v in typed), "out=out"]) == 0
+    assert begun == [*phases]
+
+
+@pytest.mark.parametrize("name", ["mdlm_dmmd", "mdlm_chain", "digits_dmmd", "digits_chain"])
+def test_the_phases_of_our_experiments_are_begun(
+    name: str, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[RunConfig] = []
+    monkeypatch.setattr(command, "run_one", begun.append)
+    assert main(["train", f"experiment={name}", f"teacher={teacher}", f"out={tmp_path}"]) == 0
+    assert [run.info["algo"]["name"] for run in begun] == [run.out.name for run in begun]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from di4c_plugin.data import texts
 from di4c_plugin.data.texts import encode_prompts, read_prompts, read_texts
 from di4c_plugin.errors import UserError
 
@@ -62,6 +63,26 @@ def write(path: Path, rows: list[Any]) -> Path:
     else:
         path.write_text("\n".join(json.dumps(row) for row in rows))
     return path
+
+
+def test_a_long_example_among_many_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are padded to it: 100k tokens among 10^4 rows are 8 GB."""
+    monkeypatch.setattr(texts, "PADDING", 100)
+    rows = write(tmp_path / "a.jsonl", [{"text": "abc"}] * 10 + [{"text": "a" * 19}])
+    message = r"longest of 11 .* has 20 tokens, .* more than 100: say host.length=.*DI4C_LIMITS=off"
+    with pytest.raises(UserError, match=message):
+        read_texts(rows, Letters(), 50, pad=0)
+    assert read_texts(rows, Letters(), 14, pad=0).x_0.shape == (11, 14)  # exactly 100 of padding
+    with pytest.raises(UserError, match="has 15 tokens"):
+        read_texts(rows, Letters(), 15, pad=0)
+    monkeypatch.setenv("DI4C_LIMITS", "off")
+    data = read_texts(rows, Letters(), 50, pad=0)
+    assert data.lengths is not None
+    assert data.lengths.tolist() == [4] * 10 + [20]
+    assert data.x_0[0].tolist() == [*ids("abc"), 3] + [0] * 16
+    assert data.x_0[10].tolist() == [*ids("a" * 19), 3]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])

@@ -67,8 +67,18 @@ def test_a_model_that_only_lowers_entropy_is_named() -> None:
     c = line("C", 0.5, shift=-0.25)
     a = [point("A", T, s, h, math.exp(2 * h)) for s in (0, 1) for T, h in ((0.8, 4.0), (1.0, 5))]
     points = a + b + c
-    (said,) = only_entropy(points, matched(points, 4.5))
+    (said,) = only_entropy(points, matched(points, 4.5), 1.0)
     assert said.startswith("B at 4 steps: gen_ppl 4447 is lower than 2.203e+04 of A, but not by tw")
+
+
+def test_a_model_of_higher_entropy_does_not_gain_by_low_entropy() -> None:
+    """At T = 1 B has more entropy and lower gen-PPL than A; at equal entropy it is worse."""
+    a = [point("A", T, s, h, p) for s in (0, 1) for T, h, p in ((0.8, 4.0, 10.0), (1.0, 5.0, 90))]
+    b = [point("B", T, s, h, p) for s in (0, 1) for T, h, p in ((1.0, 5.1, 80.0), (0.7, 4.4, 79))]
+    results = matched(a + b, 4.5)
+    assert results[1].difference is not None
+    assert results[1].difference.value > 0
+    assert only_entropy(a + b, results, 1.0) == []
 
 
 def test_rows_pool_seeds() -> None:

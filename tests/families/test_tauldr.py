@@ -199,7 +199,7 @@ def test_bad_input(root: Root) -> None:
     for latent, message in (
         ({"name": "adaln"}, "takes the latent 'unet'"),
         (UNET | {"blocks": 2}, "blocks=null"),
-        (UNET | {"dim": 2}, "has the option std, not dim"),
+        (UNET | {"dim": 2}, "got an unexpected keyword argument 'dim'; it takes std"),
     ):
         with pytest.raises(UserError, match=message):
             NETS.at(place).denoiser(SIZES, latent)

@@ -148,6 +148,27 @@ def test_stream_noise_is_gaussian_with_the_asked_deviation(
     assert noise.std().item() == pytest.approx(0.3, rel=0.2)
 
 
+@pytest.mark.parametrize("name", ["mask_noise", "stream_noise", "pyramid_noise"])
+def test_noise_of_the_first_positions_is_that_of_all_cut(name: str) -> None:
+    """And only these are projected: networks have more positions than texts have tokens."""
+    injector = LATENTS[name](replace(CONFIG, patch=(1, 1)))
+    lam, shapes = torch.rand(3, *injector.latent_shape), []
+    layer: Any = injector.projection
+    layer.register_forward_hook(lambda module, args, noise: shapes.append(noise.shape[:2]))
+    whole, first = injector.encode(lam), injector.encode_first(lam, 5)
+    assert torch.equal(first, whole[:, :5])
+    assert shapes == [(3, 8), (3, 5)]
+
+
+@every_latent
+def test_a_code_enters_a_sequence_shorter_than_the_networks(name: str) -> None:
+    injector = LATENTS[name](replace(CONFIG, patch=(1, 1)))
+    h, lam = torch.randn(2, 8, 16), torch.rand(2, *injector.latent_shape)
+    code = injector.encode(lam)
+    short = injector.on_output(injector.on_sequence(h[:, :5], code))
+    assert torch.equal(short, injector.on_output(injector.on_sequence(h, code))[:, :5])
+
+
 @pytest.mark.parametrize(
     ("grid", "cells"), [((8, 8), 64 + 16 + 4 + 1), ((5, 3), 15 + 6 + 2 + 1), ((1, 4), 4 + 2 + 1)]
 )

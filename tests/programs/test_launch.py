@@ -1,9 +1,12 @@
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from di4c_plugin.errors import UserError
+from di4c_plugin.programs.launch import check_files
 from tests.conftest import MakeHost
 from tests.stand_ins.fixtures import Launch
 
@@ -125,6 +128,42 @@ def test_a_teacher_that_is_not_there_is_told_before_the_imports(host: Path, laun
         assert done.stderr.splitlines()[-1] == f"di4c: error: no such model file: teacher={plain}"
     done = launch("mdlm/main.py", "teacher=owner/name")  # the hub is asked later
     assert "imported" in done.stderr
+
+
+SWEEPS = {
+    "teacher=a.ckpt,b.ckpt": "b.ckpt",
+    "+student='a.ckpt','b.ckpt'": "b.ckpt",
+    "sampler.teacher=choice(a.ckpt,b.ckpt)": "b.ckpt",
+    'teacher="a.ckpt","it\'s.ckpt"': "it's.ckpt",
+    "teacher=a.ckpt": "a.ckpt",
+    "student='epoch=3-step=10.ckpt'": "epoch=3-step=10.ckpt",
+}
+
+
+@pytest.mark.parametrize("argument", SWEEPS)
+@pytest.mark.parametrize("flag", ["--multirun", "-m", "hydra.mode=MULTIRUN"])
+def test_each_file_of_a_sweep_must_be_there(
+    flag: str, argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if (missing := SWEEPS[argument]) != "a.ckpt":
+        Path("a.ckpt").touch()
+    option = argument.lstrip("+").partition("=")[0]
+    with pytest.raises(UserError, match=f"^no such model file: {option}={re.escape(missing)}$"):
+        check_files([flag, argument])
+    Path(missing).touch()
+    check_files([flag, argument, "teacher=owner/one,owner/two", "student=null", "teacher=glob(*)"])
+
+
+def test_values_that_are_no_sweep_are_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.ckpt", "b.ckpt"):
+        Path(name).touch()
+    for arguments in (["teacher=a.ckpt,b.ckpt"], ["teacher='a.ckpt,b.ckpt'", "-m"]):
+        with pytest.raises(UserError, match="^no such model file: teacher=a.ckpt,b.ckpt$"):
+            check_files(arguments)
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 SPECIAL = {"bos_token": "[BOS]", "eos_token": "\n", "pad_token": "[PAD]", "unk_token": "[UNK]"}
 PRINTABLE = frozenset(string.printable[:95])
@@ -85,15 +86,20 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def write_blocks(folder: Path, length: int = 32) -> None:
-    """Write held_out.npy: blocks (M, length) that begin with BOS and end with EOS."""
+def blocks(text: str, length: int = 32) -> Any:
+    """Return an array of blocks (M, length) that begin with BOS and end with EOS."""
     numpy = import_module("numpy")
     known, inner = {token: i for i, token in enumerate(TOKENS)}, length - 2
-    ids = [known[character] for character in (folder / "held_out.txt").read_text("ascii")]
+    ids = [known[character] for character in text]
     rows = numpy.array(ids[: len(ids) // inner * inner]).reshape(-1, inner)
     ends = known[SPECIAL["bos_token"]], known[SPECIAL["eos_token"]]
-    blocks = numpy.pad(rows, ((0, 0), (1, 1)), constant_values=((0, 0), ends))
-    numpy.save(folder / "held_out.npy", blocks)
+    return numpy.pad(rows, ((0, 0), (1, 1)), constant_values=((0, 0), ends))
+
+
+def write_blocks(folder: Path) -> None:
+    """Write held_out.npy, see `blocks`."""
+    text = (folder / "held_out.txt").read_text("ascii")
+    import_module("numpy").save(folder / "held_out.npy", blocks(text))
 
 
 def write_gpt2(folder: Path) -> None:

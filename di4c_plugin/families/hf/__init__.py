@@ -211,15 +211,6 @@ class HFNetworks(Family[HFConfig]):
                 "a latent enters these networks at their embeddings: latent.blocks=null"
             )
         injector = new_injector(sizes, latent)
-        changed, restored = (
-            getattr(type(injector), door) is not getattr(LatentInjector, door)
-            for door in ("on_sequence", "on_output")
-        )
-        if changed and not restored:  # it appends nothing
-            raise UserError(
-                f"{latent['name']} enters between blocks, where these networks have no door: take "
-                "latent=token or mask_noise, or adaln with latent.doors.norms"
-            )
         doors = self.doors(network, {"doors": _row_doors(sizes) | dict(latent.get("doors") or {})})
         if not doors.norms and type(injector).on_norm is not LatentInjector.on_norm:
             kind = type(network).__name__

@@ -48,7 +48,7 @@ class EmbeddingHooks:
         latent, (x,) = kwargs.pop("latent", None), args
         if latent is None:
             latent = torch.rand(len(x), *self.injector.latent_shape, device=x.device)
-        self.entry = Entry(self.injector, latent, len(x), 0)
+        self.entry = Entry(self.injector, latent, len(x), 0, x.shape[1])
         x, kwargs = self.entry.widen(x), {k: self._widened(v) for k, v in kwargs.items()}
         self.entry.rows, self.entry.copies = len(latent), 1
         self.active = x == self.mask

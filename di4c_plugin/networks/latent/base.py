@@ -76,6 +76,13 @@ class LatentInjector(nn.Module):
         """Map lambda (B, *latent_shape) to the code for the other doors; once for each pass."""
         return latent
 
+    def encode_first(self, latent: Tensor, length: int) -> Tensor:
+        """Return the code for a sequence shorter than the network's, `length` positions.
+
+        A latent of each position encodes only these.
+        """
+        return self.encode(latent)
+
     def on_embedding(self, e: Tensor, code: Tensor, active: Tensor) -> Tensor:
         """Change the embeddings e (B, D, E) of positions; active (B, D) marks the unknown ones.
 

@@ -20,17 +20,26 @@ class Entry:
         latent: lambda, shape (n B, *latent_shape).
         rows: B, examples at the network's input.
         num_blocks: blocks of the network.
+        length: positions of the examples, where they may be fewer than the network's.
 
     Raises:
         UserError: if the latents are not n for each example.
     """
 
     def __init__(
-        self, injector: LatentInjector, latent: Tensor, rows: int, num_blocks: int
+        self,
+        injector: LatentInjector,
+        latent: Tensor,
+        rows: int,
+        num_blocks: int,
+        length: int | None = None,
     ) -> None:
         if len(latent) % max(rows, 1):
             raise UserError(f"{len(latent)} latents for {rows} examples: each needs equally many")
-        self.injector, self.code = injector, injector.encode(latent)
+        self.injector = injector
+        self.code = (
+            injector.encode(latent) if length is None else injector.encode_first(latent, length)
+        )
         self.rows, self.copies = rows, len(latent) // max(rows, 1)
         self.late = injector.blocks is not None
         # The block before which the latent enters.

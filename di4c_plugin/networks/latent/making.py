@@ -1,12 +1,11 @@
 """Builds an injector from the options of a latent, for built-ins and plugins."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from di4c_plugin.errors import UserError, refusing
 from di4c_plugin.networks.latent.base import KnownSizes, LatentInjector, Sizes
-from di4c_plugin.options import fitted
+from di4c_plugin.options import fitted, with_defaults
 from di4c_plugin.plugins import lookup, names_of
 
 
@@ -92,6 +91,5 @@ def _with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     full: dict[str, Any] = {"blocks": None, "doors": None}
     name = options.get("name")
     if name in names_of("latent"):
-        parameters = inspect.signature(find_latent(str(name))).parameters.values()
-        full |= {p.name: p.default for p in parameters if p.default is not p.empty}
+        full |= with_defaults(find_latent(str(name)), {})
     return full | dict(options)

@@ -27,6 +27,10 @@ class MaskNoiseLatent(LatentInjector):
         noise: Tensor = self.projection(gaussian(latent).to(self.projection.weight.dtype))
         return noise
 
+    def encode_first(self, latent: Tensor, length: int) -> Tensor:
+        """See `LatentInjector.encode_first`."""
+        return self.encode(latent[:, :length])
+
     def on_embedding(self, e: Tensor, code: Tensor, active: Tensor) -> Tensor:
         """Add the noise where the position is unknown."""
         return e + code[:, : e.shape[1]] * active.unsqueeze(-1)

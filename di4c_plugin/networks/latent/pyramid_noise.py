@@ -48,8 +48,12 @@ class PyramidNoiseLatent(StreamNoiseLatent):
 
     def encode(self, latent: Tensor) -> Tensor:
         """See `LatentInjector.encode`: W z, shape (B, L, H)."""
-        n = gaussian(latent)
-        z = sum(n[:, level.to(n.device)] for level in self.levels) / len(self.levels) ** 0.5
+        return self.encode_first(latent, self.levels.shape[1])
+
+    def encode_first(self, latent: Tensor, length: int) -> Tensor:
+        """See `LatentInjector.encode_first`."""
+        n, levels = gaussian(latent), self.levels[:, :length]
+        z = sum(n[:, level.to(n.device)] for level in levels) / len(levels) ** 0.5
         noise: Tensor = self.projection(z.to(self.projection.weight.dtype))
         return noise
 

@@ -28,8 +28,12 @@ class StreamNoiseLatent(LatentInjector):
         noise: Tensor = self.projection(gaussian(latent).to(self.projection.weight.dtype))
         return noise
 
+    def encode_first(self, latent: Tensor, length: int) -> Tensor:
+        """See `LatentInjector.encode_first`."""
+        return self.encode(latent[:, :length])
+
     def on_sequence(self, h: Tensor, code: Tensor) -> Tensor:
         """Add the noise; rows after those of the positions (a class token) are unchanged."""
+        code = code[:, : h.shape[1]].to(h.dtype)
         length = code.shape[1]
-        code = code.to(h.dtype)
         return torch.cat([h[:, :length] + code, h[:, length:]], 1)

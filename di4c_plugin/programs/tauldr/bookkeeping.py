@@ -22,6 +22,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.files import unfinished
 from di4c_plugin.training.checkpoint_file import first_intact, write_checkpoint
 from di4c_plugin.training.lock import held
+from di4c_plugin.training.recorded import compare
 
 SIGNALS = (signal.SIGCONT, signal.SIGINT, signal.SIGTERM)
 
@@ -32,8 +33,10 @@ class Run:
 
     Attributes:
         total: updates of the whole run.
+        settings: of the run, from `settings.recorded`.
         updates: the number of updates done.
         teacher: fingerprint of the first teacher's weights; "" until known.
+        start: that of the student to continue from, "" if there is none; None until known.
         round: from 0.
         weights: of this round's teacher; None in the first round.
         stepping: whether an update is in progress, which a signal must not interrupt.
@@ -42,8 +45,10 @@ class Run:
     """
 
     total: int
+    settings: dict[str, str]
     updates: int = 0
     teacher: str = ""
+    start: str | None = None
     round: int = 0
     weights: dict[str, Tensor] | None = None
     stepping: bool = False
@@ -78,6 +83,7 @@ def save(folder: Path, state: dict[str, Any], run: Run, keep: int) -> None:
         model.train()
     path = folder / f"ckpt_{state['n_iter']:010d}.pt"
     entry = {"teacher": run.teacher, "round": run.round, "weights": run.weights}
+    entry |= {"start": run.start, "settings": run.settings}
     content = {"model": model.state_dict(), "optimizer": state["optimizer"].state_dict()}
     numbers = {"n_iter": state["n_iter"], "global_step": run.updates}
     write_checkpoint(content | numbers | {"di4c": entry}, path)
@@ -95,7 +101,7 @@ def resume(folder: Path, state: dict[str, Any], run: Run, device: Any) -> None:
     """Resume from the newest intact checkpoint; start if there is none.
 
     Raises:
-        UserError: if all are damaged, or of another model.
+        UserError: if all are damaged, or of another model or method.
     """
     paths, model = checkpoints(folder), state["model"]
     if not paths:
@@ -103,14 +109,16 @@ def resume(folder: Path, state: dict[str, Any], run: Run, device: Any) -> None:
         return
     path, content = first_intact(paths[0], paths[1:], "remove this run's folder to start again")
     try:
+        entry = content.get("di4c", {"teacher": "", "round": 0, "weights": None})
+        compare(entry.get("settings"), run.settings, "cfg.loss.student = CHECKPOINT")
         weights = content["model"]
         means = weights["ema_shadow_params"]
         model.load_state_dict(weights | {"ema_shadow_params": [p.to(device) for p in means]})
         state["optimizer"].load_state_dict(content["optimizer"])
         state["n_iter"] = run.updates = content.get("global_step", content["n_iter"] + 1)
-        entry = content.get("di4c", {"teacher": "", "round": 0, "weights": None})
+        run.start = entry.get("start")
         run.teacher, run.round, run.weights = entry["teacher"], entry["round"], entry["weights"]
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not of a run with this config") from error
 
 

@@ -39,12 +39,12 @@ from di4c_plugin.networks import NetworkDenoiser
 from di4c_plugin.networks.attach import latent_shape
 from di4c_plugin.programs.images.shared import tensors_of
 from di4c_plugin.programs.tauldr.bookkeeping import Run, end
-from di4c_plugin.programs.tauldr.sampler import HOST, NAME, averaged, config_of, plain
+from di4c_plugin.programs.tauldr.sampler import NAME, averaged, config_of, plain
+from di4c_plugin.programs.tauldr.settings import LossSettings, recorded
 from di4c_plugin.programs.tauldr.step import STUDENT, Di4CStep
 from di4c_plugin.training.build import make_algorithm
 from di4c_plugin.training.ema import EMA
 from di4c_plugin.training.engine import Engine, check_rounds, round_of
-from di4c_plugin.training.recipes import Recipe, recipe
 from di4c_plugin.training.start import check_latent, tell_lost_latent
 
 NETWORKS = TauLDRNetworks()
@@ -75,20 +75,20 @@ def make_student(model: Any, cfg: Any) -> None:
     Raises:
         UserError: for a model other than the U-Net, and for unknown options of latent or method.
     """
-    method = method_of(cfg, sizes_of(model))
+    settings = LossSettings.of(cfg)
+    method = method_of(settings, sizes_of(model))
     device = next(model.net.parameters()).device
-    latent = latent_of(cfg)
     others = {
         name: copy.deepcopy(model.net)
         for name, role in method.roles.items()
         if name != STUDENT and role.make is None
     }
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(getattr(cfg.loss, "seed", 0))  # the host has no seed
+        torch.default_generator.manual_seed(settings.seed)  # the host has no seed
         for name, network in {STUDENT: model.net, **others}.items():
-            kind = method.roles[name].latent
-            if kind == "required" or (kind == "optional" and latent):
-                let_latent_in(network, {"name": "unet"} | (latent or {}))
+            latent = settings.latent_of(method.roles[name])
+            if latent is not None:
+                let_latent_in(network, latent)
                 network.to(device)
         for name, role in method.roles.items():
             if role.make is not None:
@@ -100,7 +100,7 @@ def make_student(model: Any, cfg: Any) -> None:
     if networks:
         model.di4c_averages = nn.ModuleDict({k: EMA(v, model.decay) for k, v in networks.items()})
     model.init_ema()
-    model.di4c_run = Run(cfg.training.n_iters)
+    model.di4c_run = Run(cfg.training.n_iters, recorded(cfg, settings, method))
 
 
 def wrapped(model: Any, role: str) -> Any:
@@ -118,26 +118,12 @@ def sizes_of(model: Any) -> TauLDRSizes:
     return NETWORKS.sizes(weights, config=config_of(model))
 
 
-def method_of(cfg: Any, sizes: TauLDRSizes) -> Algorithm:
+def method_of(settings: LossSettings, sizes: TauLDRSizes) -> Algorithm:
     """Return the method of `cfg.loss`, with options over the recipe; raises UserError.
 
     The host's own `cfg.loss.min_time` is not read.
     """
-    options, defaults = method_options(cfg)
-    process = build_process(NETWORKS.process(sizes))
-    return make_algorithm(defaults.algo_with(options), process)
-
-
-def latent_of(cfg: Any) -> dict[str, Any] | None:
-    """Return the options of the latent in `cfg.loss`, else in the method's recipe."""
-    latent = getattr(cfg.loss, "latent", None)
-    return method_options(cfg)[1].latent_with(plain(latent) if latent else None)
-
-
-def method_options(cfg: Any) -> tuple[dict[str, Any], Recipe]:
-    """Return name and options of the method in `cfg.loss`, and its recipe."""
-    options = {"name": "di4c"} | plain(getattr(cfg.loss, "options", None) or {})
-    return options, recipe(HOST, options["name"])
+    return make_algorithm(settings.algo, build_process(NETWORKS.process(sizes)))
 
 
 class Di4CLoss:
@@ -147,19 +133,19 @@ class Di4CLoss:
         cfg: with `loss` and `training`, see the module.
 
     Raises:
-        UserError: for a missing teacher, and for unknown options.
+        UserError: for a missing teacher, and as `LossSettings`, `method_of` and `start_of`.
     """
 
     root: ClassVar[Path | None] = None  # the host's checkout; None: see `importing.checkout`
 
     def __init__(self, cfg: Any) -> None:
-        source = getattr(cfg.loss, "teacher", None)
-        if not source:
+        self.cfg, self.settings = cfg, LossSettings.of(cfg)
+        source = self.settings.teacher
+        if source is None:
             raise UserError("loss Di4C distils a teacher: cfg.loss.teacher = PATH")
-        self.cfg = cfg
         self.teacher = teacher_of(source, cfg, self.root)
-        self.method = method_of(cfg, self.teacher.network)  # type: ignore[arg-type]
-        self.start = start_of(cfg, self.method, self.teacher, self.root)
+        self.method = method_of(self.settings, self.teacher.network)  # type: ignore[arg-type]
+        self.start = start_of(self.settings, cfg, self.method, self.teacher, self.root)
         announce_once(f"loss Di4C: teacher {source}, {type(self.method).__name__}")
         self.engine: Engine | None = None
 
@@ -168,7 +154,7 @@ class Di4CLoss:
 
         Raises:
             UserError: for levels out of range, a teacher that does not fit the model, a loss that
-                is not finite, and a run resumed with another teacher.
+                is not finite, and a run resumed with another teacher or start.
             SystemExit: if the resumed run has ended.
         """
         model, update = state["model"], state["n_iter"]
@@ -205,7 +191,10 @@ class Di4CLoss:
         run, mark = model.di4c_run, fingerprint(teacher.network.state_dict())
         if run.teacher not in ("", mark):
             raise UserError("the run to resume distils another teacher than is in that file now")
-        run.teacher = mark
+        start = "" if self.start is None else fingerprint(self.start.denoiser.network.state_dict())
+        if run.start not in (None, start):
+            raise UserError("the run to resume started from another cfg.loss.student than this one")
+        run.teacher, run.start = mark, start
         if not (run.updates or model.num_updates):
             start_from(model, teacher.network)
             if self.start is not None:
@@ -218,8 +207,8 @@ class Di4CLoss:
             teacher.eval().requires_grad_(False),
             averages=getattr(model, "di4c_averages", {}),
             next_teacher=lambda: self._next_teacher(model, averaged(model)),
-            rounds=getattr(self.cfg.loss, "rounds", None),
-            seed=getattr(self.cfg.loss, "seed", 0),
+            rounds=self.settings.rounds,
+            seed=self.settings.seed,
         )
         check_rounds(engine.rounds, run.total)
         if run.weights is not None:
@@ -235,31 +224,30 @@ class Di4CLoss:
         return frozen
 
 
-def start_of(cfg: Any, method: Algorithm, teacher: Model, root: Path | None) -> Model | None:
+def start_of(
+    settings: LossSettings, cfg: Any, method: Algorithm, teacher: Model, root: Path | None
+) -> Model | None:
     """Return the student `cfg.loss.student` to start from, or None.
 
     Raises:
         UserError: if it does not exist, or does not fit the method and the teacher.
     """
-    source = getattr(cfg.loss, "student", None)
-    if not source:
+    if settings.student is None:
         return None
-    model = teacher_of(source, cfg, root)
-    latent = getattr(cfg.loss, "latent", None)
-    options = {"name": "unet"} | plain(latent) if latent else None
-    check_latent(method.roles[STUDENT], options, model.latent)
+    model = teacher_of(settings.student, cfg, root)
+    check_latent(method.roles[STUDENT], settings.own_latent, model.latent)
     check_same(model.network, teacher.network)
     return model
 
 
-def teacher_of(source: str, cfg: Any, root: Path | None) -> Model:
+def teacher_of(source: Path, cfg: Any, root: Path | None) -> Model:
     """Return the teacher at a path; settings come from its own config, else from `cfg`.
 
     Raises:
         UserError: if there is none.
     """
     networks = NETWORKS.at(root)
-    weights = networks.read(read_content(Path(source)))
+    weights = networks.read(read_content(source))
     config = weights.config or {"data": plain(cfg.data), "model": plain(cfg.model)}
     return networks.load(weights, config=config)
 

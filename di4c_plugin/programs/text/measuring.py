@@ -111,7 +111,9 @@ class Measurement:
         with _named_here():
             reference = None
             if settings.reference is not None:
-                reference = read_reference(settings.reference, self.tokenizer, positions)
+                reference = read_reference(
+                    settings.reference, self.tokenizer, positions, data_tokens(process)
+                )
                 self.notes["reference"] = f"{settings.reference}, {len(reference)} sequences"
             options = text_options(**settings.options, device=device)
             self.metrics = [lookup("metric", name)(reference, options) for name in settings.names]

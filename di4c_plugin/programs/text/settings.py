@@ -8,8 +8,10 @@ from typing import Any
 from di4c_plugin.algorithms.base import Algorithm, Role
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
+from di4c_plugin.options import fit_fields
 from di4c_plugin.plugins import lookup
 from di4c_plugin.training.build import make_algorithm
+from di4c_plugin.values import Count
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,21 @@ class Distillation:
         teacher_ema: whether to use the teacher's moving averages, if its file has them.
         rounds: after each but the last, the student becomes the teacher; None: the method's.
         student: the source of a student to continue from; None: training starts at the teacher.
+
+    Raises:
+        UserError: for a value of the wrong type or out of range.
     """
 
     algo: dict[str, Any]
     latent: dict[str, Any] | None
     teacher: str
     teacher_ema: bool = True
-    rounds: int | None = None
+    rounds: Count | None = None
     student: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        fit_fields(self)
 
     def make(self, process: Process) -> Algorithm:
         """Return the algorithm; raises UserError for options that it does not take."""
@@ -51,10 +60,10 @@ def distillation(config: Mapping[str, Any], *, fallback: str | None = None) -> D
         fallback: the teacher if `teacher` is null: the checkpoint that the host would start from.
 
     Raises:
-        UserError: if there is no algo group or it trains teachers, there is no teacher, or `rounds`
-            is below 1.
+        UserError: if there is no algo group or it trains teachers, there is no teacher, and as
+            `Distillation`.
     """
-    algo, rounds = config.get("algo"), config.get("rounds")
+    algo = config.get("algo")
     if algo is None:
         raise UserError(ONLY_SAMPLER)
     if not isinstance(algo, Mapping):
@@ -70,15 +79,12 @@ def distillation(config: Mapping[str, Any], *, fallback: str | None = None) -> D
         raise UserError(
             f"algo={name} distils a teacher: add teacher=PATH or teacher=HUB_ID@REVISION"
         )
-    if rounds is not None and (not isinstance(rounds, int) or rounds < 1):
-        raise UserError(f"rounds must be a whole number of at least 1, not {rounds!r}")
-    latent = config.get("latent")
     return Distillation(
         options,
-        dict(latent) if latent else None,
+        config.get("latent") or None,
         str(teacher),
-        bool(config.get("teacher_ema", True)),
-        rounds,
+        config.get("teacher_ema", True),
+        config.get("rounds"),
         str(config["student"]) if config.get("student") else None,
     )
 

@@ -13,7 +13,8 @@ from di4c_plugin.checkpoints.vocabulary import entry_of, vocabulary_in
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.latent import same_options
 from di4c_plugin.programs.text.averages import names
-from di4c_plugin.programs.text.recorded import compare, settings_of
+from di4c_plugin.programs.text.recorded import settings_of
+from di4c_plugin.training.recorded import compare
 
 FORMAT = 1
 PICKLED = ("hyper_parameters", "hparams_name", "hparams_type", "datamodule_hyper_parameters")

@@ -80,7 +80,7 @@ def test_padding_changes_nothing(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", NATIVE)
-@pytest.mark.parametrize("name", ["token", "mask_noise"])
+@pytest.mark.parametrize("name", ["token", "mask_noise", "stream_noise", "pyramid_noise"])
 def test_a_latent_enters_as_it_would_by_embeddings(kind: str, name: str, tmp_path: Path) -> None:
     """Truth: transformers' own network called with embeddings that are put together by hand."""
     network = native(kind, tmp_path).double()
@@ -99,17 +99,24 @@ def test_a_latent_enters_as_it_would_by_embeddings(kind: str, name: str, tmp_pat
                 if name == "token":
                     e = torch.cat([e, code[row]])
                 else:
-                    e = e + code[row, :8] * (x[b] == 4)[:, None]
+                    enters = (x[b] == 4) | (name != "mask_noise")
+                    e = e + code[row, :8] * enters[:, None]
                 alone = call(network, kind, e[None])[0, :8]
                 torch.testing.assert_close(logits[row], alone, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["stream_noise", "pyramid_noise"])
-def test_a_latent_between_blocks_is_refused(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mask_noise", "stream_noise", "pyramid_noise"])
+def test_noise_is_projected_for_the_positions_of_the_text(name: str, tmp_path: Path) -> None:
+    """A network of 8192 positions would hold 400 MB of it, 16 lambda of a text of 128 tokens."""
     native("bert", tmp_path)
     teacher = load_teacher(tmp_path, host=HF)
-    with pytest.raises(UserError, match=f"{name} enters between blocks.*: take latent=token or"):
-        teacher.family.student_of(teacher, {"name": name})
+    student = teacher.family.student_of(teacher, {"name": name}).denoiser
+    shapes: list[Any] = []
+    student.network.di4c_injector[0].projection.register_forward_hook(
+        lambda module, args, noise: shapes.append(tuple(noise.shape[:2]))
+    )
+    student(tokens(2, 8), half(2), latent=torch.rand(6, *student.latent_shape))
+    assert shapes == [(6, 8)]
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])

@@ -10,6 +10,13 @@ from tests.stand_ins.images.small_tauldr import CONFIG
 from tests.stand_ins.images.trainers import GaussianModel
 
 
+class Part(SimpleNamespace):
+    """A part of the host's config: attributes, and a way to plain values."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
 @pytest.fixture
 def cfg(root: Root, tmp_path: Path) -> Any:
     """A config, and a teacher whose averages differ from its weights."""
@@ -20,11 +27,11 @@ def cfg(root: Root, tmp_path: Path) -> Any:
     torch.save({"model": teacher.state_dict(), "n_iter": 3}, tmp_path / "teacher.pt")
     options = {"latents": 2, "states": 3, "min_time": 0.05, "delta": 0.05, "delta_share": None}
     return SimpleNamespace(
-        loss=SimpleNamespace(
+        loss=Part(
             name="Di4C", teacher=str(tmp_path / "teacher.pt"), min_time=0.01, options=options
         ),
-        training=SimpleNamespace(n_iters=10, clip_grad=True, warmup=2),
-        optimizer=SimpleNamespace(lr=1e-3),
+        training=Part(n_iters=10, clip_grad=True, warmup=2),
+        optimizer=Part(lr=1e-3),
         distributed=False,
         **{name: dict(part) for name, part in CONFIG.items()},
     )

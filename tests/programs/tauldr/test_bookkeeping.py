@@ -141,6 +141,74 @@ def test_what_a_run_cannot_go_on_with(cfg: Any, root: Root, tmp_path: Path, upda
         train(cfg, place, out, resume=True)
 
 
+def broken_off(cfg: Any, place: Path, out: Path) -> None:
+    with pytest.raises(Killed):
+        train(cfg, place, out, resume=False, before=kill_at(2))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"options": {"name": "sdtt"}}, "algo.name was di4c, and is sdtt now"),
+        ({"options": {"delta": 0.1}}, "algo.delta was 0.05, and is 0.1 now"),
+        ({"options": {"weights": {"distil": 0}}}, "algo.weights.distil was .*, and is 0.0 now"),
+        ({"latent": {"std": 0.5}}, "latent.std was 0.1, and is 0.5 now"),
+        ({"rounds": 2}, "rounds was 1, and is 2 now"),
+    ],
+)
+def test_another_method_is_another_run(
+    cfg: Any, root: Root, tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    place, out = root("tauldr"), tmp_path / "run"
+    broken_off(cfg, place, out)
+    whole = {"options": cfg.loss.options, "latent": None, "rounds": None}
+    options = change.get("options", {})
+    change = change | {"options": options if "name" in options else whole["options"] | options}
+    vars(cfg.loss).update(whole | change)
+    before = {file: file.read_bytes() for file in (out / "checkpoints").iterdir()}
+    with pytest.raises(UserError, match=f"of another method: .*{told}.*; a new folder"):
+        train(cfg, place, out, resume=True)
+    assert before == {file: file.read_bytes() for file in (out / "checkpoints").iterdir()}
+
+
+def test_other_settings_are_told_in_one_line(
+    cfg: Any, root: Root, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What was left out may be said; a checkpoint of an earlier version has no settings."""
+    place, out = root("tauldr"), tmp_path / "run"
+    broken_off(cfg, place, out)
+    cfg.loss.options |= {"stratified": True, "name": "di4c"}
+    cfg.loss.latent, cfg.loss.rounds = {"std": 0.1}, 1
+    cfg.loss.seed, cfg.training.n_iters = 7, 5
+    cfg.data["batch_size"], cfg.optimizer.lr = 8, 2e-3
+    capfd.readouterr()
+    train(cfg, place, out, resume=True)
+    (line,) = [row for row in capfd.readouterr().err.splitlines() if "other settings" in row]
+    assert line == (
+        "di4c: warning: resumed with other settings: data.batch_size was None, and is 8 now; "
+        "optimizer.lr was 0.001, and is 0.002 now; seed was 0, and is 7 now; "
+        "training.n_iters was 4, and is 5 now"
+    )
+    newest = max((out / "checkpoints").iterdir())
+    content = torch.load(newest, weights_only=True)
+    assert content["di4c"]["settings"]["seed"] == "7"
+    del content["di4c_digest"], content["di4c"]["settings"], content["di4c"]["start"]
+    torch.save(content, newest)
+    cfg.loss.seed, cfg.training.n_iters, cfg.loss.options["delta"] = 8, 6, 0.1
+    train(cfg, place, out, resume=True)
+    assert "other settings" not in capfd.readouterr().err
+
+
+def test_another_start_is_another_run(cfg: Any, root: Root, tmp_path: Path) -> None:
+    place, out = root("tauldr"), tmp_path / "run"
+    broken_off(cfg, place, out)
+    cfg.loss.student = str(max((out / "checkpoints").iterdir()))
+    with pytest.raises(UserError, match="started from another cfg.loss.student than this one"):
+        train(cfg, place, out, resume=True)
+    broken_off(cfg, place, tmp_path / "second")
+    train(cfg, place, tmp_path / "second", resume=True)
+
+
 def test_another_run_in_the_folder_is_refused(cfg: Any, root: Root, tmp_path: Path) -> None:
     place = root("tauldr")
     _, _, state = started(cfg, place)
