@@ -55,7 +55,9 @@ class Pretrained:
 def pretrained(source: str) -> Pretrained:
     """Return the tokenizer in a folder or of a hub id; raises UserError if there is none."""
     with _loading(source, "tokenizer"):
-        return Pretrained(source, library().AutoTokenizer.from_pretrained(source))
+        # False: at None transformers asks on stdin whether a folder's code may run.
+        kind = library().AutoTokenizer
+        return Pretrained(source, kind.from_pretrained(source, trust_remote_code=False))
 
 
 def load_tokenizer(source: str) -> Tokenizer:
@@ -91,7 +93,9 @@ class Scorer:
         if dtype not in DTYPES:
             raise UserError(f"a scorer computes in {', '.join(DTYPES)}, not {dtype!r}")
         with _loading(source, "causal language model"), _quiet():
-            model = library().AutoModelForCausalLM.from_pretrained(source, use_safetensors=True)
+            model = library().AutoModelForCausalLM.from_pretrained(
+                source, use_safetensors=True, trust_remote_code=False
+            )
         self.fingerprint = fingerprint(model.state_dict())
         self.network: nn.Module = model.to(self.device, DTYPES[dtype]).eval().requires_grad_(False)
         config = model.config

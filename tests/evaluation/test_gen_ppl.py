@@ -1,3 +1,4 @@
+import json
 import math
 from importlib import import_module
 from pathlib import Path
@@ -117,3 +118,17 @@ def test_pickled_weights_are_not_read(lm: Path, tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="is no causal language model that can be read"):
         Scorer(str(tmp_path))
+
+
+def test_a_folders_code_is_not_even_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transformers asks on stdin, and what a script pipes in there may begin with a y."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own"}))
+    own = {"auto_map": {"AutoTokenizer": ["tok.Own", None]}, "tokenizer_class": "Own"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(own))
+    (tmp_path / "tok.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: ...\n")
+    with pytest.raises(UserError, match="is no tokenizer that can be read"):
+        load_tokenizer(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
