@@ -82,7 +82,9 @@ def evaluate(args: argparse.Namespace) -> "tuple[list[Point], dict[str, Any]]":
         for row in rows(of_setting):
             print_fields(*evaluation.cells(row))
     report = evaluation.report(points)
-    if evaluation.entropy is not None:
+    if args.at_entropy == "own":
+        report["at_own_entropy"] = _at_own_entropy(points)
+    elif evaluation.entropy is not None:
         tempered = args.sweep is not None and args.sweep[0] == TEMPERATURE
         report["at_entropy"] = _at_entropy(points, evaluation.entropy, 1.0 if tempered else None)
     if args.plot is not None:
@@ -148,8 +150,8 @@ class Evaluation:
         from di4c_plugin.evaluation.text_metric import needed_reference
 
         if self.args.at_entropy != "data":
-            entropy: float | None = self.args.at_entropy
-            return entropy
+            entropy: float | str | None = self.args.at_entropy
+            return None if isinstance(entropy, str) else entropy
         return float(entropies(needed_reference(self.reference, "--at-entropy data")).mean())
 
     def _notes(self) -> dict[str, str]:
@@ -280,3 +282,20 @@ def _at_entropy(points: "list[Point]", entropy: float, at: float | None) -> dict
     for sentence in sentences:
         print(f"# {sentence}")
     return {"entropy": entropy, "values": plain(values), "only_lower_entropy": sentences}
+
+
+def _at_own_entropy(points: "list[Point]") -> list[dict[str, Any]]:
+    """Print models against the first one's curve, and return what the report says of them."""
+    from di4c_plugin.evaluation.figures import shown
+    from di4c_plugin.evaluation.frontier import LOGARITHMIC, TIMES, against_first
+    from di4c_plugin.evaluation.record import plain
+
+    results = against_first(points, 1.0)
+    ratio = f", of {', '.join(LOGARITHMIC)} as log ratio"
+    ratio = ratio if any(entry.column in LOGARITHMIC for entry in results) else ""
+    print(f"# minus {points[0].model} at the model's own entropy, by seed{ratio}; it takes")
+    print_fields("model", "steps", "value", *(f"{times} x steps" for times in TIMES))
+    for entry in results:
+        cells = ("" if d is None else shown(d) for d in entry.differences.values())
+        print_fields(entry.model, entry.steps, entry.column, *cells)
+    return plain(results)

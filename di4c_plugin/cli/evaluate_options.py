@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--sweep", type=sweep, metavar="OPTION=V,V,…", help="another option of the sampler over "
         "several values, as guidance=0,1,2")  # fmt: skip
     add("--at-entropy", type=entropy, metavar="NATS", help="compare at this entropy; data: at that "
-        "of the reference")  # fmt: skip
+        "of the reference; own: with the first model in 1, 2, 4 times as many steps")  # fmt: skip
     add("--labels", metavar="WHICH", help="for models that take class labels: data (as often as "
         "there, the default), uniform, none, or numbers separated by commas")  # fmt: skip
     add("--plot", type=user_path, metavar="FILE.png", help="draw the values")
@@ -115,8 +115,8 @@ def sweep(text: str) -> tuple[str, list[float]]:
 
 
 def entropy(text: str) -> float | str:
-    """Read an entropy in nats, or "data"; raises UserError."""
-    return text if text == "data" else floats(text, "--at-entropy")[0]
+    """Read an entropy in nats, "data" or "own"; raises UserError."""
+    return text if text in ("data", "own") else floats(text, "--at-entropy")[0]
 
 
 def completed(args: argparse.Namespace) -> argparse.Namespace:
@@ -164,6 +164,13 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--at-entropy needs the entropy of the samples: add it to --metric")
     if args.at_entropy is not None and args.metric == ["entropy"]:
         raise UserError("--at-entropy compares other values at this entropy: add one to --metric")
+    if args.at_entropy == "own":
+        tempered = args.sweep is not None and args.sweep[0] == TEMPERATURE
+        if len(args.models) < 2 or not (tempered and 1 in args.sweep[1]):
+            raise UserError(
+                "--at-entropy own compares models with the first one's curve: name two models, and "
+                "--temperatures with 1 among them"
+            )
     if args.sweep is not None:
         name, values = args.sweep
         if name == TEMPERATURE and min(values) <= 0:

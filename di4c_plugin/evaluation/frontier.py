@@ -15,6 +15,7 @@ from di4c_plugin.evaluation.figures import Figure, mean_figure, pooled
 
 ENTROPY = "entropy"
 LOGARITHMIC = ("gen_ppl",)
+TIMES = (1, 2, 4)  # as many steps of the first model as of another
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,61 @@ def matched(points: Sequence[Point], at: float) -> list[Matched]:
             reached = min(entropies), max(entropies)
             results.append(Matched(model, steps, name, figure, difference, missing, reached))
     return results
+
+
+@dataclass(frozen=True)
+class Against:
+    """A value of a model minus the first model's at the entropy of that model's own samples.
+
+    Attributes:
+        model: its name.
+        steps: of the sampler.
+        column: name of the value; of gen_ppl, differences are of natural logarithms.
+        differences: by how many times as many steps the first model takes; paired by seed. None
+            where its curve in so many steps is not there, or does not reach the entropy of a seed.
+    """
+
+    model: str
+    steps: int | None
+    column: str
+    differences: dict[int, Figure | None]
+
+
+def against_first(points: Sequence[Point], plain: float | None) -> list[Against]:
+    """Compare each further model with the first one in 1, 2 and 4 times as many steps.
+
+    Args:
+        points: of models; the first one's over temperatures, for its curves.
+        plain: the value of the swept option at which the others are measured, 1 of temperatures.
+    """
+    drawn = [p for p in points if p.seed is not None and p.steps is not None]
+    first = next((p.model for p in drawn), "")
+    columns = [name for name in points[0].figures if name != ENTROPY]
+    results = []
+    for model, steps in dict.fromkeys((p.model, p.steps) for p in drawn if p.model != first):
+        own = [p for p in drawn if (p.model, p.steps, p.swept) == (model, steps, plain)]
+        for name in columns if own else ():
+            differences = {
+                times: _difference(own, [p for p in drawn if p.model == first], times, name)
+                for times in TIMES
+            }
+            results.append(Against(model, steps, name, differences))
+    return results
+
+
+def _difference(
+    own: Sequence[Point], first: Sequence[Point], times: int, name: str
+) -> Figure | None:
+    """Return the mean over seeds of own values minus those of the first model; None: some lack."""
+    found = []
+    for point in own:
+        assert point.steps is not None
+        curve = [p for p in first if (p.steps, p.seed) == (times * point.steps, point.seed)]
+        reference = _by_seed(curve, name, point.figures[ENTROPY].value).get(point.seed or 0)
+        if reference is None:
+            return None
+        found.append(_scaled(point.figures[name].value, name) - reference)
+    return mean_figure(found)
 
 
 def _by_seed(curve: Sequence[Point], name: str, at: float) -> dict[int, float]:

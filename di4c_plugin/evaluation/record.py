@@ -13,7 +13,7 @@ from typing import Any
 
 from di4c_plugin.errors import UserError, refusing
 from di4c_plugin.evaluation.figures import Figure
-from di4c_plugin.evaluation.frontier import Matched, Point, Row
+from di4c_plugin.evaluation.frontier import Against, Matched, Point, Row
 from di4c_plugin.limits import regular
 
 FORMAT = 1
@@ -58,7 +58,9 @@ def file_sha256(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
-def plain(values: Sequence[Point] | Sequence[Row] | Sequence[Matched]) -> list[dict[str, Any]]:
+def plain(
+    values: Sequence[Point] | Sequence[Row] | Sequence[Matched] | Sequence[Against],
+) -> list[dict[str, Any]]:
     """Return points, rows or values at an entropy as JSON values."""
     return [asdict(value) for value in values]
 

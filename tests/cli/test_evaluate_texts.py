@@ -112,6 +112,41 @@ def test_the_readme_documents_metrics_and_report(repository: Path) -> None:
     assert keys - {"value", "error"} <= documented
 
 
+def test_models_are_compared_with_the_first_in_more_steps(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = ["--metric", "gen_ppl,entropy", "--scorer", "lm", "--samples", "30", "--steps", "1,2"]
+    own += ["--temperatures", ".1,1,9", "--seeds", "2", "--at-entropy", "own"]
+    report = evaluate("A", "B", *own)
+    assert "at_entropy" not in report
+    points = {
+        (p["model"], p["steps"], p["swept"], p["seed"]): p["figures"] for p in report["points"]
+    }
+    entry = next(e for e in report["at_own_entropy"] if e["steps"] == 1)
+    assert (entry["model"], entry["column"]) == ("B", "gen_ppl")
+    assert entry["differences"]["4"] is None
+    expected = []
+    for seed in (0, 1):
+        of = points["B", 1, 1.0, seed]
+        curve = [points["A", 2, T, seed] for T in (0.1, 1.0, 9.0)]
+        line = [(f["entropy"]["value"], math.log(f["gen_ppl"]["value"])) for f in curve]
+        reference = interpolated(line, of["entropy"]["value"])
+        assert reference is not None
+        expected.append(math.log(of["gen_ppl"]["value"]) - reference)
+    assert entry["differences"]["2"]["value"] == pytest.approx(sum(expected) / 2)
+    assert "\n# minus A at the model's own entropy, by seed, of gen_" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "more", [["A", *SWEPT], ["A", "B", *SMALL, "--scorer", "lm"], ["A", "B", *SWEPT]]
+)
+def test_own_entropies_need_two_models_and_temperature_1(
+    more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", *more, "--at-entropy", "own"]) == 2
+    assert "name two models, and --temperatures with 1 among them" in capsys.readouterr().err
+
+
 def test_an_entropy_that_no_temperature_reaches(capsys: pytest.CaptureFixture[str]) -> None:
     report = evaluate("A", *SWEPT, "--at-entropy", "1e-3")
     assert {v["figure"] is None for v in report["at_entropy"]["values"]} == {True}

@@ -1,11 +1,19 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from di4c_plugin.evaluation.figures import Figure, mean_figure, pooled, ratio_figure
-from di4c_plugin.evaluation.frontier import Point, interpolated, matched, only_entropy, rows
+from di4c_plugin.evaluation.frontier import (
+    Point,
+    against_first,
+    interpolated,
+    matched,
+    only_entropy,
+    rows,
+)
 from di4c_plugin.evaluation.frontier_plot import frontier_plot
 
 import torch  # isort: skip
@@ -79,6 +87,31 @@ def test_a_model_of_higher_entropy_does_not_gain_by_low_entropy() -> None:
     assert results[1].difference is not None
     assert results[1].difference.value > 0
     assert only_entropy(a + b, results, 1.0) == []
+
+
+def test_a_model_against_the_first_in_more_steps_at_its_own_entropy() -> None:
+    """The first model's gen-PPL at entropy h is exp(2 h) / steps; B in 2 steps has a third of it."""
+
+    def at(model: str, steps: int, T: float, seed: int, h: float, factor: float = 1) -> Point:
+        ppl = factor * (1 + 0.1 * seed) * math.exp(2 * h) / steps
+        return replace(point(model, T, seed, h, ppl), steps=steps)
+
+    first = [at("A", k, T, s, h) for k in (2, 4) for s in (0, 1) for T, h in ((0.8, 4), (1.0, 5))]
+    own = [
+        at("B", 2, T, s, h + 0.2 * s, 1 / 3) for s in (0, 1) for T, h in ((0.8, 4.1), (1.0, 4.4))
+    ]
+    (found,) = against_first(first + own, 1.0)
+    assert (found.model, found.steps, found.column) == ("B", 2, "gen_ppl")
+    same, twice, fourfold = (found.differences[k] for k in (1, 2, 4))
+    assert same is not None
+    assert same.value == pytest.approx(math.log(1 / 3))
+    assert same.error == pytest.approx(0, abs=1e-12)
+    assert twice is not None
+    assert twice.value == pytest.approx(math.log(2 / 3))
+    assert fourfold is None  # not drawn
+    higher = [at("B", 2, 1.0, s, 4.9 + 0.2 * s) for s in (0, 1)]
+    (found,) = against_first(first + higher, 1.0)
+    assert found.differences[2] is None  # the second seed's entropy is out of reach
 
 
 def test_rows_pool_seeds() -> None:
