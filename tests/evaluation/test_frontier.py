@@ -90,7 +90,7 @@ def test_a_model_of_higher_entropy_does_not_gain_by_low_entropy() -> None:
 
 
 def test_a_model_against_the_first_in_more_steps_at_its_own_entropy() -> None:
-    """The first model's gen-PPL at entropy h in k steps is exp(2 h) / k; B's in 2 is a third of it."""
+    """The first model's gen-PPL at entropy h in k steps is exp(2 h) / k; B has a third of it."""
 
     def at(model: str, steps: int, T: float, seed: int, h: float, factor: float = 1) -> Point:
         ppl = factor * (1 + 0.1 * seed) * math.exp(2 * h) / steps
