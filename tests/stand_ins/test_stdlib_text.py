@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from di4c_plugin import load_teacher
 from tests.stand_ins import stdlib_text
+from tests.stand_ins.stdlib_modernbert import write_modernbert
 
 datasets = pytest.importorskip("datasets")
 transformers = pytest.importorskip("transformers")
@@ -125,3 +127,18 @@ def test_as_a_program_it_builds_enough_to_train_on(tmp_path: Path) -> None:
     command = [sys.executable, stdlib_text.__file__, str(tmp_path), "2500000"]
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert (tmp_path / "text/train/train.txt").stat().st_size > 2_490_000
+
+
+def test_a_modernbert_for_it_is_a_masked_diffusion_model(folder: Path, tmp_path: Path) -> None:
+    for out in (tmp_path / "one", tmp_path / "two"):
+        write_modernbert(folder, out)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert [(tmp_path / "one" / n).read_bytes() for n in names] == [
+        (tmp_path / "two" / n).read_bytes() for n in names
+    ]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "one")
+    text = (folder / "text/train/train.txt").read_text()
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    model = load_teacher(tmp_path / "one", host={"name": "hf"})
+    assert (model.network.positions, model.process.num_tokens) == (32, 512)
+    assert model.process.config["mask"] == tokenizer.mask_token_id
