@@ -155,11 +155,13 @@ class Evaluation:
         return float(entropies(needed_reference(self.reference, "--at-entropy data")).mean())
 
     def _notes(self) -> dict[str, str]:
+        from di4c_plugin.evaluation.texts import described
+
         notes: dict[str, str] = {}
         for source in self.models:
             notes |= source.label_note
         if self.tokenizer is not None:
-            notes["tokenizer"] = f"{self.tokenizer.name}, {len(self.tokenizer)} tokens"
+            notes["tokenizer"] = described(self.tokenizer)
         if self.args.scorer is not None:
             is_anew = self.tokenizer is not None
             notes["scored"] = "texts tokenised anew" if is_anew else "tokens as they were drawn"

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from di4c_plugin.checkpoints.vocabulary import live_tokenizer
 from di4c_plugin.data.array_files import load_arrays
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
@@ -37,6 +38,14 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Sequence[Tensor]) -> list[str]:
         """Return the text of each sequence."""
         ...
+
+
+def described(tokenizer: Tokenizer) -> str:
+    """Return name, size and, where ids are known, a digest of the tokens, for a report."""
+    known = live_tokenizer(getattr(tokenizer, "inner", None))
+    tokens = known and known.vocabulary({"num_tokens": len(tokenizer)})
+    digest = f", sha256 {tokens.sha256[:16]}" if tokens else ""
+    return f"{tokenizer.name}, {len(tokenizer)} tokens{digest}"
 
 
 class Bytes:

@@ -17,7 +17,7 @@ from di4c_plugin.evaluation import shards
 from di4c_plugin.evaluation.frontier import interpolated
 from di4c_plugin.hosts.builtin import HOST as BUILTIN
 from di4c_plugin.plugins import names_of
-from tests.evaluation.tiny_lm import texts, write_lm
+from tests.evaluation.tiny_lm import texts, write_lm, write_tokenizer
 
 SIZES = {"hidden_size": 8, "embedding_size": 4, "num_blocks": 1, "num_heads": 1}
 LETTERS = "abcdefghijklmnop"  # with the end of text, the digits' 17 tokens
@@ -151,6 +151,15 @@ def test_an_entropy_that_no_temperature_reaches(capsys: pytest.CaptureFixture[st
     report = evaluate("A", *SWEPT, "--at-entropy", "1e-3")
     assert {v["figure"] is None for v in report["at_entropy"]["values"]} == {True}
     assert "not reached by 2 seeds (" in capsys.readouterr().out
+
+
+def test_a_report_knows_the_tokens_of_its_tokenizer() -> None:
+    ask = ["theirs.jsonl", "--metric", "entropy", "--tokenizer", "lm"]
+    first = evaluate(*ask)
+    assert re.fullmatch(r"lm, 17 tokens, sha256 [0-9a-f]{16}", first["notes"]["tokenizer"])
+    write_tokenizer(Path("lm"), LETTERS[::-1])
+    (said,) = changes(first, evaluate(*ask))
+    assert said.startswith("notes tokenizer was lm, 17 tokens, sha256 ")
 
 
 def test_the_entropy_of_the_reference_is_taken() -> None:

@@ -27,7 +27,7 @@ from di4c_plugin.evaluation.scorer import Pretrained
 from di4c_plugin.evaluation.shards import Part, Shard, cost, drawn, measured, point_folder
 from di4c_plugin.evaluation.text_metric import TextMetric
 from di4c_plugin.evaluation.text_options import text_options
-from di4c_plugin.evaluation.texts import data_tokens, of_tokens, read_reference
+from di4c_plugin.evaluation.texts import data_tokens, described, of_tokens, read_reference
 from di4c_plugin.options import fitted
 from di4c_plugin.plugins import lookup
 
@@ -119,7 +119,7 @@ class Measurement:
             self.metrics = [lookup("metric", name)(reference, options) for name in settings.names]
         scored = "tokens as they were drawn"
         if self.tokenizer is not None:
-            self.notes["tokenizer"] = f"{self.tokenizer.name}, {len(self.tokenizer)} tokens"
+            self.notes["tokenizer"] = described(self.tokenizer)
             scored = "texts tokenised anew"
         if options.scorer is not None:
             self.notes["scored"] = scored
