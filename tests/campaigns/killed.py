@@ -17,6 +17,7 @@ from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.run import train
 from tests.stand_ins.images import checkouts, tauldr_train
 from tests.stand_ins.images.small_tauldr import CONFIG as TAULDR
+from tests.stand_ins.images.small_tauldr import Part
 from tests.stand_ins.images.trainers import GaussianModel
 from tests.stand_ins.text import stand_in
 from tests.training import toy
@@ -75,9 +76,9 @@ def tauldr(out: Path, *, resume: bool) -> dict[str, Tensor]:
         torch.save({"model": GaussianModel(place).state_dict()}, teacher)
     options = {"latents": 2, "states": 2, "min_time": 0.05, "delta": 0.05, "delta_share": None}
     cfg: Any = SimpleNamespace(
-        loss=SimpleNamespace(name="Di4C", teacher=str(teacher), options=options, rounds=2),
-        training=SimpleNamespace(n_iters=UPDATES // 2, clip_grad=True, warmup=2),
-        optimizer=SimpleNamespace(lr=1e-3),
+        loss=Part(name="Di4C", teacher=str(teacher), options=options, rounds=2),
+        training=Part(n_iters=UPDATES // 2, clip_grad=True, warmup=2),
+        optimizer=Part(lr=1e-3),
         distributed=False,
         **{name: dict(part) for name, part in TAULDR.items()},
     )

@@ -159,7 +159,7 @@ def test_a_teacher_with_other_tokens_draws_no_last_steps_and_starts_no_student(
     with pytest.raises(UserError, match=f"^this model {both}[^\n]*$"):
         sample(model, 2, steps=2, sampler="hybrid", teacher=other, teacher_steps=1)
     with pytest.raises(UserError, match=f"^the teacher {both}[^\n]*$"):
-        distill(model, Data(torch.randint(6, (8, 6))), start=other, algo={"name": "denoising"})
+        distill(model, Data(torch.randint(6, (8, 6))), start=other, algo={"name": "sdtt"})
     unknown = with_info(model, vocabulary=None)
     assert sample(unknown, 2, steps=2, sampler="hybrid", teacher=other, teacher_steps=1).numel()
 

@@ -74,7 +74,7 @@ def test_a_gpu_needs_fewer_remedies(make_host: MakeHost) -> None:
     without, with_gpu = rows(root, "remedy")["duo"], rows(root, "remedy", gpu=True)["duo"]
     assert len(without) == 3
     assert len(with_gpu) == 1
-    assert with_gpu[0].startswith("a checkpoint holds objects")
+    assert with_gpu[0].startswith("a checkpoint is read")
 
 
 def test_by_default_it_looks_beside_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

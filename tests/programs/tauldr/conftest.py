@@ -6,15 +6,8 @@ import pytest
 import torch
 
 from tests.stand_ins.images.checkouts import Root
-from tests.stand_ins.images.small_tauldr import CONFIG
+from tests.stand_ins.images.small_tauldr import CONFIG, Part
 from tests.stand_ins.images.trainers import GaussianModel
-
-
-class Part(SimpleNamespace):
-    """A part of the host's config: attributes, and a way to plain values."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A small U-Net of tauLDR with random weights, and inputs for it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +18,15 @@ SIZES = TauLDRSizes(LAYOUT, shape=(3, 4, 4), num_tokens=S, data_min_max=(0, S - 
 NETS = TauLDRNetworks()
 X = torch.randint(S, (2, 48), generator=torch.Generator().manual_seed(0))
 T = torch.tensor([0.3, 0.9], dtype=torch.float64)
+
+
+class Part(SimpleNamespace):
+    """A part of the host's config: attributes, and a way to plain values."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
 CONFIG: dict[str, Any] = {
     "data": {"shape": [3, 4, 4], "S": S},
     "model": {
