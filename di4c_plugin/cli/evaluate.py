@@ -295,7 +295,8 @@ def _at_own_entropy(points: "list[Point]") -> list[dict[str, Any]]:
     results = against_first(points, 1.0)
     ratio = f", of {', '.join(LOGARITHMIC)} as log ratio"
     ratio = ratio if any(entry.column in LOGARITHMIC for entry in results) else ""
-    print(f"# minus {points[0].model} at the model's own entropy, by seed{ratio}; it takes")
+    first = next(point.model for point in points if point.seed is not None)
+    print(f"# minus {first} at the model's own entropy, by seed{ratio}; it takes")
     print_fields("model", "steps", "value", *(f"{times} x steps" for times in TIMES))
     for entry in results:
         cells = ("" if d is None else shown(d) for d in entry.differences.values())

@@ -146,6 +146,8 @@ def completed(args: argparse.Namespace) -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what cannot work before anything is drawn; raises UserError."""
+    from di4c_plugin.evaluation.texts import is_texts
+
     if not args.models:
         raise UserError("name a model or a file of samples; see di4c evaluate --help")
     for name in args.models:
@@ -166,7 +168,8 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--at-entropy compares other values at this entropy: add one to --metric")
     if args.at_entropy == "own":
         tempered = args.sweep is not None and args.sweep[0] == TEMPERATURE
-        if len(args.models) < 2 or not (tempered and 1 in args.sweep[1]):
+        drawn = [name for name in args.models if not is_texts(name)]
+        if len(drawn) < 2 or not (tempered and 1 in args.sweep[1]):
             raise UserError(
                 "--at-entropy own compares models with the first one's curve: name two models, and "
                 "--temperatures with 1 among them"

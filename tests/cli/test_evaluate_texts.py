@@ -138,7 +138,13 @@ def test_models_are_compared_with_the_first_in_more_steps(
 
 
 @pytest.mark.parametrize(
-    "more", [["A", *SWEPT], ["A", "B", *SMALL, "--scorer", "lm"], ["A", "B", *SWEPT]]
+    "more",
+    [
+        ["A", *SWEPT],
+        ["A", "B", *SMALL, "--scorer", "lm"],
+        ["A", "B", *SWEPT],
+        ["A", "theirs.jsonl", *SWEPT, "--tokenizer", "lm", "--temperatures", ".5,1"],
+    ],
 )
 def test_own_entropies_need_two_models_and_temperature_1(
     more: list[str], capsys: pytest.CaptureFixture[str]
