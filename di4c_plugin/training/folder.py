@@ -187,7 +187,8 @@ class RunFolder:
         digests = {DIGESTS: self.description.get(DIGESTS, {})}
         before, now = flat(digests | config), flat({**digests, **self.description})
         # Weights are told apart by their digests: their files may have moved.
-        moved = {name for name in before if f"{DIGESTS}.{name}" in flat(config)}
+        recorded = flat(config)
+        moved = {name for name in before if f"{DIGESTS}.{name}" in recorded}
         for name in sorted((before.keys() | now.keys()) - FREE - moved - shards.free(before, now)):
             old, new = before.get(name), now.get(name)
             if old != new:

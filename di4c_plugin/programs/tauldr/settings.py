@@ -14,6 +14,7 @@ from di4c_plugin.programs.tauldr.sampler import HOST, plain
 from di4c_plugin.programs.tauldr.step import STUDENT
 from di4c_plugin.training.recipes import Recipe, recipe
 from di4c_plugin.training.recorded import as_text
+from di4c_plugin.training.start import latent_of
 from di4c_plugin.values import Count, Range, shown
 
 # The parts of the host's config that determine an update, beside `loss`.
@@ -71,19 +72,13 @@ class LossSettings:
     @property
     def own_latent(self) -> dict[str, Any] | None:
         """Name and options of the latent that the user chose, or None."""
-        return named(self.latent) if self.latent else None
+        own = {"name": lookup("host", HOST).latent}
+        return own | dict(self.latent) if self.latent else None
 
     def latent_of(self, role: Role) -> dict[str, Any] | None:
         """Return the latent of a network with this role, None for a product model."""
-        options = self.recipe.latent_with(self.latent or None)
-        if role.latent == "none" or (role.latent == "optional" and not options):
-            return None
-        return named(options or {})
-
-
-def named(latent: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a latent with its name, by default the host's."""
-    return {"name": lookup("host", HOST).latent} | dict(latent)
+        options = self.recipe.latent_with(self.latent or None) or None
+        return latent_of(role, options, lookup("host", HOST).latent)
 
 
 def recorded(cfg: Any, settings: LossSettings, method: Algorithm) -> dict[str, str]:
