@@ -79,9 +79,10 @@ def di4c_teacher_sources() -> Mapping[str, object]:
 @hookimpl
 def di4c_programs() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
-    from di4c_plugin.programs import halton_maskgit, maskgit, tauldr
+    from di4c_plugin.programs import duo, halton_maskgit, maskgit, mdlm, sdtt, tauldr
 
-    return {p.PROGRAM.known.name: p.PROGRAM for p in (halton_maskgit, maskgit, tauldr)}
+    programs = (mdlm, sdtt, duo, maskgit, halton_maskgit, tauldr)
+    return {module.PROGRAM.name: module.PROGRAM for module in programs}
 
 
 @hookimpl

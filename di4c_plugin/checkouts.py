@@ -1,35 +1,71 @@
-"""The known hosts, and how to recognise their checkouts. Standard library only.
+"""The program of a host: what we know of it, and how to recognise its checkouts.
 
 This runs in every Hydra app on the machine, through the search-path plugin, and before torch, so it
-looks at file names only. A host is recognised by files that only it has, never by its folder's
-name; whether it is the tested commit, without git, by a digest of its code.
+is standard library only and looks at file names only. A host is recognised by files that only it
+has, never by its folder's name; whether it is the tested commit, without git, by a digest of its
+code.
 """
 
 import functools
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import Any
+
+Patch = Callable[[ModuleType], None]
 
 # What Python may import by its file's name.
 IMPORTABLE = (".py", ".pyc", ".pyd", ".pyw", ".so")
 
 
 @dataclass(frozen=True)
+class Remedy:
+    """A small repair of a program or of its libraries, announced when it takes effect.
+
+    Attributes:
+        module: whose import it waits for; `patch` is called with it.
+        when, what: texts for `di4c doctor`.
+        only_without_gpu: whether a GPU makes it needless.
+    """
+
+    module: str
+    patch: Patch
+    when: str
+    what: str
+    only_without_gpu: bool = False
+
+
+@dataclass(frozen=True)
 class Program:
-    """A host's program at the commit that we test with. Paths are relative to its root.
+    """A host's program at the commit that we test with, and how we enter it.
+
+    Paths are relative to its root.
 
     Attributes:
         name, url, commit: of the repository.
         marks: files by which a checkout is recognised.
         script: the program that the user starts.
-        configs: the folder of its Hydra configs; None without Hydra.
         others: programs outside the script's folder.
         digest: `digest_of` the commit.
         needs: modules that its programs import at the start, beside torch, lightning, hydra and
             numpy, separated by spaces.
+        remedies: what it needs to run with current libraries, on any machine.
+        configs: the folder of its Hydra configs; None without Hydra. For a program with Hydra:
+        adapter: "package.module:function", imported when a job starts and called with the job's
+            config as plain values. It replaces the classes that the host looks up, and returns the
+            run's `di4c_plugin.programs.text.student.Plan`. It raises UserError.
+        groups: a Hydra search path that goes before the program's own configs; "": none.
+        files: keys of its config that name files to read, such as "eval.checkpoint_path". The
+            adapter gets them as absolute paths.
+        patches: for a program without Hydra: `(root, flags) -> {module: patch}`, each called with
+            the module after its import. `flags` is the `SamplerFlags` of
+            `di4c_plugin.programs.images.program`, None if the user selects no sampler of ours.
+        own_samplers: the values of such a program's own --sampler, and our equivalents. The
+            program's are used, unless the user also gives a student or options.
     """
 
     name: str
@@ -37,10 +73,16 @@ class Program:
     commit: str
     marks: tuple[str, ...]
     script: str
-    configs: str | None = None
     others: tuple[str, ...] = ()
     digest: str = ""
     needs: str = ""
+    remedies: tuple[Remedy, ...] = ()
+    configs: str | None = None
+    adapter: str = ""
+    groups: str = ""
+    files: tuple[str, ...] = ()
+    patches: Callable[[Path, Any], Mapping[str, Patch]] = field(default=lambda root, flags: {})
+    own_samplers: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def tested(self) -> str:
@@ -78,7 +120,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Checkout:
-    """A checkout of a known host; `commit` is None if git does not know it."""
+    """A checkout of a host; `commit` is None if git does not know it."""
 
     host: Program
     root: Path
@@ -106,90 +148,19 @@ class Checkout:
         return f"{self.title}; tested with {self.host.commit[:7]} only"
 
 
-HOSTS = (
-    Program(
-        name="mdlm",
-        url="https://github.com/kuleshov-group/mdlm.git",
-        commit="c112c526d193436838c98d81455ee51f90309470",
-        marks=("main.py", "diffusion.py", "noise_schedule.py", "models/dimamba.py"),
-        script="main.py",
-        configs="configs",
-        digest="cd91f518ac8083e699fdbc57f6ac6b3e2eb23519dd8824229e96f76a9d8eb7d4",
-        needs="causal_conv1d datasets einops flash_attn fsspec huggingface_hub mamba_ssm "
-        "requests rich timm tokenizers torchmetrics transformers",
-    ),
-    Program(
-        name="sdtt",
-        url="https://github.com/jdeschena/sdtt.git",
-        commit="9172b86500126d4ca93bd5e204395c5062fdc7fd",
-        marks=("src/sdtt/main.py", "src/sdtt/core/distill/multi_round_sdtt.py"),
-        script="src/sdtt/main.py",
-        configs="src/sdtt/configs",
-        digest="b633cc8fe26c9b3f969cae4a8f4568a55c1c1dc971225bedf41ebe8fabf7c46f",
-        needs="datasets einops flash_attn fsspec huggingface_hub loguru mauve pandas "
-        "requests safetensors timm torchdata tqdm transformers",
-    ),
-    Program(
-        name="duo",
-        url="https://github.com/s-sahoo/duo.git",
-        commit="7c9b498f5b717de064d6fad7e2509c866e6cb620",
-        marks=("main.py", "algo.py", "trainer_base.py", "configs/algo/duo_base.yaml"),
-        script="main.py",
-        configs="configs",
-        digest="12c096adc416dbfa94209c23b1881d072fdf74e4595161a760fa4c2b1754b88b",
-        needs="datasets einops flash_attn fsspec huggingface_hub requests rich scipy "
-        "timm tokenizers torchmetrics torchvision tqdm transformers",
-    ),
-    Program(
-        name="maskgit",  # the archived first generation: branch v1.0
-        url="https://github.com/valeoai/Maskgit-pytorch.git",
-        commit="674ef1d934963b7550ad9068015e705a525ceecb",
-        marks=("main.py", "Trainer/vit.py", "Network/Taming/models/vqgan.py"),
-        script="main.py",
-        digest="87083ac752b327ba6ee3d0c2627a5db0a39a44ee4c7f04a8535b990fb2074daa",
-        needs="PIL clip einops requests scipy sklearn tensorboard torchmetrics "
-        "torchvision tqdm webdataset",
-    ),
-    Program(
-        name="halton_maskgit",
-        url="https://github.com/valeoai/Halton-MaskGIT.git",
-        commit="f61b0a1314717004dc7487531fd16a8bb71e1888",
-        marks=("main.py", "Trainer/cls_trainer.py", "Sampler/halton_sampler.py"),
-        script="main.py",
-        digest="fb372ab98f2d66f75971357027a95365dbdb2cd948befc1026d3073363759143",
-        needs="PIL cleanfid einops matplotlib scipy sklearn tensorboard torch_fidelity "
-        "torchmetrics torchvision tqdm webdataset",
-    ),
-    Program(
-        name="tauldr",
-        url="https://github.com/andrew-cr/tauLDR.git",
-        commit="5128d4a5cce07f707780ccb03e8de2b48950aafa",
-        marks=("train.py", "lib/models/models.py", "lib/sampling/sampling.py"),
-        script="train.py",
-        others=("scripts/sample.py",),
-        digest="f81c7715ecc490f9e4de13d61c0e7a262ad398b45e11698420be0936337d7843",
-        needs="PIL matplotlib ml_collections scipy tensorboard tkinter torchvision tqdm",
-    ),
-)
-HYDRA_HOSTS = tuple(host for host in HOSTS if host.configs)
-
-
-def host_named(name: str) -> Program:
-    """Return the known host of that name; KeyError if there is none."""
-    return {host.name: host for host in HOSTS}[name]
-
-
-def host_of_configs(path: str) -> Program | None:
-    """Return the host whose config folder is `path`, an entry of Hydra's search path.
+def host_of_configs(path: str, hosts: Iterable[Program]) -> Program | None:
+    """Return the one of these hosts whose config folder is `path`.
 
     Args:
-        path: a folder, plain or as `file://…`; for other schemes the result is None.
+        path: an entry of Hydra's search path: a folder, plain or as `file://…`; for other schemes
+            the result is None.
+        hosts: see `di4c_plugin.plugins.programs`.
     """
     folder = Path(path.removeprefix("file://"))
-    return next((host for host in HOSTS if host.has_configs_at(folder)), None)
+    return next((host for host in hosts if host.has_configs_at(folder)), None)
 
 
-def find(script: str | Path, hosts: Iterable[Program] = HOSTS) -> Checkout | None:
+def find(script: str | Path, hosts: Iterable[Program]) -> Checkout | None:
     """Return the checkout of one of these hosts that the program `script` belongs to."""
     folder = Path(script).resolve().parent
     roots = ((host, host.root_of_program(folder)) for host in hosts)

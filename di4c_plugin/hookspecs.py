@@ -80,13 +80,19 @@ def di4c_metrics() -> Mapping[str, object]:
 
 @hookspec
 def di4c_programs() -> Mapping[str, object]:
-    """Programs of image hosts that `di4c run` enters, by the name of their host.
+    """Foreign programs that we enter, by name: values of `di4c_plugin.checkouts.Program`.
 
-    Each is a `di4c_plugin.programs.images.program.ScriptProgram`: how to recognise a checkout, and
-    the patches of its modules after import. A patch replaces the host's own sampler by a subclass
-    of `di4c_plugin.programs.images.sampler.HostSampler`, so that `--sampler`, `--student` and
-    `--sampler-option` work. The module that defines the program imports only the standard library:
-    the program decides how torch starts.
+    - A program with Hydra names its adapter, a function that replaces the class which the program
+      looks up when a job starts by a subclass of
+      `di4c_plugin.programs.text.generation.TextSampler`, so that `algo=`, `sampler=` and `metrics=`
+      work there, by `di4c run` and without it.
+    - A program without Hydra has patches of its modules, which put a subclass of
+      `di4c_plugin.programs.images.sampler.HostSampler` in the place of its sampler, so that
+      `--sampler`, `--student` and `--sampler-option` of `di4c run` work.
+
+    This hook is called in every Hydra app of the environment. So the plugin's module, and the one
+    that defines the program, import only the standard library and what `di4c_plugin.checkouts` and
+    `di4c_plugin.programs.shims` have; the program decides how torch starts.
     """
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pluggy
 
 from di4c_plugin import hookspecs
+from di4c_plugin.checkouts import Program
 from di4c_plugin.errors import UserError, refusing
 from di4c_plugin.files import user_path
 from di4c_plugin.options import fitted
@@ -92,6 +93,17 @@ class PluginManager:
     def config_paths(self) -> list[str]:
         """Return the Hydra search paths that plugins add."""
         return [path for _, paths in self._call("di4c_config_paths", Sequence) for path in paths]
+
+    def programs(self) -> list[Program]:
+        """Return the registered programs of hosts; raises UserError for what is none."""
+        found = []
+        for name, (plugin, program) in self._registered("program").items():
+            if isinstance(program, Program) and program.name == name:
+                found.append(program)
+            else:
+                what = f"plugin {plugin!r} registers no Program of that name as program {name!r}"
+                self._report(UserError(f"{what}; {DISABLE}={plugin} switches it off"))
+        return found
 
     def plugins(self) -> list[Plugin]:
         """Return the loaded plugins with the names that they register, in the order of loading."""
@@ -195,6 +207,11 @@ def lookup(kind: str, name: str) -> Any:
 def names_of(kind: str) -> list[str]:
     """Return the names registered under `kind`; raises UserError as `lookup`."""
     return list(get_manager()._registered(kind))
+
+
+def programs() -> list[Program]:
+    """Return the programs of hosts, the built-in ones first; see `PluginManager.programs`."""
+    return get_manager().programs()
 
 
 def make(kind: str, config: Mapping[str, Any], *args: object) -> Any:

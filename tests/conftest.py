@@ -12,14 +12,25 @@ from typing import Any
 
 import pytest
 
-from di4c_plugin.checkouts import host_named
+from di4c_plugin.builtins import di4c_programs
+from di4c_plugin.checkouts import Program
 
 # Workers of pytest-xdist have a core each: more threads would wait for one another.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# The built-in ones only.
+HOSTS = tuple(host for host in di4c_programs().values() if isinstance(host, Program))
+    di4c_programs().values()
+)  # the built-in ones, whatever is installed
+HYDRA_HOSTS = tuple(host for host in HOSTS if host.configs)
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 MakeHost = Callable[[str], Path]
+
+
+def host_named(name: str) -> Program:
+    """The program of that name; KeyError if there is none."""
+    return {host.name: host for host in HOSTS}[name]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from di4c_plugin import checkouts as detect
-from di4c_plugin.checkouts import HOSTS, HYDRA_HOSTS, Checkout, Program
-from tests.conftest import MakeHost
+from di4c_plugin.checkouts import Checkout, Program
+from tests.conftest import HOSTS, HYDRA_HOSTS, MakeHost, host_named
 
 EVERY = pytest.mark.parametrize("host", HOSTS, ids=[host.name for host in HOSTS])
 
@@ -23,11 +23,11 @@ def test_a_host_is_known_by_its_marks_and_not_by_its_name(
 ) -> None:
     root = make_host(host.name).rename(make_host(host.name).with_name("any_other"))
     for program in (host.script, *host.others):
-        assert detect.find(root / program) == Checkout(host, root, None)
+        assert detect.find(root / program, HOSTS) == Checkout(host, root, None)
     for mark in host.marks:
         text = (root / mark).read_text()
         (root / mark).unlink()
-        assert all(detect.find(root / p) is None for p in (host.script, *host.others))
+        assert all(detect.find(root / p, HOSTS) is None for p in (host.script, *host.others))
         (root / mark).write_text(text)
 
 
@@ -35,12 +35,12 @@ def test_a_host_is_known_by_its_marks_and_not_by_its_name(
 def test_its_configs_are_known_by_its_marks_too(host: Program, make_host: MakeHost) -> None:
     root = make_host(host.name)
     configs = root / str(host.configs)
-    assert detect.host_of_configs(str(configs)) == host
-    assert detect.host_of_configs(f"file://{configs}") == host
+    assert detect.host_of_configs(str(configs), HOSTS) == host
+    assert detect.host_of_configs(f"file://{configs}", HOSTS) == host
     for mark in host.marks:
         text = (root / mark).read_text()
         (root / mark).unlink()
-        assert detect.host_of_configs(str(configs)) is None
+        assert detect.host_of_configs(str(configs), HOSTS) is None
         (root / mark).write_text(text)
 
 
@@ -48,8 +48,8 @@ def test_its_configs_are_known_by_its_marks_too(host: Program, make_host: MakeHo
 def test_other_folders_of_a_host_are_not_its_configs(host: Program, make_host: MakeHost) -> None:
     root = make_host(host.name)
     for folder in (root, root / "models", root / "None", root / str(host.configs) / "algo"):
-        assert detect.host_of_configs(str(folder)) is None
-    assert detect.find(root / "tools" / "main.py") is None
+        assert detect.host_of_configs(str(folder), HOSTS) is None
+    assert detect.find(root / "tools" / "main.py", HOSTS) is None
 
 
 def test_hosts_without_hydra_have_no_configs(make_host: MakeHost) -> None:
@@ -57,25 +57,25 @@ def test_hosts_without_hydra_have_no_configs(make_host: MakeHost) -> None:
     assert [host.name for host in without] == ["maskgit", "halton_maskgit", "tauldr"]
     for host in without:
         root = make_host(host.name)
-        assert not any(detect.host_of_configs(str(root / name)) for name in (".", "configs"))
+        assert not any(detect.host_of_configs(str(root / name), HOSTS) for name in (".", "configs"))
 
 
 def test_the_two_generations_of_maskgit_are_told_apart(make_host: MakeHost) -> None:
     for name in ("maskgit", "halton_maskgit"):
-        found = detect.find(make_host(name) / "main.py")
+        found = detect.find(make_host(name) / "main.py", HOSTS)
         assert found is not None
-        assert found.host == detect.host_named(name)
+        assert found.host == host_named(name)
 
 
 @pytest.mark.parametrize("path", ["", "/", ".", "pkg://hydra.conf", "structured://", "configs"])
 def test_what_else_hydra_searches_is_no_host(path: str) -> None:
-    assert detect.host_of_configs(path) is None
+    assert detect.host_of_configs(path, HOSTS) is None
 
 
 def test_find_follows_a_link_to_the_program(make_host: MakeHost, tmp_path: Path) -> None:
     root = make_host("sdtt")
     (tmp_path / "link.py").symlink_to(root / "src/sdtt/main.py")
-    assert detect.find(tmp_path / "link.py") == Checkout(detect.host_named("sdtt"), root, None)
+    assert detect.find(tmp_path / "link.py", HOSTS) == Checkout(host_named("sdtt"), root, None)
 
 
 def test_the_commit_is_that_of_the_host_itself(make_host: MakeHost, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_machine_without_git(
 
 
 def test_only_another_commit_gives_a_warning(tmp_path: Path) -> None:
-    host = detect.host_named("duo")
+    host = host_named("duo")
     assert Checkout(host, tmp_path, host.commit).warning is None
     assert Checkout(host, tmp_path, host.commit).title == "duo at 7c9b498"
     for commit, title in (("f" * 40, "duo at fffffff"), (None, "duo at an unknown commit")):
@@ -109,7 +109,7 @@ def test_changed_files_are_told_and_a_copy_without_git_is_known(
     make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_host("duo")
-    host = replace(detect.host_named("duo"), digest=detect.digest_of(root))
+    host = replace(host_named("duo"), digest=detect.digest_of(root))
     assert Checkout(host, root, None).title == "duo at 7c9b498"
     assert Checkout(host, root, None).warning is None
     assert Checkout(host, root, "f" * 40).warning is None
@@ -135,9 +135,9 @@ def test_the_submodules_are_the_known_hosts(repository: Path) -> None:
     ("host_checkout", "host"), [(host.name, host) for host in HOSTS], indirect=["host_checkout"]
 )
 def test_the_real_hosts(host_checkout: Path, host: Program) -> None:
-    found = detect.find(host_checkout / host.script)
+    found = detect.find(host_checkout / host.script, HOSTS)
     assert found == Checkout(host, host_checkout, host.commit)
     assert Checkout(host, host_checkout, None).as_tested, "the digest is not that of the commit"
     if host.configs:
-        assert detect.host_of_configs(str(host_checkout / host.configs)) == host
+        assert detect.host_of_configs(str(host_checkout / host.configs), HOSTS) == host
     assert all((host_checkout / program).is_file() for program in host.others)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from di4c_plugin import checkouts as detect
 from di4c_plugin.algorithms.base import Algorithm, Role
 from di4c_plugin.algorithms.di4c import Di4C, Weights
 from di4c_plugin.checkpoints.model import Model
@@ -28,10 +27,11 @@ from di4c_plugin.programs.text.sampling import sampler_settings
 from di4c_plugin.programs.text.settings import distillation
 from di4c_plugin.training.build import make_algorithm
 from di4c_plugin.training.compose import compose_config, compose_run, training_config
+from tests.conftest import HYDRA_HOSTS, host_named
 
 GROUPS = ("algo", "experiment", "host", "latent", "process", "sampler", "training")
 GROUPS_OF_HOSTS = ("di4c_host", "hydra/env", "latent")
-HOSTS = [host.name for host in detect.HYDRA_HOSTS]
+HOSTS = [host.name for host in HYDRA_HOSTS]
 # github.com/sony/di4c, sdtt/: what the released students of OpenWebText were trained with.
 RELEASED: dict[str, Any] = {
     "latents": 16,
@@ -59,7 +59,7 @@ def teacher(config: dict[str, Any]) -> Model:
 
 def in_host(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
     """The config of a job in a program that bears the marks of a host."""
-    host = detect.host_named(name)
+    host = host_named(name)
     assert host.configs
     for path in (*host.marks, f"{host.configs}/config.yaml"):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -79,17 +79,21 @@ def in_host(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
 def test_every_config_is_tested_here() -> None:
     found = {path.relative_to(configs_dir()) for path in configs_dir().rglob("*.yaml")}
     grouped = {Path(group, f"{name}.yaml") for group in GROUPS for name in options(group)}
-    hosts = {Path("hosts", h, g, "default.yaml") for h in HOSTS for g in GROUPS_OF_HOSTS}
+    hosts = {Path("hosts", h, "di4c_host/default.yaml") for h in HOSTS}
+    hosts |= {Path("hosts/any", g, "default.yaml") for g in GROUPS_OF_HOSTS}
+    hosts |= {Path("hosts/duo/hydra/env/default.yaml")}  # with a group algo of its own
     others = {Path("train.yaml"), Path("train_teacher.yaml"), Path("di4c_text/default.yaml")}
     others |= {Path("lr_scheduler/one_cycle.yaml"), Path("di4c_text_short/default.yaml")}
-    others |= {Path("metrics/text.yaml")}
+    others |= {Path("metrics/text.yaml"), Path("text_blocks/default.yaml")}
     recipes = {  # tests/test_one_owner.py
         Path("recipe", host, f"{algo}.yaml")
         for algo in ("di4c", "dmmd", "sdtt")
         for host in options("host")
         if algo == "dmmd" or host not in HOSTS  # elsewhere text has the method's own defaults
     } - {Path("recipe/hf/sdtt.yaml")}
-    recipes |= {Path("recipe", host, "rsmmd.yaml") for host in (*HOSTS, "hf")}
+    recipes |= {Path("recipe", host, "rsmmd.yaml") for host in (*HOSTS, "hf", "text")} | {
+        Path("recipe/text/dmmd.yaml")
+    }
     assert found == grouped | hosts | others | recipes
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import yaml
 
-from di4c_plugin import checkouts as detect
 from di4c_plugin import load_student
 from di4c_plugin.algorithms.base import Algorithm
 from di4c_plugin.algorithms.di4c import Di4C, Weights
@@ -29,6 +28,7 @@ from di4c_plugin.programs.text.settings import distillation
 from di4c_plugin.training.build import make_algorithm
 from di4c_plugin.training.compose import RunConfig, compose_run
 from di4c_plugin.training.config import TrainingConfig
+from tests.conftest import HYDRA_HOSTS, host_named
 from tests.stand_ins.images.checkouts import real, stand_in
 from tests.stand_ins.images.place import Place
 from tests.test_configs import in_host, options
@@ -44,8 +44,8 @@ SHORT = (
     "mdlm_rsmmd",
     "text_sdtt",
 )  # inside the hosts, and without them
-HYDRA_HOSTS = [host.name for host in detect.HYDRA_HOSTS]
-IN_PROGRAMS = [(host, name) for host in HYDRA_HOSTS for name in TEXT]
+IN_HYDRA = [host.name for host in HYDRA_HOSTS]
+IN_PROGRAMS = [(host, name) for host in IN_HYDRA for name in TEXT]
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def test_hosts_ask_for_what_was_released_without_an_experiment() -> None:
 def test_the_command_distils(name: str, tmp_path: Path) -> None:
     """As the comment has it, on a small network of ours in a stand-in for the checkout."""
     host = IMAGES[name].host
-    for mark in detect.host_named(host).marks:
+    for mark in host_named(host).marks:
         (tmp_path / mark).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / mark).touch()
     distil(name, Place(host, stand_in(tmp_path, host), tmp_path))
@@ -273,7 +273,7 @@ def test_text_in_programs_that_look_like_hosts(host: str, name: str, tmp_path: P
     check_text(name, in_host(tmp_path, host, f"+experiment={name}"))
 
 
-@pytest.mark.parametrize("host", HYDRA_HOSTS)
+@pytest.mark.parametrize("host", IN_HYDRA)
 def test_a_short_run_in_programs_that_look_like_hosts(host: str, tmp_path: Path) -> None:
     short = ["teacher=x", "trainer.max_steps=7", "optim.lr=0.1"]
     config = in_host(tmp_path, host, "+experiment=text_short", *short)
@@ -305,7 +305,7 @@ def test_a_short_run_in_programs_that_look_like_hosts(host: str, tmp_path: Path)
         ("text_rsmmd", "mdlm_rsmmd", None),
     ],
 )
-@pytest.mark.parametrize("host", HYDRA_HOSTS)
+@pytest.mark.parametrize("host", IN_HYDRA)
 def test_a_phase_is_the_same_in_programs_that_look_like_hosts(
     host: str, experiment: str, alone: str, phase: str | None, tmp_path: Path
 ) -> None:
@@ -337,7 +337,7 @@ def test_text_outside_of_a_host_says_where_it_belongs(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("host", "name"), IN_PROGRAMS)
 def test_text_in_the_real_hosts(host: str, name: str, repository: Path) -> None:
-    known = detect.host_named(host)
+    known = host_named(host)
     root = repository / "external" / host
     if not known.is_at(root):
         pytest.skip(f"external/{host} is empty: git submodule update --init")

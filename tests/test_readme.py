@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from di4c_plugin.checkouts import HOSTS, Program
+from di4c_plugin.checkouts import Program
 from di4c_plugin.cli.main import COMMANDS, make_parser
 from di4c_plugin.cli.phases import compose_phases
 from di4c_plugin.cli.train import with_latent
@@ -22,7 +22,7 @@ from di4c_plugin.programs.images.program import take_flags
 from di4c_plugin.programs.text.sampling import sampler_settings
 from di4c_plugin.programs.text.settings import distillation
 from di4c_plugin.training.compose import RunConfig, compose_run
-from tests.conftest import Run
+from tests.conftest import HOSTS, Run
 from tests.documents import NAMED, ROOT, SHELLS, Block, Command, Document, documents
 from tests.test_configs import in_host
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from di4c_plugin.checkouts import HOSTS
 from di4c_plugin.checkpoints import adapter
 from di4c_plugin.checkpoints.model import STUDENT, Model, describe, role_of, save_model
 from di4c_plugin.checkpoints.model_file import described_in
@@ -17,6 +16,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.files import atomic_write
 from di4c_plugin.limits import regular
 from di4c_plugin.networks.dit import DiTConfig
+from di4c_plugin.plugins import names_of
 
 # An absolute path: a whole text, or the folders of one within a text, such as a command.
 WHOLE = re.compile(r"(~|[A-Za-z]:)?[/\\](?![/\\])([^=]*[/\\])?(?P<name>[^=/\\]+)[/\\]?")
@@ -174,7 +174,7 @@ def is_pictures(description: Mapping[str, Any]) -> bool:
     host = description["info"].get("host")
     name = host.get("name") if isinstance(host, Mapping) else None
     # Networks that a program builds itself have its name; the text programs share the DiT.
-    return description.get("kind") in [program.name for program in HOSTS] or name == "builtin"
+    return description.get("kind") in names_of("program") or name == "builtin"
 
 
 def without_places(value: Any) -> Any:

@@ -21,8 +21,9 @@ from types import CodeType, ModuleType
 import torch
 
 from di4c_plugin.announce import announce_once
-from di4c_plugin.checkouts import Program, host_named
+from di4c_plugin.checkouts import Program
 from di4c_plugin.errors import UserError
+from di4c_plugin.plugins import lookup
 
 EXTERNAL = Path(__file__).resolve().parents[2] / "external"
 # The folder with checkouts, by their names here.
@@ -42,7 +43,7 @@ def checkout(host: str, root: str | Path | None = None) -> Path:
     Raises:
         UserError: if there is none, or one that the user did not name holds other code.
     """
-    program = host_named(host)
+    program: Program = lookup("program", host)
     if root is not None:
         folder = Path(root).resolve()
         if not program.is_at(folder):

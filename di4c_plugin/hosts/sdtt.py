@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 
-from di4c_plugin.checkouts import host_named
 from di4c_plugin.families.dit import DiTNetworks
 from di4c_plugin.hosts.base import Host
 from di4c_plugin.hosts.text import BlockData
+from di4c_plugin.programs.sdtt import PROGRAM
 
 HOST = Host(
     "sdtt",
     DiTNetworks(),
     BlockData,
-    program=host_named("sdtt"),
+    program=PROGRAM,
     latent="token",
     wrote=lambda weights: isinstance(weights.config.get("parameterization"), Mapping),
 )

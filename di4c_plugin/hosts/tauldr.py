@@ -5,12 +5,12 @@ from math import prod
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Data
-from di4c_plugin.checkouts import host_named
 from di4c_plugin.data.codes import read_levels
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.tauldr import TauLDRNetworks
 from di4c_plugin.hosts.base import Host, HostData, OpenHost
 from di4c_plugin.hosts.grid import grey
+from di4c_plugin.programs.tauldr import PROGRAM
 
 
 class Levels(HostData):
@@ -42,7 +42,7 @@ HOST = Host(
     "tauldr",
     TauLDRNetworks(),
     Levels,
-    program=host_named("tauldr"),
+    program=PROGRAM,
     latent="unet",
     kept={"dropout": float, "mirror": bool, "process": dict},
 )

@@ -1,15 +1,14 @@
 """The Hydra callback that `algo=di4c` and `sampler=…` select: it enters the host's program.
 
 Hydra calls it in the job's process before the host's `main`, and in the processes that Lightning
-starts. Each adapter (`mdlm`, `sdtt`, `duo`) then replaces the class that its host looks up at call
-time.
+starts. The adapter of the program then replaces the class that the host looks up at call time.
 """
 
 import contextlib
-import importlib
 import os
+import pkgutil
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,29 +20,26 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from di4c_plugin.announce import announce_once
-from di4c_plugin.checkouts import HYDRA_HOSTS, Checkout, Program, commit_of, host_of_configs
+from di4c_plugin.checkouts import Checkout, Program, commit_of, host_of_configs
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
-from di4c_plugin.plugins import names_of
+from di4c_plugin.plugins import names_of, programs
 from di4c_plugin.programs.shims import remedies
 from di4c_plugin.programs.text.errors import one_line
 
 METHOD, FILE = "algorithm", "file:"
 NOT_CHOSEN = "default"  # the latent of configs/di4c_text
-PATHS = (
-    ("teacher",),
-    ("student",),
-    ("sampler", "teacher"),
-    ("sampler", "known"),
-    ("metrics", "scorer"),
-    ("metrics", "mauve_model"),
-    ("metrics", "reference"),
-    ("eval", "checkpoint_path"),
-    ("training", "finetune_path"),
-    ("parameterization", "checkpoint_path"),
-    ("checkpointing", "resume_ckpt_path"),
+# Keys of ours that name files; those of a host are its `Program.files`.
+FILES = (
+    "teacher",
+    "student",
+    "sampler.teacher",
+    "sampler.known",
+    "metrics.scorer",
+    "metrics.mauve_model",
+    "metrics.reference",
 )
-OUTPUTS = (("metrics", "shards"), ("metrics", "json"))
+OUTPUTS = ("metrics.shards", "metrics.json")
 
 
 class Install(Callback):
@@ -89,17 +85,18 @@ def install(config: DictConfig) -> Any:
         UserError: if the host is unknown, and as the adapters.
     """
     sources = {source.provider: source.path for source in config.hydra.runtime.config_sources}
-    host = host_of_configs(sources.get("main", ""))
+    hosts = programs()
+    host = host_of_configs(sources.get("main", ""), hosts)
     if host is None:
-        names = ", ".join(host.name for host in HYDRA_HOSTS)
+        names = ", ".join(host.name for host in hosts if host.configs)
         raise UserError(f"this is not the program of a known host ({names})")
     warn_of_commit(host, sources["main"])
-    remedies.install(host.name)
-    adapter = importlib.import_module(f"di4c_plugin.programs.{host.name}")
-    values = absolute_paths(plain(config), Path(config.hydra.runtime.cwd))
+    remedies.install(host)
+    adapter = pkgutil.resolve_name(host.adapter)
+    values = absolute_paths(plain(config), Path(config.hydra.runtime.cwd), host.files)
     check_wandb(values)
     try:
-        return adapter.install(with_choices(values, config.hydra))
+        return adapter(with_choices(values, config.hydra))
     except ModuleNotFoundError as error:
         message = f"{host.name} needs {error.name}, which is not installed"
         raise UserError(f"{message}: di4c run {host.script} … has what it lacks") from error
@@ -122,13 +119,16 @@ def warn_of_commit(host: Program, configs: str) -> None:
         announce_once(f"warning: {warning}")
 
 
-def absolute_paths(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the config with absolute paths where we read or write files.
+def absolute_paths(
+    config: dict[str, Any], folder: Path, files: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return the config with absolute paths where we read or write files, and at the keys `files`.
 
     The hosts change into their output folder before a job starts, but users type paths relative to
     `folder`. An input path is made absolute only if it exists there.
     """
-    for *groups, key in (*PATHS, *OUTPUTS):
+    for name in (*FILES, *files, *OUTPUTS):
+        *groups, key = name.split(".")
         section: Any = config
         for group in groups:
             section = section.get(group) if isinstance(section, dict) else None
@@ -138,7 +138,7 @@ def absolute_paths(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         scheme = FILE if value.startswith(FILE) and not os.path.exists(folder / value) else ""  # noqa: PTH110
         with contextlib.suppress(OSError, RuntimeError, ValueError):  # not a path
             path = folder / Path(value.removeprefix(scheme)).expanduser()
-            if path.exists() or (*groups, key) in OUTPUTS:
+            if path.exists() or name in OUTPUTS:
                 section[key] = f"{scheme}{path}"
     return config
 

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from di4c_plugin.checkouts import HOSTS, Checkout, Program, commit_of
+from di4c_plugin.announce import announce_once
+from di4c_plugin.checkouts import Checkout, Program, commit_of
 from di4c_plugin.files import configs_dir
+from di4c_plugin.plugins import installed_plugins
 from di4c_plugin.programs import shims
-from di4c_plugin.programs.shims import packages, remedies
+from di4c_plugin.programs.shims import packages
 
 Row = tuple[str, str, str]  # host, kind of finding, the finding
 
@@ -18,15 +20,17 @@ def default_folder() -> Path:
 
 
 def checkup(folder: Path, *, gpu: bool) -> Iterator[Row]:
-    """Yield the findings about each known host.
+    """Yield the findings about each known host; of a broken plugin a line is announced.
 
     Args:
         folder: of checkouts named like the hosts, or one checkout.
         gpu: whether this machine has a GPU.
     """
     folder = folder.resolve()
-    matching = [host for host in HOSTS if host.is_at(folder)]
-    for host in matching or HOSTS:
+    manager = installed_plugins(broken=lambda error: announce_once(f"warning: {error}"))
+    hosts = manager.programs()
+    matching = [host for host in hosts if host.is_at(folder)]
+    for host in matching or hosts:
         root = folder if matching else folder / host.name
         if host.is_at(root):
             yield from _present(Checkout(host, root, commit_of(root)), gpu)
@@ -51,7 +55,7 @@ def _present(checkout: Checkout, gpu: bool) -> Iterator[Row]:
     yield name, "present", f"{checkout.title}{tested}, in {checkout.root}"
     if checkout.warning:
         yield name, "warning", checkout.warning
-    absent = packages.missing(name)
+    absent = packages.missing(checkout.host)
     if absent:
         start = f"{checkout.host.script} starts by `di4c run`"
         yield name, "bare", f"{start}: {', '.join(absent)} missing"
@@ -64,6 +68,6 @@ def _present(checkout: Checkout, gpu: bool) -> Iterator[Row]:
             yield name, "install", f"{package}: not installed; {packages.pip_line([package])}"
     if shims.needs_path(checkout):
         yield name, "remedy", f"{name} is not installed: src/ on the path"
-    for remedy in remedies.remedies_of(name):
+    for remedy in checkout.host.remedies:
         if not (gpu and remedy.only_without_gpu):
             yield name, "remedy", f"{remedy.when}: {remedy.what}"

@@ -9,7 +9,7 @@ get the shims too; an environment variable names their script. Our flags among t
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,7 @@ from di4c_plugin.announce import announce_once, plain_streams
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import user_path
 from di4c_plugin.overrides import elements, readable
-from di4c_plugin.plugins import lookup, names_of
+from di4c_plugin.plugins import programs
 from di4c_plugin.programs import shims
 from di4c_plugin.programs.images.program import refuse_flags, take_flags
 from di4c_plugin.programs.shims.after_import import after_import
@@ -34,7 +34,7 @@ def launch(script: str, arguments: Sequence[str]) -> None:
     """Run a host's program in this process, with shims.
 
     Args:
-        script: path of the program, such as external/mdlm/main.py.
+        script: path of the program, which lies in a checkout of its host.
         arguments: its own arguments, and flags of ours.
 
     Raises:
@@ -43,15 +43,14 @@ def launch(script: str, arguments: Sequence[str]) -> None:
         SystemExit: as the program.
     """
     checkout = _checkout(script)
-    patches = {}
+    patches: Mapping[str, checkouts.Patch] = {}
     if checkout.host.configs is not None:
         refuse_flags(checkout.host.name, arguments)
         arguments = readable(arguments)
         check_files(arguments)
     else:
-        program = lookup("program", checkout.host.name)
-        arguments, flags = take_flags(arguments, program.own_samplers)
-        patches = program.patches(checkout.root, flags)
+        arguments, flags = take_flags(arguments, checkout.host.own_samplers)
+        patches = checkout.host.patches(checkout.root, flags)
     done = shims.install(checkout)
     for module, patch in patches.items():
         after_import(module, patch)
@@ -91,8 +90,7 @@ def check_model_file(option: str, source: str) -> None:
 def _checkout(script: str) -> checkouts.Checkout:
     if not Path(script).is_file():
         raise UserError(f"no such program: {script}")
-    registered = [lookup("program", name).known for name in names_of("program")]
-    hosts = [*checkouts.HOSTS, *(host for host in registered if host not in checkouts.HOSTS)]
+    hosts = programs()
     checkout = checkouts.find(script, hosts)
     if checkout is None:
         names = ", ".join(host.name for host in hosts)

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from di4c_plugin.checkouts import HOSTS
 from di4c_plugin.cli.main import main
+from tests.conftest import HOSTS
 
 
 def test_what_is_missing_comes_with_the_command_that_fetches_it(

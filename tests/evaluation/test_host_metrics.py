@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from di4c_plugin.checkouts import host_named
 from di4c_plugin.evaluation.entropy import Entropy
 from di4c_plugin.evaluation.gen_ppl import GenPPL
 from di4c_plugin.evaluation.scorer import Scorer, load_tokenizer
 from di4c_plugin.evaluation.text_metric import TextOptions
 from di4c_plugin.evaluation.texts import Texts
+from tests.conftest import host_named
 from tests.evaluation.tiny_lm import texts
 
 pytestmark = pytest.mark.host

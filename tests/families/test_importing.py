@@ -12,9 +12,10 @@ from types import ModuleType
 import pytest
 
 from di4c_plugin.announce import announce_once
-from di4c_plugin.checkouts import commit_of, digest_of, host_named
+from di4c_plugin.checkouts import commit_of, digest_of
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.importing import checkout, host_module
+from tests.conftest import host_named
 
 MakeHost = Callable[[str], Path]
 
@@ -103,7 +104,7 @@ def test_a_checkout_is_looked_for_in_the_documented_order(
 def as_tested(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have these files be those of the commit that is tested with."""
     host = replace(host_named("maskgit"), digest=digest_of(root))
-    monkeypatch.setattr("di4c_plugin.families.importing.host_named", lambda name: host)
+    monkeypatch.setattr("di4c_plugin.families.importing.lookup", lambda kind, name: host)
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from di4c_plugin import load_student, sample
-from di4c_plugin.checkouts import host_named
 from di4c_plugin.cli.main import main
 from di4c_plugin.hosts import host_for
+from tests.conftest import host_named
 from tests.stand_ins.images.checkouts import MODULES, stand_in
 from tests.stand_ins.images.place import HOSTS, Place
 from tests.stand_ins.images.vq_files import STAND_INS

@@ -1,7 +1,10 @@
 """The groups that the search-path plugin gives to known hosts, and to nobody else."""
 
-from importlib import import_module
+import subprocess
+import sys
+from importlib import import_module, metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -10,8 +13,11 @@ from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from di4c_plugin.checkouts import HYDRA_HOSTS, host_named
+from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
+from di4c_plugin.hookspecs import hookimpl
+from di4c_plugin.plugins import DISABLE, GROUP, installed_plugins
+from tests.conftest import HOSTS, HYDRA_HOSTS, host_named
 
 NAMES = [host.name for host in HYDRA_HOSTS]
 
@@ -39,6 +45,51 @@ def manipulate(path: ConfigSearchPathImpl) -> None:
 
 
 EVERY_HOST = pytest.mark.parametrize("configs", NAMES, indirect=True)
+
+
+def test_every_hydra_app_asks_for_programs_without_heavy_imports() -> None:
+    code = (
+        "import sys, hydra_plugins.di4c as ours\nprint(len(ours.programs()))\n"
+        "print({'lightning', 'matplotlib', 'numpy', 'sklearn', 'torch'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[0]) >= 6
+    assert done.stdout.split("\n")[1] == "set()"
+
+
+class Broken:
+    """A plugin whose programs cannot be had, and one of something else."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    @hookimpl
+    def di4c_programs(self) -> Any:
+        return {"mine": self.answer} if self.answer else 1 / 0
+
+
+@pytest.mark.parametrize("answer", [None, "no program", host_named("duo")])
+def test_another_app_hears_nothing_of_a_broken_plugin(
+    answer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = ModuleType("broken")
+    vars(module)["plugin"] = Broken(answer)
+    monkeypatch.setitem(sys.modules, "broken", module)
+    entry = metadata.EntryPoint("broken", "broken:plugin", GROUP)
+    monkeypatch.setattr(metadata, "entry_points", lambda **by: [entry])
+    assert import_module("hydra_plugins.di4c").programs() == list(HOSTS)
+    assert capsys.readouterr() == ("", "")
+    problem = "registers no Program of that name" if answer else "fails in di4c_programs"
+    with pytest.raises(UserError, match=f"^plugin 'broken' {problem}.*PLUGINS=broken switches it"):
+        installed_plugins().programs()
+
+
+def test_another_app_hears_nothing_of_a_plugin_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(DISABLE, "gone")
+    assert import_module("hydra_plugins.di4c").programs() == list(HOSTS)
+    assert capsys.readouterr() == ("", "")
 
 
 def composed(configs: Path, *overrides: str) -> dict[str, Any]:

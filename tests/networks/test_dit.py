@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from di4c_plugin.checkouts import host_named
 from di4c_plugin.diffusion import LogLinear
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.attach import attach_latent
 from di4c_plugin.networks.dit import DiT, DiTConfig
 from di4c_plugin.networks.latent import AdaLNLatent, MaskNoiseLatent, TokenLatent
+from tests.conftest import host_named
 from tests.networks import dit_reference
 from tests.networks.backbone import doors
 
@@ -128,11 +128,12 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
-from di4c_plugin import checkouts as detect
+from di4c_plugin.checkouts import Checkout
+from di4c_plugin.plugins import lookup
 from di4c_plugin.programs import shims
 name, root, weights, out, latent = sys.argv[1:]
-host = detect.host_named(name)
-shims.install(detect.Checkout(host, Path(root), host.commit))
+host = lookup("program", name)
+shims.install(Checkout(host, Path(root), host.commit))
 sys.path[:0] = [root, root + "/src"]
 if name == "sdtt":
     from sdtt.models.dit_orig import DIT

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from di4c_plugin.diffusion import Absorbing, DuoCosine, LogLinear, Uniform
 from di4c_plugin.errors import UserError
-from di4c_plugin.programs import duo, mdlm, sdtt
+from di4c_plugin.programs.duo import adapter as duo
+from di4c_plugin.programs.mdlm import adapter as mdlm
+from di4c_plugin.programs.sdtt import adapter as sdtt
 from di4c_plugin.programs.text.module import TextStudent
 from tests.networks.backbone import state
 from tests.stand_ins.adapter_hosts import CLASSES, CONFIGS, DuoBase, DuoMDLM

@@ -11,11 +11,10 @@ from hydra.conf import ConfigSourceInfo
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
-from di4c_plugin.checkouts import HYDRA_HOSTS, host_named
 from di4c_plugin.errors import UserError
 from di4c_plugin.programs import callback
 from di4c_plugin.programs.callback import Install, plain
-from tests.conftest import MakeHost
+from tests.conftest import HYDRA_HOSTS, MakeHost, host_named
 
 NAMES = [host.name for host in HYDRA_HOSTS]
 
@@ -38,10 +37,10 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]
     calls: list[tuple[str, dict[str, Any]]] = []
 
     def find(name: str) -> Any:
-        short = name.rpartition(".")[2]
-        return SimpleNamespace(install=lambda config: calls.append((short, config)))
+        short = name.removesuffix(".adapter:install").rpartition(".")[2]
+        return lambda config: calls.append((short, config))
 
-    monkeypatch.setattr(callback, "importlib", SimpleNamespace(import_module=find))
+    monkeypatch.setattr(callback, "pkgutil", SimpleNamespace(resolve_name=find))
     # The real ones would stay in this process, and change torch.load for all other tests.
     monkeypatch.setattr(callback, "remedies", SimpleNamespace(install=lambda host: None))
     return calls
@@ -133,9 +132,12 @@ def test_relative_paths_are_those_of_the_folder_where_the_command_was_typed(tmp_
         "eval": {"checkpoint_path": ""},
         "checkpointing": {"resume_ckpt_path": "/elsewhere/last.ckpt"},
         "training": "none",
+        "init": {"from": "digits", "to": "digits"},
     }
+    keys = ("eval.checkpoint_path", "checkpointing.resume_ckpt_path", "training.x", "init.from")
     want = copy.deepcopy(config) | {"teacher": str(tmp_path / "teacher.ckpt")}
-    assert callback.absolute_paths(config, tmp_path) == want
+    want |= {"init": {"from": str(tmp_path / "digits"), "to": "digits"}}
+    assert callback.absolute_paths(config, tmp_path, keys) == want
     for typed, meant in (
         ("file:teacher.ckpt", f"file:{tmp_path / 'teacher.ckpt'}"),
         ("file:elsewhere.ckpt", "file:elsewhere.ckpt"),
@@ -171,8 +173,8 @@ def test_a_package_that_the_host_lacks_is_told(
     def lacking(config: Any) -> None:
         raise ModuleNotFoundError("No module named 'timm'", name="timm")
 
-    modules = SimpleNamespace(import_module=lambda name: SimpleNamespace(install=lacking))
-    monkeypatch.setattr(callback, "importlib", modules)
+    modules = SimpleNamespace(resolve_name=lambda name: lacking)
+    monkeypatch.setattr(callback, "pkgutil", modules)
     monkeypatch.setattr(callback, "remedies", SimpleNamespace(install=lambda host: None))
     configs = make_host("mdlm") / "configs"
     with pytest.raises(SystemExit):

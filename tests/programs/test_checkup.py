@@ -2,10 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from di4c_plugin.checkouts import HOSTS, host_named
 from di4c_plugin.programs.checkup import checkup, default_folder
 from di4c_plugin.programs.shims import packages
-from tests.conftest import MakeHost
+from tests.conftest import HOSTS, MakeHost, host_named
 
 NAMES = [host.name for host in HOSTS]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from di4c_plugin.checkouts import HOSTS
 from di4c_plugin.programs.shims import packages
+from tests.conftest import HOSTS
 from tests.stand_ins.images.checkouts import Root, real, stand_in
 from tests.stand_ins.real import Lab
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from di4c_plugin.programs import maskgit as maskgit_program
 from di4c_plugin.programs.shims import packages
 
 SIDE, CODES, CLASSES, DRAWS = 4, 4, 3, 12_000
@@ -82,7 +83,7 @@ def report(name: str, host: Callable[[], Any], ours: Callable[[], Any]) -> None:
 
 def maskgit(root: Path) -> None:
     """`MaskGIT.sample` of v1."""
-    packages.provide("maskgit")
+    packages.provide(maskgit_program.PROGRAM)
     sys.path.insert(0, str(root))
     from di4c_plugin.programs.maskgit.sampler import MaskGITSampler
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
-from di4c_plugin.checkouts import host_named
+from tests.conftest import host_named
 from tests.stand_ins import stdlib_text, trace
 
 T = TypeVar("T")

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from di4c_plugin.checkouts import host_named
-from di4c_plugin.programs.images.program import SamplerFlags, ScriptProgram
-from di4c_plugin.programs.shims.after_import import Patch
+from di4c_plugin.checkouts import Patch, Program
+from di4c_plugin.programs.images.program import SamplerFlags
+from di4c_plugin.programs.shims.remedies import OLD_CHECKPOINTS
 
 SAMPLERS = {
     "Sampler.halton_sampler": "HaltonSampler",
@@ -18,7 +18,7 @@ SAMPLERS = {
 
 
 def patches(root: Path, flags: SamplerFlags | None) -> dict[str, Patch]:
-    """See `ScriptProgram.patches`: nothing without flags."""
+    """See `Program.patches`: nothing without flags."""
 
     def patch(name: str, module: ModuleType) -> None:
         from di4c_plugin.programs.halton_maskgit import sampler
@@ -29,6 +29,16 @@ def patches(root: Path, flags: SamplerFlags | None) -> dict[str, Patch]:
     return {} if flags is None else {k: partial(patch, name) for k, name in SAMPLERS.items()}
 
 
-PROGRAM = ScriptProgram(
-    host_named("halton_maskgit"), patches, {"halton": "halton", "confidence": "maskgit"}
+PROGRAM = Program(
+    name="halton_maskgit",
+    url="https://github.com/valeoai/Halton-MaskGIT.git",
+    commit="f61b0a1314717004dc7487531fd16a8bb71e1888",
+    marks=("main.py", "Trainer/cls_trainer.py", "Sampler/halton_sampler.py"),
+    script="main.py",
+    digest="fb372ab98f2d66f75971357027a95365dbdb2cd948befc1026d3073363759143",
+    needs="PIL cleanfid einops matplotlib scipy sklearn tensorboard torch_fidelity "
+    "torchmetrics torchvision tqdm webdataset",
+    remedies=(OLD_CHECKPOINTS,),
+    patches=patches,
+    own_samplers={"halton": "halton", "confidence": "maskgit"},
 )

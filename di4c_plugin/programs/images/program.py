@@ -1,18 +1,15 @@
-"""A program that `di4c run` enters, and the flags that select our sampler. Standard library only.
+"""The flags that select our sampler in a program without Hydra. Standard library only.
 
 The flags are removed from the arguments before the program sees them: --sampler NAME, --student
 PATH and --sampler-option NAME=VALUE.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from di4c_plugin.checkouts import Program
 from di4c_plugin.errors import UserError
-from di4c_plugin.programs.shims.after_import import Patch
 
 SAMPLER, STUDENT, OPTION = "--sampler", "--student", "--sampler-option"
 
@@ -24,23 +21,6 @@ class SamplerFlags:
     sampler: str = "ancestral"
     student: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ScriptProgram:
-    """A program without Hydra, registered by `di4c_programs` under the name of its host.
-
-    Attributes:
-        known: how its checkout is recognised.
-        patches: `(root, flags) -> {module: patch}`: each patch is called with the host's module
-            after its import. `flags` is None if the user selects no sampler of ours.
-        own_samplers: the values of the program's own --sampler, and our equivalents. The program's
-            are used, unless the user also gives a student or options.
-    """
-
-    known: Program
-    patches: Callable[[Path, SamplerFlags | None], Mapping[str, Patch]]
-    own_samplers: Mapping[str, str] = field(default_factory=dict)
 
 
 def take_flags(

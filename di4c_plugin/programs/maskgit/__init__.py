@@ -6,13 +6,14 @@ Only the standard library is imported before the host.
 from pathlib import Path
 from types import ModuleType
 
-from di4c_plugin.checkouts import host_named
-from di4c_plugin.programs.images.program import SamplerFlags, ScriptProgram
-from di4c_plugin.programs.shims.after_import import Patch
+from di4c_plugin.checkouts import Patch, Program
+from di4c_plugin.programs.images.program import SamplerFlags
+from di4c_plugin.programs.maskgit.remedies import METRICS_WITHOUT_GPU, NUMPY_FLOAT
+from di4c_plugin.programs.shims.remedies import OLD_CHECKPOINTS
 
 
 def patches(root: Path, flags: SamplerFlags | None) -> dict[str, Patch]:
-    """See `ScriptProgram.patches`: nothing without flags."""
+    """See `Program.patches`: nothing without flags."""
 
     def patch(vit: ModuleType) -> None:
         from di4c_plugin.programs.maskgit import sampler
@@ -23,4 +24,15 @@ def patches(root: Path, flags: SamplerFlags | None) -> dict[str, Patch]:
     return {} if flags is None else {"Trainer.vit": patch}
 
 
-PROGRAM = ScriptProgram(host_named("maskgit"), patches)
+PROGRAM = Program(
+    name="maskgit",  # the archived first generation: branch v1.0
+    url="https://github.com/valeoai/Maskgit-pytorch.git",
+    commit="674ef1d934963b7550ad9068015e705a525ceecb",
+    marks=("main.py", "Trainer/vit.py", "Network/Taming/models/vqgan.py"),
+    script="main.py",
+    digest="87083ac752b327ba6ee3d0c2627a5db0a39a44ee4c7f04a8535b990fb2074daa",
+    needs="PIL clip einops requests scipy sklearn tensorboard torchmetrics "
+    "torchvision tqdm webdataset",
+    remedies=(OLD_CHECKPOINTS, METRICS_WITHOUT_GPU, NUMPY_FLOAT),
+    patches=patches,
+)

@@ -14,11 +14,11 @@ def install(checkout: Checkout) -> list[str]:
     Raises:
         UserError: if a package without a stand-in is missing.
     """
-    provided = packages.provide(checkout.host.name, checkout.host.needs)
+    provided = packages.provide(checkout.host)
     stand_ins = [f"{package} (not installed)" for package in provided]
     phrases = [f"stand-ins for {', '.join(stand_ins)}"] if stand_ins else []
     start_time.install()
-    remedies.install(checkout.host.name)
+    remedies.install(checkout.host)
     if needs_path(checkout):
         sys.path.insert(0, str(_source(checkout)))
         phrases.append(f"src/ on the path ({checkout.host.name} is not installed)")

@@ -5,13 +5,13 @@ host configures it.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 
-Patch = Callable[[ModuleType], None]
+from di4c_plugin.checkouts import Patch
 
 
 class _Patching(Loader):

@@ -12,7 +12,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from di4c_plugin.checkouts import host_named
+from di4c_plugin.checkouts import Program
 from di4c_plugin.errors import UserError
 
 STAND_INS = Path(__file__).parent / "stand_ins"
@@ -50,13 +50,9 @@ def has_stand_in(package: str) -> bool:
     return (STAND_INS / package).is_dir()
 
 
-def missing(host: str, needs: str | None = None) -> list[str]:
-    """Return the packages that the named host needs and that are not installed.
-
-    `needs` lists those of a host that is not in `HOSTS`.
-    """
-    needs = host_named(host).needs if needs is None else needs
-    return [package for package in needs.split() if is_missing(package)]
+def missing(program: Program) -> list[str]:
+    """Return the packages that a program needs and that are not installed."""
+    return [package for package in program.needs.split() if is_missing(package)]
 
 
 def pip_line(packages: list[str]) -> str:
@@ -64,16 +60,16 @@ def pip_line(packages: list[str]) -> str:
     return " ".join(["pip install", *(DISTRIBUTIONS.get(name, name) for name in packages)])
 
 
-def provide(host: str, needs: str | None = None) -> list[str]:
-    """Make all packages of the named host importable; return those that got a stand-in.
+def provide(program: Program) -> list[str]:
+    """Make all packages of a program importable; return those that got a stand-in.
 
     Raises:
         UserError: if packages without a stand-in are missing.
     """
-    absent = missing(host, needs)
+    absent = missing(program)
     unavailable = [package for package in absent if not has_stand_in(package)]
     if unavailable:
-        raise UserError(f"{host} needs {', '.join(unavailable)}: {pip_line(unavailable)}")
+        raise UserError(f"{program.name} needs {', '.join(unavailable)}: {pip_line(unavailable)}")
     for package in absent:
         add(package)
     return absent

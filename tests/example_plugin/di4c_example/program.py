@@ -6,13 +6,12 @@ Nothing but the standard library is imported before the program itself is.
 from pathlib import Path
 from types import ModuleType
 
-from di4c_plugin.checkouts import Program
-from di4c_plugin.programs.images.program import SamplerFlags, ScriptProgram
-from di4c_plugin.programs.shims.after_import import Patch
+from di4c_plugin.checkouts import Patch, Program
+from di4c_plugin.programs.images.program import SamplerFlags
 
 
 def patches(root: Path, flags: SamplerFlags | None) -> dict[str, Patch]:
-    """See `ScriptProgram.patches`."""
+    """See `Program.patches`."""
 
     def patch(pairs: ModuleType) -> None:
         from di4c_example.pairs import PairSampler
@@ -23,13 +22,11 @@ def patches(root: Path, flags: SamplerFlags | None) -> dict[str, Patch]:
     return {} if flags is None else {"pairs": patch}
 
 
-PROGRAM = ScriptProgram(
-    Program(
-        name="two_bits",
-        url="https://example.org/two_bits.git",
-        commit="0" * 40,
-        marks=("main.py", "pairs.py"),
-        script="main.py",
-    ),
-    patches,
+PROGRAM = Program(
+    name="two_bits",
+    url="https://example.org/two_bits.git",
+    commit="0" * 40,
+    marks=("main.py", "pairs.py"),
+    script="main.py",
+    patches=patches,
 )

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from di4c_plugin.checkouts import HOSTS
 from di4c_plugin.errors import UserError
 from di4c_plugin.programs.shims import packages
+from tests.conftest import HOSTS, host_named
 
 STAND_INS = sorted(path.name for path in packages.STAND_INS.iterdir() if path.name[0] != "_")
 
@@ -147,8 +147,8 @@ def test_a_real_package_is_never_shadowed(
 def test_an_absent_package_gets_its_stand_in_once(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = {"flash_attn", "timm"}
     monkeypatch.setattr(packages, "is_missing", absent.__contains__)
-    assert packages.provide("sdtt") == ["flash_attn", "timm"]
-    assert packages.provide("sdtt") == ["flash_attn", "timm"]
+    assert packages.provide(host_named("sdtt")) == ["flash_attn", "timm"]
+    assert packages.provide(host_named("sdtt")) == ["flash_attn", "timm"]
     ours = [path for path in sys.path if str(packages.STAND_INS) in path]
     assert ours == [str(packages.STAND_INS / name) for name in ("flash_attn", "timm")]
     assert sys.path[-2:] == ours
@@ -159,4 +159,4 @@ def test_what_has_no_stand_in_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(packages, "is_missing", absent.__contains__)
     line = "^sdtt needs loguru, mauve: pip install loguru mauve-text$"
     with pytest.raises(UserError, match=line):
-        packages.provide("sdtt")
+        packages.provide(host_named("sdtt"))

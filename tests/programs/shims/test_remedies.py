@@ -12,6 +12,7 @@ from di4c_plugin.announce import announce_once
 from di4c_plugin.errors import UserError
 from di4c_plugin.programs.shims import remedies
 from tests.checkpoints import hostile
+from tests.conftest import host_named
 
 
 class Config:
@@ -121,77 +122,11 @@ def test_a_failure_while_the_loaders_are_built_leaves_nothing_behind() -> None:
     assert torch.cuda.device_count is before
 
 
-class Metrics:
-    """Takes the arguments of Duo's class."""
-
-    def record_generative_perplexity(
-        self, text: str, max_length: int, retokenize: bool = True, device: object = "cuda"
-    ) -> None:
-        self.seen = (text, max_length, retokenize, device)
-
-
-def test_a_device_in_the_wrong_place_finds_its_own() -> None:
-    module = SimpleNamespace(Metrics=type("Metrics", (Metrics,), {}))
-    remedies.perplexity_on_its_device(module)  # type: ignore[arg-type]
-    metrics, cpu = module.Metrics(), torch.device("cpu")
-    for arguments, seen in (
-        ((cpu,), (True, cpu)),
-        ((), (True, "cuda")),
-        ((False, "cuda:1"), (False, "cuda:1")),
-    ):
-        metrics.record_generative_perplexity("text", 3, *arguments)
-        assert metrics.seen == ("text", 3, *seen)
-
-
-class Inception:
-    """Sends what it has and gets where MaskGIT's class does."""
-
-    def __init__(self, features: int) -> None:
-        self.network = torch.nn.Linear(features, 1).to("cuda")
-
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
-        return self.network(x.to("cuda")).to(torch.float64)
-
-
-def test_metrics_stay_on_the_cpu_only_without_gpu(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    before = torch.nn.Module.to
-    module = SimpleNamespace(MultiInceptionMetrics=type("Inception", (Inception,), {}))
-    remedies.metrics_without_gpu(module)  # type: ignore[arg-type]
-    metrics = module.MultiInceptionMetrics(3)
-    answer = metrics.compute(torch.ones(2, 3))
-    assert (answer.device.type, answer.dtype) == ("cpu", torch.float64)
-    assert "to" not in vars(torch.Tensor)
-    assert torch.nn.Module.to is before
-    assert capsys.readouterr().err == "di4c: no GPU: the metrics run on the CPU\n"
-
-
-def test_metrics_use_the_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: seen.append(device))
-    module = SimpleNamespace(MultiInceptionMetrics=type("Inception", (Inception,), {}))
-    remedies.metrics_without_gpu(module)  # type: ignore[arg-type]
-    module.MultiInceptionMetrics(3)
-    assert seen == ["cuda"]
-
-
-def test_numpy_gets_its_old_name_where_it_has_lost_it() -> None:
-    new = SimpleNamespace(float64=float)
-    remedies.numpy_float(new)  # type: ignore[arg-type]
-    assert new.float_ is float
-    old = SimpleNamespace(float64=float, float_=complex)
-    remedies.numpy_float(old)  # type: ignore[arg-type]
-    assert old.float_ is complex
-
-
 def test_a_host_gets_its_remedies_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr(remedies, "after_import", lambda module, patch: seen.append(module))
     remedies.install.cache_clear()
     for _ in range(2):
-        remedies.install("duo")
+        remedies.install(host_named("duo"))
     assert seen == ["torch", "dataloader", "metrics"]
     remedies.install.cache_clear()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from di4c_plugin.checkouts import host_named
+from tests.conftest import host_named
 
 MODULES = {
     "maskgit": ("Network/transformer.py", "stand_in_maskgit"),

@@ -1,6 +1,6 @@
 """Hydra finds this module by its namespace `hydra_plugins` and loads it in every Hydra app.
 
-So it must stay light: no torch, no plugins, nothing done at import.
+So it must stay light: no torch, nothing done at import. Of plugins it asks for programs.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from di4c_plugin.checkouts import host_of_configs
+from di4c_plugin.checkouts import Program, host_of_configs
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
 
@@ -26,16 +26,19 @@ class Di4CSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append our configs, behind the app's own; in a known host, put a few before them.
 
-        Those give MDLM and SDTT the groups that can be chosen only if a defaults list names them.
-        There the configs of installed plugins come last. Other apps are left as they are.
+        Those are the groups that can be chosen only if a defaults list names them: the program's
+        own, `Program.groups`, and behind them what all have. There the configs of installed plugins
+        come last. Other apps are left as they are.
         """
         known = False
         for element in list(search_path.get_path()):
-            host = host_of_configs(element.path) if element.provider == "main" else None
+            main = element.provider == "main"
+            host = host_of_configs(element.path, programs()) if main else None
             if host:
                 known = True
-                folder = configs_dir() / "hosts" / host.name
-                search_path.prepend(provider="di4c_plugin", path=str(folder))
+                for path in (str(configs_dir() / "hosts" / "any"), host.groups):
+                    if path:
+                        search_path.prepend(provider="di4c_plugin", path=path)
         search_path.append(provider="di4c_plugin", path=str(configs_dir()))
         if known:
             prepare_sweeps()
@@ -80,6 +83,16 @@ class Registered(ConfigSource):
         content = OmegaConf.create(config_of(group, name))
         header = {"package": package_of(group)}
         return ConfigResult(self.provider, f"{SCHEME}://{self.path}", content, header)
+
+
+def programs() -> list[Program]:
+    """Return the programs of hosts that we know; of a broken plugin other apps hear nothing."""
+    from di4c_plugin.plugins import BUILTINS, PluginManager, installed_plugins
+
+    try:
+        return installed_plugins(broken=lambda error: None).programs()
+    except UserError:  # a plugin is switched off that is not installed: told in a known host
+        return PluginManager([BUILTINS]).programs()
 
 
 def prepare_sweeps() -> None:
