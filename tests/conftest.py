@@ -21,8 +21,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # The built-in ones only.
 HOSTS = tuple(host for host in di4c_programs().values() if isinstance(host, Program))
-    di4c_programs().values()
-)  # the built-in ones, whatever is installed
 HYDRA_HOSTS = tuple(host for host in HOSTS if host.configs)
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 MakeHost = Callable[[str], Path]
