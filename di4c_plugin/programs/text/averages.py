@@ -24,11 +24,14 @@ class FrozenAverage:
 
 
 def averaged(module: Any) -> list[tuple[str, nn.Parameter]]:
-    """Return names and parameters in the hosts' order: backbone, then noise schedule."""
+    """Return names and parameters in the hosts' order: backbone, then noise schedule, if any."""
+    noise = getattr(module, "noise", None)
     return list(
         itertools.chain(
             module.backbone.named_parameters(),
-            ((f"noise.{name}", p) for name, p in module.noise.named_parameters()),
+            ((f"noise.{name}", p) for name, p in noise.named_parameters())
+            if noise is not None
+            else (),
         )
     )
 

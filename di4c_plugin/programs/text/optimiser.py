@@ -1,7 +1,7 @@
 """The host's own AdamW with a parameter group for each trained network.
 
-All three hosts make `torch.optim.AdamW` from one list of parameters, and its schedule, in one
-function: the groups must exist before the schedule.
+The hosts make `torch.optim.AdamW` from one list of parameters, and its schedule, in one function:
+the groups must exist before the schedule.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,8 +22,11 @@ def groups_by_role(engine: Engine) -> Iterator[None]:
 
     def by_role(parameters: Any, lr: float, **options: Any) -> torch.optim.Optimizer:
         groups = {group["role"]: group for group in engine.groups(lr)}
-        groups["student"]["params"] = list(parameters)  # the host's noise schedule too
-        return adamw(list(groups.values()), lr=lr, **options)
+        student = groups.pop("student")
+        others = {id(p) for group in groups.values() for p in group["params"]}
+        # The host's noise schedule too; a host may pass all that the module has.
+        student["params"] = [p for p in parameters if id(p) not in others]
+        return adamw([student, *groups.values()], lr=lr, **options)
 
     with mock.patch.object(torch.optim, "AdamW", adamw if engine.plain else by_role):
         yield

@@ -97,11 +97,9 @@ def count_batches(loop: dict[str, Any], run: RunState, updates: int) -> None:
 
 def network_sizes(module: Any) -> dict[str, Any]:
     """Return the sizes of the host's DiT, by the names of `di4c_plugin.networks.dit.DiTConfig`."""
-    model = module.config.model
-    sizes = {name: int(model[name]) for name in ("hidden_size", "cond_dim", "n_blocks", "n_heads")}
-    return sizes | {
+    return module.sizes | {
         "kind": "dit",
-        "vocab_size": int(module.vocab_size),
+        "vocab_size": module.process.num_states,
         "length": module.positions,
         "time_conditioning": module.time_conditioned,
     }

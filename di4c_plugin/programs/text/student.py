@@ -25,6 +25,7 @@ from di4c_plugin.programs.text.networks import (
     restore,
     with_latent,
 )
+from di4c_plugin.programs.text.recorded import PARTS
 from di4c_plugin.programs.text.sampling import SamplerSettings
 from di4c_plugin.programs.text.settings import Distillation
 from di4c_plugin.programs.text.state import RunState
@@ -55,9 +56,18 @@ class Plan:
 
 
 class TextNetworks(LightningModule):
-    """The networks of a run. Host adapters define the process."""
+    """The networks of a run. Host adapters define the process.
+
+    The properties read the config by the keys of MDLM and its kin; an adapter of a host with other
+    keys overrides them.
+
+    Attributes:
+        plan: the task of the run.
+        parts: the keys of the host's config that determine an update: a resumed run compares them.
+    """
 
     plan: ClassVar[Plan]
+    parts: ClassVar[frozenset[str]] = PARTS
     config: Any
     backbone: nn.Module
     tokenizer: Any
@@ -95,6 +105,17 @@ class TextNetworks(LightningModule):
         """D, the length of a sequence."""
         return int(self.config.model.length)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of the backbone, by the names of `di4c_plugin.networks.dit.DiTConfig`."""
+        names = ("hidden_size", "cond_dim", "n_blocks", "n_heads")
+        return {name: int(self.config.model[name]) for name in names}
+
+    @property
+    def padded(self) -> bool:
+        """Whether sequences of the training data end in padding."""
+        return not self.config.data.get("wrap", True)
+
     def tokens(self, batch: dict[str, Tensor]) -> Tensor:
         """Return x_0, shape (B, D), of a batch of the host's loader."""
         return batch["input_ids"]
@@ -102,6 +123,8 @@ class TextNetworks(LightningModule):
     def set_up(self) -> None:
         """Turn the host's untrained backbone into the student, or into the model to evaluate."""
         self.process, plan = self.make_process(), self.plan
+        if not hasattr(self, "ema"):
+            self.ema = None
         check_weights(plan.weights, self.process, time_conditioned=self.time_conditioned)
         # In tuples, so that they are not submodules, in neither checkpoints nor DDP.
         self._hybrid = () if plan.hybrid is None else (self._frozen(plan.hybrid),)
@@ -130,7 +153,7 @@ class TextNetworks(LightningModule):
         load_backbone(self.backbone, self.plan.weights)
 
     def _set_up_training(self, distillation: Distillation) -> None:
-        if not self.config.data.get("wrap", True):
+        if self.padded:
             raise UserError("data.wrap=false pads sequences, which cannot be distilled")
         algorithm, weights = distillation.make(self.process), self.plan.weights
         roles = algorithm.roles

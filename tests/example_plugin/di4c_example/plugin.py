@@ -48,10 +48,10 @@ def di4c_hosts() -> Mapping[str, object]:
 
 @hookimpl
 def di4c_programs() -> Mapping[str, object]:
-    """Let `di4c run` enter the toy's own program."""
-    from di4c_example.program import PROGRAM
+    """Let us enter the toy's own program, and another that has Hydra."""
+    from di4c_example import letters, program
 
-    return {"two_bits": PROGRAM}
+    return {"letters": letters.PROGRAM, "two_bits": program.PROGRAM}
 
 
 @hookimpl

@@ -1,10 +1,13 @@
 """Groups of the host's optimiser by role: a schedule of the host does not move what a role asks."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import torch
 from torch import nn
 
 from di4c_plugin.algorithms.base import Role
-from di4c_plugin.programs.text.optimiser import set_by_role
+from di4c_plugin.programs.text.optimiser import groups_by_role, set_by_role
 
 
 def test_a_schedule_that_cycles_momentum_leaves_the_betas_of_a_role() -> None:
@@ -20,3 +23,20 @@ def test_a_schedule_that_cycles_momentum_leaves_the_betas_of_a_role() -> None:
         assert auxiliary["lr"] == 2 * student["lr"]
         optimizer.step()
         schedule.step()
+
+
+def test_a_host_may_pass_all_its_parameters() -> None:
+    """As most modules of Lightning do, the networks of the other roles among them."""
+    networks = nn.ModuleDict({"peer": nn.Linear(2, 2), "student": nn.Linear(2, 2)})
+    own = nn.Parameter(torch.zeros(1))
+
+    def groups(lr: float) -> list[dict[str, Any]]:
+        return [{"params": [*networks[n].parameters()], "lr": lr, "role": n} for n in networks]
+
+    engine: Any = SimpleNamespace(plain=False, groups=groups)
+    with groups_by_role(engine):
+        optimizer = torch.optim.AdamW([*networks.parameters(), own], lr=0.1)
+    student, peer = optimizer.param_groups
+    assert (student["role"], peer["role"]) == ("student", "peer")
+    assert student["params"] == [*networks["student"].parameters(), own]
+    assert peer["params"] == [*networks["peer"].parameters()]
