@@ -12,10 +12,8 @@ def test_settings_are_what_an_update_depends_on() -> None:
         "wandb": {"name": "x"},
     }
     student: Any = stand_in.student()
-    module = SimpleNamespace(
-        config=stand_in.config(**values), plan=student.plan, engine=student.engine
-    )
-    found = settings_of(module)
+    known = {name: getattr(student, name) for name in ("plan", "engine", "parts")}
+    found = settings_of(SimpleNamespace(config=stand_in.config(**values), **known))
     assert found["loader.batch_size"] == "8"
     assert found["data.name"] == "text8"
     assert found["algo.delta"] == "0.2"
