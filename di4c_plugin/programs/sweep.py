@@ -1,7 +1,8 @@
 """Sweeps of a host's program, `--multirun`: each job gets its own callbacks, and may fail alone.
 
 Hydra builds callbacks before it applies a job's overrides, so that it never calls a callback of a
-swept group; and its launcher ends all jobs when one calls `sys.exit`.
+swept group; it refuses a key of a swept group, `sampler=ancestral,maskgit sampler.steps=4`, as the
+config before the sweep has none; and its launcher ends all jobs when one calls `sys.exit`.
 """
 
 import functools
@@ -10,12 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
+from hydra._internal.defaults_list import DefaultsList
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 PACKAGE = "di4c_plugin."
 HYDRA, LAUNCHER = "hydra._internal.hydra", "hydra._internal.core_plugins.basic_launcher"
+LOADER = "hydra._internal.config_loader_impl"
 
 
 class JobCallbacks(Callbacks):
@@ -35,12 +39,33 @@ class JobCallbacks(Callbacks):
 
 
 def prepare() -> None:
-    """Make Hydra use both in this process."""
+    """Make Hydra use all three in this process."""
     hydra: Any = importlib.import_module(HYDRA)
-    launcher: Any = importlib.import_module(LAUNCHER)
     hydra.Callbacks = JobCallbacks
-    if not hasattr(launcher.run_job, "__wrapped__"):
-        launcher.run_job = failing_alone(launcher.run_job)
+    for module, name, wrap in (
+        (LAUNCHER, "run_job", failing_alone),
+        (LOADER, "create_defaults_list", keys_left_to_jobs),
+    ):
+        changed: Any = importlib.import_module(module)
+        if not hasattr(getattr(changed, name), "__wrapped__"):
+            setattr(changed, name, wrap(getattr(changed, name)))
+
+
+def keys_left_to_jobs(create: Callable[..., DefaultsList]) -> Callable[..., DefaultsList]:
+    """Return Hydra's `create_defaults_list` such that keys of swept groups wait for the jobs."""
+
+    @functools.wraps(create)
+    def run(
+        repo: Any, config_name: str | None, overrides_list: list[Override], **options: Any
+    ) -> DefaultsList:
+        found = create(repo, config_name, overrides_list, **options)
+        groups = [o.key_or_group for o in overrides_list if o.is_sweep_override()]
+        swept = tuple(f"{group}." for group in groups if repo.group_exists(group))
+        keys = found.config_overrides
+        found.config_overrides = [key for key in keys if not key.key_or_group.startswith(swept)]
+        return found
+
+    return run
 
 
 def failing_alone(run_job: Callable[..., JobReturn]) -> Callable[..., JobReturn]:

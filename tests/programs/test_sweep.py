@@ -77,6 +77,13 @@ def test_every_job_has_the_sampler_that_it_chose(program: Path) -> None:
     assert jobs == {0: "ancestral", 1: "maskgit"}
 
 
+@pytest.mark.parametrize("steps", ["sampler.steps=3", "sampler.steps=3,4"])
+def test_options_of_a_swept_sampler_are_its_jobs(program: Path, steps: str) -> None:
+    code, jobs, errors = run(program, "--multirun", "sampler=ancestral,maskgit", steps)
+    assert (code, errors) == (0, [])
+    assert list(jobs.values()) == sorted(["ancestral", "maskgit"] * (len(jobs) // 2))
+
+
 def test_a_fixed_sampler_is_every_jobs(program: Path) -> None:
     code, jobs, errors = run(program, "--multirun", "sampler=maskgit", "+x=1,2")
     assert (code, errors, jobs) == (0, [], {0: "maskgit", 1: "maskgit"})
