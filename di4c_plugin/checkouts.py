@@ -86,7 +86,7 @@ class Program:
 
     @property
     def tested(self) -> str:
-        """Name and commit that we test with, such as `mdlm at c112c52`."""
+        """Name and commit that we test with, such as `NAME at c112c52`."""
         return f"{self.name} at {self.commit[:7]}"
 
     def is_at(self, root: Path) -> bool:
@@ -133,7 +133,7 @@ class Checkout:
 
     @property
     def title(self) -> str:
-        """Name and commit, such as `mdlm at c112c52`."""
+        """Name and commit, such as `NAME at c112c52`."""
         known = self.host.tested if self.as_tested else f"{self.host.name} at an unknown commit"
         return f"{self.host.name} at {self.commit[:7]}" if self.commit else known
 

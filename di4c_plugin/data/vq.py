@@ -16,10 +16,6 @@ from di4c_plugin.families.importing import host_module
 from di4c_plugin.plain_files import read_yaml
 
 LLAMAGEN = "vq_ds16_c2i.pt"
-WHERE = {  # from the hosts' documentation
-    "maskgit": "its download_models.py gets both from the hub's llvictorll/Maskgit-pytorch",
-    "halton_maskgit": f"its README gets {LLAMAGEN} from the hub's FoundationVision/LlamaGen",
-}
 EMBEDDING = "quantize.embedding.weight"
 CHUNK = 16  # pictures at once: distances to 16384 codes are 16 MiB for each of 256 x 256 pixels
 NUMBERS = 8  # dimension of a code, fixed in Halton-MaskGIT's decoder
@@ -120,48 +116,47 @@ class VQ:
             )
 
 
-def load_vq(host: str, path: str | Path, root: str | Path | None = None) -> VQ:
-    """Return a host's VQ model, on the CPU; nothing of the files is executed.
+def load_taming(host: str, path: str | Path, root: str | Path | None = None) -> VQ:
+    """Return a VQGAN of taming-transformers, on the CPU; nothing of the files is executed.
 
     Args:
-        host: "maskgit" or "halton_maskgit".
-        path: as the host's --vqgan-folder: for maskgit a folder with configs/model.yaml and
-            ckpts/last.ckpt (or both without these folders, as from the host's download_models.py);
-            for halton_maskgit LlamaGen's file, such as vq_ds16_c2i.pt.
-        root: of the host's checkout; None: see `importing.checkout`.
+        host: the program with the class.
+        path: a folder with configs/model.yaml and ckpts/last.ckpt, or both without these folders.
+        root: of the program's checkout; None: see `importing.checkout`.
 
     Raises:
         UserError: if files or packages are missing, or weights do not fit.
     """
-    load = {"maskgit": _load_taming, "halton_maskgit": _load_llamagen}[host]
-    model, file = load(Path(path), root)
+    folder, where = Path(path), "the hub's llvictorll/Maskgit-pytorch has both"
+    config = existing(host, [folder / "configs/model.yaml", folder / "model.yaml"], where)
+    file = existing(host, [folder / "ckpts/last.ckpt", folder / "last.ckpt"], where)
+    kind = host_module(host, "Network.Taming.models.vqgan", root).VQModel
+    model = made(kind, parameters(config), config)
+    tensors = state_of(file, "state_dict")
+    expected = model.state_dict()  # the file has the loss's networks too, which the host leaves out
+    return filled(model, {k: v for k, v in tensors.items() if k in expected}, file)
+
+
+def load_llamagen(host: str, path: str | Path, root: str | Path | None = None) -> VQ:
+    """As `load_taming`, of LlamaGen's VQ model: `path` is its file, or the folder of that."""
+    path, where = Path(path), f"the hub's FoundationVision/LlamaGen has {LLAMAGEN}"
+    file = existing(host, [path / LLAMAGEN if path.is_dir() else path], where)
+    tensors = state_of(file, "model")
+    if (numbers := tensors[EMBEDDING].shape[1]) != NUMBERS:
+        raise UserError(f"{file} has codes of {numbers} numbers; Halton-MaskGIT decodes {NUMBERS}")
+    module = host_module(host, "Network.vq_model", root)
+    model = made(lambda **sizes: module.VQModel(module.ModelArgs(**sizes)), layout(tensors), file)
+    return filled(model, tensors, file)
+
+
+def filled(model: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> VQ:
+    """Return a model with these weights of a file; raises UserError if they do not fit."""
+    load_weights(model, dict(tensors), str(file))
     weights = model.state_dict()
     return VQ(model, len(weights[EMBEDDING]), fingerprint(weights), str(file))
 
 
-def _load_taming(folder: Path, root: str | Path | None) -> tuple[nn.Module, Path]:
-    config = existing("maskgit", [folder / "configs/model.yaml", folder / "model.yaml"])
-    file = existing("maskgit", [folder / "ckpts/last.ckpt", folder / "last.ckpt"])
-    kind = host_module("maskgit", "Network.Taming.models.vqgan", root).VQModel
-    model = made(kind, parameters(config), config)
-    tensors = state_of(file, "state_dict")
-    expected = model.state_dict()  # the file has the loss's networks too, which the host leaves out
-    load_weights(model, {k: v for k, v in tensors.items() if k in expected}, str(file))
-    return model, file
-
-
-def _load_llamagen(path: Path, root: str | Path | None) -> tuple[nn.Module, Path]:
-    file = existing("halton_maskgit", [path / LLAMAGEN if path.is_dir() else path])
-    tensors = state_of(file, "model")
-    if (numbers := tensors[EMBEDDING].shape[1]) != NUMBERS:
-        raise UserError(f"{file} has codes of {numbers} numbers; Halton-MaskGIT decodes {NUMBERS}")
-    module = host_module("halton_maskgit", "Network.vq_model", root)
-    model = made(lambda **sizes: module.VQModel(module.ModelArgs(**sizes)), layout(tensors), file)
-    load_weights(model, tensors, str(file))
-    return model, file
-
-
-def existing(host: str, files: Iterable[Path]) -> Path:
+def existing(host: str, files: Iterable[Path], where: str) -> Path:
     """Return the first of these files that exists.
 
     Raises:
@@ -170,7 +165,7 @@ def existing(host: str, files: Iterable[Path]) -> Path:
     files = list(files)
     if first := next((file for file in files if file.is_file()), None):
         return first
-    raise UserError(f"no VQGAN for {host}: {files[0]} is missing ({WHERE[host]})")
+    raise UserError(f"no VQGAN for {host}: {files[0]} is missing ({where})")
 
 
 def parameters(config: Path) -> dict[str, Any]:

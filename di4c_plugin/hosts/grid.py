@@ -1,6 +1,8 @@
 """Data of both generations of MaskGIT: codes, or pictures encoded by the program's VQ model."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from di4c_plugin.announce import announce_once
 from di4c_plugin.data.codes import holds_codes, read_codes
 from di4c_plugin.data.encoding import encode
 from di4c_plugin.data.pictures import Progress, read_pictures
-from di4c_plugin.data.vq import VQ, load_vq
+from di4c_plugin.data.vq import VQ
 from di4c_plugin.errors import UserError
 from di4c_plugin.hosts.base import HostData, OpenHost
 
@@ -24,15 +26,17 @@ KEPT: dict[str, type] = {
 
 
 class GridData(HostData):
-    """Codes.
+    """Codes; a host says how its VQ model is loaded, `(host, path, root) -> VQ`.
 
     Args:
         data: codes (see `read_codes`), or a folder of pictures, which needs `vqgan`.
-        vqgan: the host's VQ model, see `load_vq`; None: codes are drawn as grey levels.
+        vqgan: the host's VQ model, see `load`; None: codes are drawn as grey levels.
         image_size: side of the VQ model's input, in pixels.
         mirror: whether each picture is also used mirrored (v1 mirrors at random).
         cache: file for the codes of pictures; None: in the user's cache folder.
     """
+
+    load: ClassVar[Callable[..., VQ]]
 
     def __init__(
         self,
@@ -67,7 +71,7 @@ class GridData(HostData):
     def vq(self, host: OpenHost) -> VQ:
         """Return the VQ model, loaded once; raises UserError."""
         if self._vq is None:
-            vq = load_vq(host.family.name, str(self.vqgan), host.root)
+            vq = type(self).load(host.family.name, str(self.vqgan), host.root)
             vq.check(side=host.sizes.side, codes=host.sizes.codes)
             self._vq = vq
         return self._vq

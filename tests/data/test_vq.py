@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.data import vq as vq_module
-from di4c_plugin.data.vq import VQ, layout, load_vq, parameters
+from di4c_plugin.data.vq import VQ, layout, load_llamagen, load_taming, parameters
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.importing import host_module
 from tests.stand_ins.images.vq_files import (
@@ -39,6 +39,10 @@ def vq_root(root: Root, repository: Path) -> Root:
 @pytest.fixture
 def stand_ins(make_host: Callable[[str], Path]) -> Root:
     return lambda host: with_stand_in(make_host(host), host)
+
+
+def load_vq(host: str, path: Path, place: Path) -> VQ:
+    return {"maskgit": load_taming, "halton_maskgit": load_llamagen}[host](host, path, place)
 
 
 def images(count: int = 3) -> Tensor:
