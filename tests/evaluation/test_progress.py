@@ -15,7 +15,7 @@ def test_a_long_one_prints_lines_with_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(0, 1000, 40))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
     assert list(tracked("abcdef", "batches scored")) == list("abcdef")
     assert capsys.readouterr().err.splitlines() == [
         "di4c: batches scored: 1 of 6, about 400 s left",  # one in 80 s
