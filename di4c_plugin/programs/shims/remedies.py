@@ -164,6 +164,24 @@ def numpy_float(numpy: ModuleType) -> None:
         numpy.float_ = numpy.float64  # type: ignore[attr-defined]
 
 
+def modulation_as_scripted(models: ModuleType) -> None:
+    """Make SDTT's `modulate_fused` mean the same to `torch.compile` as it does uncompiled.
+
+    TorchScript takes the first of two functions named `modulate`; `torch.compile` reads the source
+    anew, finds the second, and broadcasts the batch with itself.
+    """
+    scripted: Callable[..., Any] = models.modulate_fused
+
+    def modulate_fused(x: Any, shift: Any, scale: Any) -> Any:
+        import torch
+
+        if torch.compiler.is_compiling():
+            return x * (1 + scale) + shift
+        return scripted(x, shift, scale)
+
+    models.modulate_fused = modulate_fused  # type: ignore[attr-defined]
+
+
 REMEDIES = (
     Remedy(
         hosts=tuple(host.name for host in HOSTS),
@@ -187,6 +205,13 @@ REMEDIES = (
         when="no GPU",
         what="record_generative_perplexity gets the device, which main.py passes as retokenize",
         only_without_gpu=True,
+    ),
+    Remedy(
+        hosts=("sdtt",),
+        module="sdtt.models.dit_orig",
+        patch=modulation_as_scripted,
+        when="compile=true",
+        what="modulate_fused computes what it computes uncompiled",
     ),
     Remedy(
         hosts=("maskgit",),
