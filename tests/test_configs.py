@@ -89,11 +89,11 @@ def test_every_config_is_tested_here() -> None:
         Path("recipe", host, f"{algo}.yaml")
         for algo in ("di4c", "dmmd", "sdtt")
         for host in options("host")
-        if algo == "dmmd" or host not in HOSTS  # elsewhere text has the method's own defaults
-    } - {Path("recipe/hf/sdtt.yaml")}
-    recipes |= {Path("recipe", host, "rsmmd.yaml") for host in (*HOSTS, "hf", "text")} | {
-        Path("recipe/text/dmmd.yaml")
+        if algo != "di4c" or host not in HOSTS  # there it has its own defaults, the released ones
     }
+    recipes |= {Path("recipe", host, "rsmmd.yaml") for host in (*HOSTS, "hf")}
+    recipes |= {Path("recipe/duo/dcd.yaml")}
+    recipes |= {Path("recipe/text", f"{algo}.yaml") for algo in ("dmmd", "rsmmd", "sdtt")}
     assert found == grouped | hosts | others | recipes
 
 

@@ -19,7 +19,7 @@ from di4c_plugin import load_student
 from di4c_plugin.algorithms.base import Algorithm
 from di4c_plugin.algorithms.di4c import Di4C, Weights
 from di4c_plugin.cli.main import main
-from di4c_plugin.diffusion import Absorbing, Confidence, DiscretisedGaussian, Process
+from di4c_plugin.diffusion import Absorbing, Confidence, DiscretisedGaussian, Process, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
 from di4c_plugin.hosts import OpenHost
@@ -43,6 +43,7 @@ SHORT = (
     "text_rsmmd",
     "mdlm_rsmmd",
     "text_sdtt",
+    "duo_dcd",
 )  # inside the hosts, and without them
 IN_HYDRA = [host.name for host in HYDRA_HOSTS]
 IN_PROGRAMS = [(host, name) for host in IN_HYDRA for name in TEXT]
@@ -315,6 +316,8 @@ def test_a_phase_is_the_same_in_programs_that_look_like_hosts(
     run = run_of(alone)
     if phase is not None:
         run = compose_run("train", [*run.info["phases"][phase], "out=x"])
+    if (host, experiment) == ("duo", "text_sdtt"):
+        assert method.pop("divergence") == "kl", "of the recipe"
     assert vars(make_algorithm(run.info["algo"], Absorbing(4, mask=3))).items() >= (
         {k: v for k, v in method.items() if k not in ("process", "roles")}.items()
     )
@@ -324,6 +327,15 @@ def test_a_phase_is_the_same_in_programs_that_look_like_hosts(
     assert (training.lr, training.ema) == (config["optim"]["lr"], config["training"]["ema"])
     assert config["lr_scheduler"]["max_lr"] == training.lr
     assert training.steps == config["trainer"]["max_steps"]
+
+
+def test_the_teacher_of_duos_distillation_is_renewed_once() -> None:
+    run = run_of("duo_dcd")
+    method = make_algorithm(run.info["algo"], Uniform(4))
+    assert run.info["host"]["name"] == "duo"
+    assert method.rounds == 2
+    assert vars(method).items() >= {"trajectory": "data", "divergence": "reverse_kl"}.items()
+    assert (run.training.steps, run.training.schedule) == (600, "constant")
 
 
 def test_text_outside_of_a_host_says_where_it_belongs(tmp_path: Path) -> None:

@@ -307,8 +307,9 @@ def defaults_of(call: Any, *left_out: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", files_of("algo"))
 def test_a_file_of_a_method_is_its_class(name: str, tmp_path: Path) -> None:
-    config = in_host(tmp_path, "mdlm", f"algo={name}")["algo"]  # no recipe
+    config = in_host(tmp_path, "mdlm", f"algo={name}")["algo"]
     expected = {"name": name} | defaults_of(lookup("algorithm", name), "process")
+    expected |= recipe("mdlm", name).algo
     if name == "di4c":
         expected["weights"] = asdict(Weights())
     assert config == expected

@@ -9,6 +9,7 @@ from typing import Any
 from di4c_plugin.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
+PROCESSES = ("absorbing", "uniform")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +72,15 @@ class NetworkCase(Case):
     """A teacher, and networks made from it.
 
     Attributes:
-        teacher: a value of `teacher=`; None: a DiT of the sizes below with random weights, for
-            masked diffusion.
+        teacher: a value of `teacher=`; None: a DiT of the sizes below with random weights.
+        process: of that DiT, "absorbing" or "uniform".
         vocab, positions, hidden, layers, heads: of that DiT.
         batch: B, sequences.
         latent: name and options of the latent; None: the default of the method and the host.
     """
 
     teacher: str | None = None
+    process: str = "absorbing"
     vocab: int = 50258
     positions: int = 256
     hidden: int = 768

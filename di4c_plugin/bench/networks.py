@@ -14,7 +14,7 @@ from di4c_plugin.api import load_teacher
 from di4c_plugin.bench.cases import NetworkCase, SampleCase, UpdateCase
 from di4c_plugin.bench.measure import median_seconds, peak_bytes, seconds
 from di4c_plugin.checkpoints.model import Model
-from di4c_plugin.diffusion import Absorbing
+from di4c_plugin.diffusion import build_process
 from di4c_plugin.families import new_model
 from di4c_plugin.families.adapted import teaching
 from di4c_plugin.hosts.choose import as_host
@@ -44,7 +44,9 @@ def make_teacher(case: NetworkCase) -> Model:
         n_blocks=case.layers,
         n_heads=case.heads,
     )
-    teacher = new_model(config, Absorbing(case.vocab, mask=case.vocab - 1))
+    mask = {"mask": case.vocab - 1} if case.process == "absorbing" else {}
+    process = build_process({"name": case.process, "num_tokens": case.vocab} | mask)
+    teacher = new_model(config, process)
     for parameter in teacher.denoiser.parameters():
         if parameter.ndim == 2 and not parameter.any():
             nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from di4c_plugin.bench.cases import CASES, DTYPES
+from di4c_plugin.bench.cases import CASES, DTYPES, PROCESSES
 from di4c_plugin.cli.arguments import add_output, flag
 from di4c_plugin.cli.output import write_results
 from di4c_plugin.errors import UserError
@@ -29,6 +29,7 @@ ROWS = {
 }
 OPTIONS = {
     "teacher": "file, folder or hub id; without it a DiT of the sizes below",
+    "process": "of the DiT",
     "vocab": "S",
     "positions": "D",
     "hidden": "H, width",
@@ -43,7 +44,8 @@ OPTIONS = {
     "repeats": "runs; the median is printed",
     "seed": "of inputs and weights",
 }
-TYPES: dict[str, Any] = {"teacher": str, "masked": float, "device": str}
+TYPES: dict[str, Any] = {"teacher": str, "process": str, "masked": float, "device": str}
+CHOICES = {"process": PROCESSES}
 # Title, name and format of a measured value, and whether its ratio to the first row's follows.
 COLUMNS = {
     "loss": [("peak MB", "peak_mb", ".1f", True), ("seconds", "seconds", ".3f", True)],
@@ -102,7 +104,8 @@ def add_options(parser: argparse.ArgumentParser, kind: str) -> None:
         if hasattr(case, name):
             default = getattr(case, name)
             text += "" if default is None else f"; default {default}"
-            parser.add_argument(flag(name), type=TYPES.get(name, int), default=default, help=text)
+            kind, known = TYPES.get(name, int), CHOICES.get(name)
+            parser.add_argument(flag(name), type=kind, choices=known, default=default, help=text)
     parser.add_argument("--dtype", choices=DTYPES, default=case.dtype, help="default float32")
 
 

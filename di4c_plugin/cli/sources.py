@@ -1,6 +1,7 @@
 """The models that `di4c evaluate` measures; their samples are drawn in shards."""
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -267,6 +268,7 @@ def draw_in_processes(args: argparse.Namespace, names: list[str], folder: Path) 
 
 
 def _work(plain: dict[str, Any], names: list[str], folder: Path, rank: int) -> None:
+    os.environ["LOCAL_RANK"] = str(rank)  # so that only the first one tells how far it is
     args = argparse.Namespace(**plain)
     if args.device == "cuda":
         args.device = f"cuda:{rank}"

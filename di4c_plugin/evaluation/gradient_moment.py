@@ -16,6 +16,7 @@ from torch import Tensor
 
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.figures import Figure
+from di4c_plugin.evaluation.progress import tracked
 from di4c_plugin.evaluation.scorer import Scorer
 from di4c_plugin.evaluation.text_metric import TextMetric, TextOptions, needed_reference
 from di4c_plugin.evaluation.texts import Texts
@@ -79,7 +80,7 @@ def halves(scorer: Scorer, texts: Texts, whose: str) -> tuple[list[Tensor], list
 
 def gradients(scorer: Scorer, rows: Sequence[Tensor]) -> Iterator[Gradient]:
     """Yield the gradient of each sequence."""
-    return (scorer.gradient(row) for row in rows)
+    return (scorer.gradient(row) for row in tracked(rows, "gradients of sequences"))
 
 
 def mean_gradient(scorer: Scorer, rows: Sequence[Tensor]) -> Gradient:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError
+from di4c_plugin.evaluation.progress import tracked
 
 MODULE = "torch_fidelity.feature_extractor_inceptionv3"
 FEATURES = ("2048", "logits_unbiased")
@@ -57,7 +58,7 @@ class Inception:
 
         Pictures are uint8; grey ones (C = 1) are repeated to three channels.
         """
-        parts = [self._part(part) for part in pictures.split(BATCH)]
+        parts = [self._part(part) for part in tracked(pictures.split(BATCH), "features")]
         pooled, logits = (torch.cat(part) for part in zip(*parts, strict=True))
         return pooled, logits
 

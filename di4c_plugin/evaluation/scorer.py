@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from di4c_plugin.checkpoints.weights import fingerprint
 from di4c_plugin.errors import UserError, reason
+from di4c_plugin.evaluation.progress import tracked
 from di4c_plugin.evaluation.texts import BYTES, Bytes, Texts, Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -167,7 +168,7 @@ class Scorer:
         self, rows: Sequence[Tensor], *, hidden: bool = False
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield tokens (B, L), logits (B, L, V) and the last hidden states or none (B, L, H)."""
-        for start in range(0, len(rows), self.batch_size):
+        for start in tracked(range(0, len(rows), self.batch_size), "batches scored"):
             part = [row.to(self.device) for row in rows[start : start + self.batch_size]]
             # A row without tokens has nothing to score, and the network takes at least one.
             part = [row if len(row) else row.new_zeros(1) for row in part]

@@ -33,6 +33,22 @@ def test_an_update_is_measured(
     assert found["total_mb"] > found["peak_mb"]
 
 
+@pytest.mark.parametrize(
+    ("algo", "process"),
+    [
+        ({"name": "idlm", "together": True}, "absorbing"),
+        ({"name": "dimo", "together": True}, "absorbing"),
+        ({"name": "dcd", "loss": "chunked"}, "uniform"),
+    ],
+)
+def test_a_method_is_measured_on_a_process_that_it_is_for(
+    algo: dict[str, Any], process: str
+) -> None:
+    case = replace(UPDATE, algo=algo, process=process)
+    assert make_teacher(case).process.config["name"] == process
+    assert measure_update(case)["kept_mb"] > 0
+
+
 def test_every_weight_of_the_student_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     optimisers: list[torch.optim.AdamW] = []
 
@@ -114,6 +130,8 @@ def test_a_single_pair_has_no_spread() -> None:
         ({"latent": {"name": "no"}}, "unknown latent 'no'"),
         ({"latent": {"name": "adaln", "blocks": 3}}, "blocks"),
         ({"algo": {"name": "no"}}, "unknown algorithm 'no'"),
+        ({"algo": {"name": "dcd"}}, "trajectory=data is for uniform-state diffusion"),
+        ({"algo": {"name": "idlm"}, "process": "uniform"}, "are for masked processes"),
         ({"teacher": "no/such.ckpt"}, "no/such.ckpt"),
     ],
 )

@@ -53,6 +53,10 @@ def test_a_network_call(di4c: Run) -> None:
                 ),
             },
         ),
+        (
+            "update --process uniform --algo dcd",
+            {"dcd": UpdateCase(process="uniform", algo={"name": "dcd"})},
+        ),
         ("sample --teacher a.ckpt", {"default": SampleCase(teacher="a.ckpt")}),
         (
             "update --algo di4c,loss=naive,latents=8 --algo dmmd --latent adaln,blocks=4",
@@ -88,6 +92,7 @@ def test_a_row_for_each_combination(line: str, cases: dict[str, object]) -> None
             "give an adapter for each network, such as r=16,alpha=32, or none, ",
         ),
         ("update --algo no", "unknown algorithm 'no'; there are "),
+        ("update --process gaussian", "argument --process: invalid choice: 'gaussian' "),
         ("update --dtype int8", "argument --dtype: invalid choice: 'int8' "),
         ("loss --device abacus", "device 'abacus' cannot be used: "),
     ],

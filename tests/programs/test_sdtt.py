@@ -1,5 +1,6 @@
 """`algo=di4c` and `sampler=…` inside the real SDTT, by its own main.py; its teachers in MDLM."""
 
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -90,6 +91,18 @@ def test_the_checkpoint_is_plain_and_our_own_network_the_same_function(
     x = load_student(student).sample(3, steps=2, prefix=[5, 6], seed=1)
     assert x.shape == (3, LENGTH)
     assert (x[:, :2] == torch.tensor([5, 6])).all()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with g++, which is absent")
+def test_a_compiled_student_learns_as_an_uncompiled_one(lab: Lab, tmp_path: Path) -> None:
+    teacher, found = f"teacher={lab.teacher('sdtt')}", {}
+    for value in ("false", "true"):
+        out = tmp_path / value
+        lab.run("sdtt", *SHORT, teacher, f"compile={value}", traced(out), out=out)
+        found[value] = trace.read(out / "trace")
+    for key in ("loss", "norm"):
+        ours, compiled = ([line[key] for line in found[value]] for value in ("false", "true"))
+        assert compiled == pytest.approx(ours, rel=1e-3), key
 
 
 def prefixes(lab: Lab, folder: Path) -> Path:

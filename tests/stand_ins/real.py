@@ -215,7 +215,7 @@ def run(
     if watch is not None:
         Thread(target=watch, args=(process,), daemon=True).start()
     try:
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=600)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         pytest.fail(f"hangs: {' '.join(command)}\n{process.communicate()[1][-3000:]}")

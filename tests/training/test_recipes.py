@@ -1,4 +1,4 @@
-"""Every recipe starts: one update of `di4c train`, in SDTT one for each round, on tiny networks.
+"""Every recipe starts: one update of `di4c train`, or one for each round, on tiny networks.
 
 What a recipe says, and that Python and Hydra read it alike: tests/test_one_owner.py.
 """
@@ -69,7 +69,7 @@ def test_every_recipe_starts(
         own = of_pictures(checkout, tmp_path, make_host)
     else:
         own = of_text(host, tmp_path)
-    updates = 5 if algo == "sdtt" else 1
+    updates = 7 if algo in ("sdtt", "dcd") else 1  # at most seven rounds
     out, short = tmp_path / "out", [f"training.{o}" for o in (f"steps={updates}", *SHORT)]
     command = ["train", f"host={host}", f"algo={algo}", f"out={out}", *own, *short]
     assert main(command) == 0, capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from di4c_plugin.checkouts import Program
 from di4c_plugin.files import configs_dir
+from di4c_plugin.programs.sdtt.remedies import MODULATION_AS_SCRIPTED
 from di4c_plugin.programs.shims.remedies import OLD_CHECKPOINTS
 
 PROGRAM = Program(
@@ -13,7 +14,7 @@ PROGRAM = Program(
     digest="b633cc8fe26c9b3f969cae4a8f4568a55c1c1dc971225bedf41ebe8fabf7c46f",
     needs="datasets einops flash_attn fsspec huggingface_hub loguru mauve pandas "
     "requests safetensors timm torchdata tqdm transformers",
-    remedies=(OLD_CHECKPOINTS,),
+    remedies=(OLD_CHECKPOINTS, MODULATION_AS_SCRIPTED),
     configs="src/sdtt/configs",
     adapter="di4c_plugin.programs.sdtt.adapter:install",
     groups=str(configs_dir() / "hosts/sdtt"),
