@@ -104,8 +104,8 @@ def add_options(parser: argparse.ArgumentParser, kind: str) -> None:
         if hasattr(case, name):
             default = getattr(case, name)
             text += "" if default is None else f"; default {default}"
-            kind, known = TYPES.get(name, int), CHOICES.get(name)
-            parser.add_argument(flag(name), type=kind, choices=known, default=default, help=text)
+            of, known = TYPES.get(name, int), CHOICES.get(name)
+            parser.add_argument(flag(name), type=of, choices=known, default=default, help=text)
     parser.add_argument("--dtype", choices=DTYPES, default=case.dtype, help="default float32")
 
 

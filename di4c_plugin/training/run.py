@@ -111,8 +111,11 @@ def train(
         _fit(module, config, folder, [*bars, *callbacks], resume=resume)
         trained = module.student().cpu().requires_grad_(True)
         role = STUDENT_ROLE if algorithm.needs_teacher else TEACHER_ROLE
+        info = {k: v for k, v in student.info.items() if k not in ("origin", "fingerprint")}
         model = with_info(
-            replace(student, denoiser=trained, role=role, sampling=dict(algorithm.sampling)),
+            replace(
+                student, denoiser=trained, info=info, role=role, sampling=dict(algorithm.sampling)
+            ),
             **published(description),
             command=command(),
             versions=versions(),

@@ -205,6 +205,19 @@ def test_the_checkpoint_holds_plain_values_and_no_teacher(tmp_path: Path) -> Non
     assert {name.split(".")[0] for name in state["state_dict"]} == {"networks", "averages"}
 
 
+def test_what_the_start_was_read_from_is_not_said_of_the_result(tmp_path: Path) -> None:
+    """Else an adapter on it would know its base by the digest of other weights."""
+    student = toy.student()
+    read = {"origin": "start.ckpt", "fingerprint": "a" * 64, "teacher": "kept.ckpt"}
+    student = replace(student, info=student.info | read)
+    method = toy.Distil(student.process)
+    model = train(method, student, toy.teacher(), toy.data(), CONFIG, tmp_path, progress=False)
+    for info in (model.info, load_model(tmp_path / "student.safetensors").info):
+        assert info["teacher"] == "kept.ckpt"
+        assert "fingerprint" not in info
+        assert "origin" not in info
+
+
 def test_without_a_folder_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
