@@ -1,11 +1,17 @@
 """Two processes through the real command line, against the same draws in this one process."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from di4c_plugin.algorithms.base import Batch, LossTerms, Networks, Update
@@ -104,6 +110,45 @@ def test_the_gradient_of_two_processes_is_that_of_one_with_their_draws(
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-6 * value)
     assert float(toy.rows(tmp_path)[1]["loss"]) == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_killed_processes_go_on_bit_for_bit(di4c: Run, teacher: Path, tmp_path: Path) -> None:
+    options = ["steps=40", "batch_size=3", "checkpoint_every=2", "logger=none"]
+    options += [f"devices={RANKS}", "accelerator=cpu"]
+    command = ["train", f"teacher={teacher}", "latent=mask_noise", "algo=dmmd"]
+    command += [f"training.{option}" for option in options]
+    for name in ("whole", "broken"):
+        out = [*command, f"out={tmp_path / name}"]
+        if name == "broken":
+            kill_at_the_first_checkpoint(out, tmp_path / name / "last.ckpt")
+            assert not (tmp_path / name / "student.safetensors").exists()
+            out.append("resume=true")
+        result = di4c(*out, OMP_NUM_THREADS="1")
+        assert result.returncode == 0, result.stderr
+    whole, broken = (checkpoint(tmp_path / name) for name in ("whole", "broken"))
+    assert whole["global_step"] == broken["global_step"]
+    state, other = (
+        {key: x for key, x in saved["state_dict"].items() if isinstance(x, Tensor)}
+        for saved in (whole, broken)
+    )
+    assert toy.same(state, other)  # student, auxiliary and averages
+    student, other = (load_file(tmp_path / n / "student.safetensors") for n in ("whole", "broken"))
+    assert toy.same(student, other)
+
+
+def kill_at_the_first_checkpoint(command: list[str], file: Path) -> None:
+    """Start the run with its two processes, and kill both without warning."""
+    program = [sys.executable, "-m", "di4c_plugin", *command]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    started = subprocess.Popen(
+        program, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while not file.exists():
+        assert started.poll() is None
+        time.sleep(0.05)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
 
 
 def checkpoint(folder: Path) -> Any:
