@@ -32,7 +32,7 @@ def frontier_plot(
     columns = list(rows[0].figures)
     over = ENTROPY if ENTROPY in columns and len(columns) > 1 else swept
     columns = [name for name in columns if name != over]
-    figure = Figure(figsize=(5 * len(columns), 3.8), layout="constrained")
+    figure = Figure(figsize=(6 * len(columns), 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
         _panel(axes, rows, name, over)
         axes.set(xlabel={ENTROPY: "entropy (nats)", None: "steps"}.get(over, over), ylabel=name)
@@ -44,6 +44,7 @@ def frontier_plot(
             axes.yaxis.set_minor_formatter("{x:g}")
         axes.grid(True, which="major", alpha=0.3)
     lines, labels = figure.axes[0].get_legend_handles_labels()
+    figure.set_figheight(3.6 + 0.2 * ((len(labels) + 1) // 2))  # the legend lies below the panels
     figure.legend(lines, labels, fontsize="small", loc="outside lower center", ncols=2)
     save(figure, path)
 
@@ -58,7 +59,8 @@ def _panel(axes: Axes, rows: Sequence[Row], name: str, over: str | None) -> None
         )
         for line in filter(None, lines):
             k = line[0].steps
-            label = model if over is None or k is None else f"{model}, {k} steps"
+            count = f"{k} step{'' if k == 1 else 's'}"
+            label = model if over is None or k is None else f"{model}, {count}"
             marker = "o" if over is None else MARKERS[steps.index(k) % len(MARKERS)]
             points = sorted(zip((_x(r, over) for r in line), line, strict=True), key=lambda p: p[0])
             axes.errorbar(
