@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from di4c_plugin.announce import announce, is_first_process, on_terminal
+from di4c_plugin.errors import printable
 
 T = TypeVar("T")
 
@@ -19,9 +20,11 @@ def tracked(items: Sequence[T], what: str) -> Iterator[T]:
     """
     if on_terminal() and is_first_process():
         from rich.console import Console
+        from rich.markup import escape
         from rich.progress import track
 
-        yield from track(items, what, console=Console(stderr=True), transient=True)
+        shown = escape(printable(what))
+        yield from track(items, shown, console=Console(stderr=True), transient=True)
         return
     begin = told = time.monotonic()
     for done, item in enumerate(items):

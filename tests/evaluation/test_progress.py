@@ -40,10 +40,10 @@ def test_on_a_terminal_a_bar_comes_and_goes(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     seen = []
-    for item in tracked(range(3), "batches scored"):
+    for item in tracked(range(3), "runs[1]: batches"):
         seen.append(item)
     written = capsys.readouterr()
     assert seen == [0, 1, 2]
     assert written.out == ""
-    assert "batches scored" in written.err
+    assert "runs[1]: batches" in written.err
     assert written.err.endswith(("\x1b[2K", "\x1b[1A\x1b[2K", "\x1b[?25h\r\x1b[1A\x1b[2K"))
