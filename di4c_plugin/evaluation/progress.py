@@ -1,7 +1,7 @@
 """Progress of what takes long in an evaluation: drawing samples and scoring them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from di4c_plugin.announce import announce, is_first_process, on_terminal
@@ -12,8 +12,8 @@ T = TypeVar("T")
 EVERY = 60.0  # seconds from one line to the next where no bar can be drawn
 
 
-def tracked(items: Sequence[T], what: str) -> Iterator[T]:
-    """Yield the items; show how many are done, and about how long the others take.
+def tracked(items: Iterable[T], what: str) -> Iterator[T]:
+    """Yield the items; show how many are done, and of a `Sized` about how long the others take.
 
     On a terminal by a bar that goes when all is done, elsewhere by a line a minute: short
     evaluations print none. Only the first process shows it, and none does under `--quiet`.
@@ -30,7 +30,10 @@ def tracked(items: Sequence[T], what: str) -> Iterator[T]:
     for done, item in enumerate(items):
         now = time.monotonic()
         if done and now - told >= EVERY:
-            left = (now - begin) / done * (len(items) - done)
-            announce(f"{what}: {done} of {len(items)}, about {left:.0f} s left")
+            line = f"{what}: {done}"
+            if isinstance(items, Sized):
+                left = (now - begin) / done * (len(items) - done)
+                line += f" of {len(items)}, about {left:.0f} s left"
+            announce(line)
             told = now
         yield item

@@ -24,6 +24,18 @@ def test_a_long_one_prints_lines_with_the_time_left(
     ]
 
 
+def test_of_items_without_a_length_it_counts_those_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 40))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    assert list(tracked(iter("abcd"), "batches of pictures")) == list("abcd")
+    assert capsys.readouterr().err.splitlines() == [
+        "di4c: batches of pictures: 1",
+        "di4c: batches of pictures: 3",
+    ]
+
+
 @pytest.mark.parametrize("variable", ["LOCAL_RANK", "DI4C_QUIET"])
 def test_other_processes_and_quiet_ones_print_none(
     variable: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
