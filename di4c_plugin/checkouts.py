@@ -24,7 +24,7 @@ IMPORTABLE = (".py", ".pyc", ".pyd", ".pyw", ".so")
 
 @dataclass(frozen=True)
 class Remedy:
-    """A small repair of a program or of its libraries, announced when it takes effect.
+    """A small repair of a program or of its libraries.
 
     Attributes:
         module: whose import it waits for; `patch` is called with it.
@@ -66,6 +66,9 @@ class Program:
             `di4c_plugin.programs.images.program`, None if the user selects no sampler of ours.
         own_samplers: the values of such a program's own --sampler, and our equivalents. The
             program's are used, unless the user also gives a student or options.
+
+    Raises:
+        TypeError, ValueError: for what would fail later, in every Hydra app of the environment.
     """
 
     name: str
@@ -83,6 +86,20 @@ class Program:
     files: tuple[str, ...] = ()
     patches: Callable[[Path, Any], Mapping[str, Patch]] = field(default=lambda root, flags: {})
     own_samplers: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        for name in ("marks", "others", "remedies", "files"):
+            if not isinstance(getattr(self, name), tuple):
+                raise TypeError(f"{name} of a Program must be a tuple")
+        texts: list[object] = [self.name, self.url, self.commit, self.script, self.digest]
+        texts += [self.needs, self.configs or "", self.adapter, self.groups]
+        texts += [*self.marks, *self.others, *self.files]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("names, paths and keys of a Program must be texts")
+        if not self.marks:
+            raise ValueError("a Program needs marks: without them every folder is its checkout")
+        if (self.configs is None) != (not self.adapter):
+            raise ValueError("a Program with configs needs an adapter, and no other has one")
 
     @property
     def tested(self) -> str:

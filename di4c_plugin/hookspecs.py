@@ -91,8 +91,9 @@ def di4c_programs() -> Mapping[str, object]:
       `--sampler`, `--student` and `--sampler-option` of `di4c run` work.
 
     This hook is called in every Hydra app of the environment. So the plugin's module, and the one
-    that defines the program, import only the standard library and what `di4c_plugin.checkouts` and
-    `di4c_plugin.programs.shims` have; the program decides how torch starts.
+    that defines the program, import no torch, only what is light: the standard library and
+    `announce`, `checkouts`, `hookspecs`, `programs.images.program` and `programs.shims` of this
+    package. The program decides how torch starts.
     """
 
 

@@ -2,6 +2,7 @@ import configparser
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,22 @@ EVERY = pytest.mark.parametrize("host", HOSTS, ids=[host.name for host in HOSTS]
 def git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), "-c", "user.name=x", "-c", "user.email=x@x", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"marks": ["main.py"]}, "marks of a Program must be a tuple"),
+        ({"marks": ()}, "needs marks"),
+        ({"marks": (None,)}, "must be texts"),
+        ({"configs": ("configs",)}, "must be texts"),
+        ({"configs": None}, "with configs needs an adapter, and no other has one"),
+        ({"adapter": ""}, "with configs needs an adapter"),
+    ],
+)
+def test_what_would_fail_in_other_apps_is_no_program(changes: dict[str, Any], line: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=line):
+        replace(host_named("duo"), **changes)
 
 
 @EVERY

@@ -14,7 +14,6 @@ from di4c_plugin.cli.sources import (
     TEMPERATURE,
     Job,
     ModelSource,
-    clear_line,
     draw_in_processes,
     jobs,
     shard_folder,
@@ -79,7 +78,6 @@ def evaluate(args: argparse.Namespace) -> "tuple[list[Point], dict[str, Any]]":
     points: list[Point] = []
     for of_setting in evaluation.points():
         points += of_setting
-        clear_line()
         for row in rows(of_setting):
             print_fields(*evaluation.cells(row))
     report = evaluation.report(points)

@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from di4c_plugin.announce import on_terminal
 from di4c_plugin.cli.sampling import (
     NETWORKS,
     cycled,
@@ -22,7 +21,7 @@ from di4c_plugin.cli.sampling import (
     load,
     sampling_options,
 )
-from di4c_plugin.errors import UserError, printable
+from di4c_plugin.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,6 +117,7 @@ class ModelSource:
         Raises:
             UserError: as `sample`, and for damaged shards.
         """
+        from di4c_plugin.evaluation.progress import tracked
         from di4c_plugin.evaluation.shards import drawn, parts, point_folder
         from di4c_plugin.evaluation.temperature import tempered
 
@@ -129,8 +129,9 @@ class ModelSource:
         elif job.swept is not None:
             options[args.sweep[0]] = job.swept
         cond = choose_labels(args, self.host, self.model, job.seed)[0]
+        own = parts(args.samples, args.batch_size, job.seed)[rank::ranks]
         return drawn(
-            parts(args.samples, args.batch_size, job.seed)[rank::ranks],
+            tracked(own, f"{self.name}: {job.steps} steps, seed {job.seed}, batches"),
             partial(self._draw_part, model, job, options, cond),
             None if folder is None else point_folder(folder, self._key(job)),
             length=self.model.network.positions,
@@ -149,9 +150,6 @@ class ModelSource:
         from di4c_plugin.api import sample
         from di4c_plugin.evaluation.shards import measured
 
-        _show(
-            f"{self.name}: {job.steps} steps, seed {job.seed}, {part.start} of {self.args.samples}"
-        )
         cond = None if cond is None else cond[part.start : part.start + part.count]
         options = options | {"seed": part.seed, "batch_size": part.count}
         draw = partial(sample, model, part.count, steps=job.steps, cond=cond, **options)
@@ -211,20 +209,6 @@ def _fingerprint(model: "Model") -> str:
     from di4c_plugin.checkpoints.weights import fingerprint
 
     return fingerprint(bare_names(model))
-
-
-def _show(line: str) -> None:
-    """Show on a terminal what is being done, over the line before."""
-    if on_terminal():
-        sys.stderr.write(f"\r\x1b[K{printable(line)}")
-        sys.stderr.flush()
-
-
-def clear_line() -> None:
-    """Remove what `_show` wrote."""
-    if on_terminal():
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class Inception:
 
         Pictures are uint8; grey ones (C = 1) are repeated to three channels.
         """
-        parts = [self._part(part) for part in tracked(pictures.split(BATCH), "features")]
+        parts = [self._part(part) for part in pictures.split(BATCH)]
         pooled, logits = (torch.cat(part) for part in zip(*parts, strict=True))
         return pooled, logits
 
@@ -70,7 +70,7 @@ class Inception:
 
     def all_features(self, batches: Iterable[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
         """Yield `features` of each batch."""
-        return (self.features(pictures) for pictures in batches)
+        return (self.features(pictures) for pictures in tracked(batches, "batches of pictures"))
 
 
 def _library() -> Any:

@@ -7,7 +7,7 @@ depend on the number of processes. The first shard equals that of `di4c sample` 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from di4c_plugin.data.array_files import load_arrays
 from di4c_plugin.errors import UserError
-from di4c_plugin.evaluation.progress import tracked
 from di4c_plugin.evaluation.report import peak_rss_mb
 from di4c_plugin.files import atomic_write
 from di4c_plugin.samplers.checks import usable
@@ -71,7 +70,7 @@ def point_folder(folder: Path, key: Mapping[str, Any]) -> Path:
 
 
 def drawn(
-    requested: Sequence[Part], draw: Draw, folder: Path | None, *, length: int, num_tokens: int
+    requested: Iterable[Part], draw: Draw, folder: Path | None, *, length: int, num_tokens: int
 ) -> list[Shard]:
     """Return the shards: read where they are kept in `folder`, else drawn, and kept there.
 
@@ -86,7 +85,7 @@ def drawn(
         UserError: for a damaged file, and when the system refuses to write.
     """
     shards = []
-    for part in tracked(requested, "batches of samples"):
+    for part in requested:
         path = None if folder is None else folder / f"{part.index:05d}.npz"
         shard = None
         if path is not None and path.is_file():

@@ -17,6 +17,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from di4c_plugin.files import configs_dir
+
 PACKAGE = "di4c_plugin."
 HYDRA, LAUNCHER = "hydra._internal.hydra", "hydra._internal.core_plugins.basic_launcher"
 LOADER = "hydra._internal.config_loader_impl"
@@ -52,7 +54,10 @@ def prepare() -> None:
 
 
 def keys_left_to_jobs(create: Callable[..., DefaultsList]) -> Callable[..., DefaultsList]:
-    """Return Hydra's `create_defaults_list` such that keys of swept groups wait for the jobs."""
+    """Return Hydra's `create_defaults_list` such that keys of our swept groups wait for the jobs.
+
+    Those of the host's own groups do not: `hydra.sweep.dir` may name them.
+    """
 
     @functools.wraps(create)
     def run(
@@ -60,7 +65,7 @@ def keys_left_to_jobs(create: Callable[..., DefaultsList]) -> Callable[..., Defa
     ) -> DefaultsList:
         found = create(repo, config_name, overrides_list, **options)
         groups = [o.key_or_group for o in overrides_list if o.is_sweep_override()]
-        swept = tuple(f"{group}." for group in groups if repo.group_exists(group))
+        swept = tuple(f"{group}." for group in groups if (configs_dir() / group).is_dir())
         keys = found.config_overrides
         found.config_overrides = [key for key in keys if not key.key_or_group.startswith(swept)]
         return found

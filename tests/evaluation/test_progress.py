@@ -24,6 +24,18 @@ def test_a_long_one_prints_lines_with_the_time_left(
     ]
 
 
+def test_of_items_without_a_length_it_counts_those_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 40))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    assert list(tracked(iter("abcd"), "batches of pictures")) == list("abcd")
+    assert capsys.readouterr().err.splitlines() == [
+        "di4c: batches of pictures: 1",
+        "di4c: batches of pictures: 3",
+    ]
+
+
 @pytest.mark.parametrize("variable", ["LOCAL_RANK", "DI4C_QUIET"])
 def test_other_processes_and_quiet_ones_print_none(
     variable: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -40,10 +52,10 @@ def test_on_a_terminal_a_bar_comes_and_goes(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     seen = []
-    for item in tracked(range(3), "batches scored"):
+    for item in tracked(range(3), "runs[1]: batches"):
         seen.append(item)
     written = capsys.readouterr()
     assert seen == [0, 1, 2]
     assert written.out == ""
-    assert "batches scored" in written.err
+    assert "runs[1]: batches" in written.err
     assert written.err.endswith(("\x1b[2K", "\x1b[1A\x1b[2K", "\x1b[?25h\r\x1b[1A\x1b[2K"))

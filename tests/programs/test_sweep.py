@@ -34,7 +34,8 @@ from hydra.core.hydra_config import HydraConfig
 @hydra.main(version_base=None, config_path="configs", config_name="config")
 def main(config):
     plan = getattr(diffusion.Diffusion, "plan", None)
-    print("job", HydraConfig.get().job.get("num", 0), plan and plan.sampler.name)
+    sampler = plan and plan.sampler.name + str(plan.sampler.steps or "")
+    print("job", HydraConfig.get().job.get("num", 0), sampler)
     if config.get("exit"):
         sys.exit(config.exit)
 
@@ -56,7 +57,7 @@ def program(make_host: MakeHost, tmp_path: Path) -> Path:
 
 
 def run(program: Path, *overrides: str) -> tuple[int, dict[int, str], list[str]]:
-    """Exit code, the sampler of each job, and our lines."""
+    """Exit code, the sampler of each job with the steps that it was told, and our lines."""
     done = subprocess.run(
         [sys.executable, program.name, *overrides, "hydra.sweep.dir=out", "hydra.run.dir=out"],
         cwd=program.parent,
@@ -77,11 +78,19 @@ def test_every_job_has_the_sampler_that_it_chose(program: Path) -> None:
     assert jobs == {0: "ancestral", 1: "maskgit"}
 
 
-@pytest.mark.parametrize("steps", ["sampler.steps=3", "sampler.steps=3,4"])
-def test_options_of_a_swept_sampler_are_its_jobs(program: Path, steps: str) -> None:
-    code, jobs, errors = run(program, "--multirun", "sampler=ancestral,maskgit", steps)
-    assert (code, errors) == (0, [])
-    assert list(jobs.values()) == sorted(["ancestral", "maskgit"] * (len(jobs) // 2))
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ("3", ["ancestral3", "maskgit3"]),
+        ("3,4", ["ancestral3", "ancestral4", "maskgit3", "maskgit4"]),
+    ],
+)
+def test_options_of_a_swept_sampler_are_its_jobs(
+    program: Path, steps: str, expected: list[str]
+) -> None:
+    chosen = ["sampler=ancestral,maskgit", f"sampler.steps={steps}"]
+    code, jobs, errors = run(program, "--multirun", *chosen)
+    assert (code, errors, jobs) == (0, [], dict(enumerate(expected)))
 
 
 def test_a_fixed_sampler_is_every_jobs(program: Path) -> None:
@@ -101,7 +110,7 @@ def test_a_single_run_is_as_it_was(program: Path) -> None:
     ("overrides", "jobs", "count"),
     [
         (["sampler=ancestral,hybrid,maskgit"], {0: "ancestral", 2: "maskgit"}, 1),
-        (["sampler=maskgit", "sampler.steps=0,1,-1,2"], {1: "maskgit", 3: "maskgit"}, 2),
+        (["sampler=maskgit", "sampler.steps=0,1,-1,2"], {1: "maskgit1", 3: "maskgit2"}, 2),
         (["sampler=maskgit", "+exit=0,3,1"], {0: "maskgit", 1: "maskgit", 2: "maskgit"}, 0),
     ],
 )
