@@ -251,7 +251,10 @@ def _check_disabled(disabled: Collection[str], installed: Collection[str]) -> No
 
 def _distribution(entry: metadata.EntryPoint) -> str:
     """Return "name version"; the built-ins have no installed entry point, and are ours."""
-    distribution = entry.dist or metadata.distribution("di4c_plugin")
+    try:
+        distribution = entry.dist or metadata.distribution("di4c_plugin")
+    except metadata.PackageNotFoundError:  # a source tree on the path
+        return "di4c_plugin"
     return f"{distribution.name} {distribution.version}"
 
 

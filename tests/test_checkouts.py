@@ -1,4 +1,5 @@
 import configparser
+import pkgutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,11 @@ def git(root: Path, *arguments: str) -> str:
 def test_what_would_fail_in_other_apps_is_no_program(changes: dict[str, Any], line: str) -> None:
     with pytest.raises((TypeError, ValueError), match=line):
         replace(host_named("duo"), **changes)
+
+
+@pytest.mark.parametrize("host", HYDRA_HOSTS, ids=[host.name for host in HYDRA_HOSTS])
+def test_its_adapter_is_there(host: Program) -> None:
+    assert callable(pkgutil.resolve_name(host.adapter))
 
 
 @EVERY

@@ -134,11 +134,13 @@ def make_cases(args: argparse.Namespace) -> dict[str, "Case"]:
     """Return a case for each row of the table, by its label.
 
     Raises:
-        UserError: for a value out of range, and as `read_row`.
+        UserError: for a value out of range, a process beside a teacher, and as `read_row`.
     """
     kind = CASES[args.kind]
     fields = [name for name in (*OPTIONS, "dtype") if hasattr(kind(), name)]
     base = kind(**{name: getattr(args, name) for name in fields})
+    if getattr(args, "teacher", None) and args.process != kind().process:  # type: ignore[attr-defined]
+        raise UserError(f"--process={args.process} is of the random DiT: a teacher has its own")
     names = [name for name in ROWS if hasattr(base, name)]
     rows = product(*(getattr(args, name) or ROWS[name][1] or [None] for name in names))
     return {

@@ -93,6 +93,7 @@ def test_a_row_for_each_combination(line: str, cases: dict[str, object]) -> None
         ),
         ("update --algo no", "unknown algorithm 'no'; there are "),
         ("update --process gaussian", "argument --process: invalid choice: 'gaussian' "),
+        ("update --process uniform --teacher a.ckpt", "--process=uniform is of the random DiT: "),
         ("update --dtype int8", "argument --dtype: invalid choice: 'int8' "),
         ("loss --device abacus", "device 'abacus' cannot be used: "),
     ],

@@ -144,11 +144,12 @@ def kill_at_the_first_checkpoint(command: list[str], file: Path) -> None:
     started = subprocess.Popen(
         program, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    while not file.exists():
-        assert started.poll() is None
+    deadline = time.monotonic() + 300
+    while not file.exists() and started.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
+    assert started.wait() == -signal.SIGKILL
+    assert file.exists()
 
 
 def checkpoint(folder: Path) -> Any:
