@@ -160,7 +160,7 @@ def test_an_installed_plugin_is_listed(di4c: Run, example_plugin: str) -> None:
         "sampler\tconfidence",
         "latent\tshift",
         "metric\tunequal",
-        "program\ttwo_bits",
+        "program\tletters, two_bits",
         "config path\tpkg://di4c_example.configs",
     ]
 
