@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from di4c_plugin.bench.cases import CASES, DTYPES, PROCESSES
+from di4c_plugin.bench.cases import CASES, DTYPES, PROCESSES, NetworkCase
 from di4c_plugin.cli.arguments import add_output, flag
 from di4c_plugin.cli.output import write_results
 from di4c_plugin.errors import UserError
@@ -139,8 +139,8 @@ def make_cases(args: argparse.Namespace) -> dict[str, "Case"]:
     kind = CASES[args.kind]
     fields = [name for name in (*OPTIONS, "dtype") if hasattr(kind(), name)]
     base = kind(**{name: getattr(args, name) for name in fields})
-    if getattr(args, "teacher", None) and args.process != kind().process:  # type: ignore[attr-defined]
-        raise UserError(f"--process={args.process} is of the random DiT: a teacher has its own")
+    if isinstance(base, NetworkCase) and base.teacher and base.process != NetworkCase.process:
+        raise UserError(f"--process={base.process} is of the random DiT: a teacher has its own")
     names = [name for name in ROWS if hasattr(base, name)]
     rows = product(*(getattr(args, name) or ROWS[name][1] or [None] for name in names))
     return {

@@ -32,7 +32,7 @@ def frontier_plot(
     columns = list(rows[0].figures)
     over = ENTROPY if ENTROPY in columns and len(columns) > 1 else swept
     columns = [name for name in columns if name != over]
-    figure = Figure(figsize=(6 * len(columns), 4), layout="constrained")
+    figure = Figure(layout="constrained")
     for axes, name in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
         _panel(axes, rows, name, over)
         axes.set(xlabel={ENTROPY: "entropy (nats)", None: "steps"}.get(over, over), ylabel=name)
@@ -44,7 +44,8 @@ def frontier_plot(
             axes.yaxis.set_minor_formatter("{x:g}")
         axes.grid(True, which="major", alpha=0.3)
     lines, labels = figure.axes[0].get_legend_handles_labels()
-    figure.set_figheight(3.6 + 0.2 * ((len(labels) + 1) // 2))  # the legend lies below the panels
+    legend = 0.2 * ((len(labels) + 1) // 2)  # inches, below the panels
+    figure.set_size_inches(6 * len(columns), 3.6 + legend)
     figure.legend(lines, labels, fontsize="small", loc="outside lower center", ncols=2)
     save(figure, path)
 
