@@ -94,6 +94,8 @@ def test_every_config_is_tested_here() -> None:
     recipes |= {Path("recipe", host, "rsmmd.yaml") for host in (*HOSTS, "hf")}
     recipes |= {Path("recipe/duo/dcd.yaml")}
     recipes |= {Path("recipe/text", f"{algo}.yaml") for algo in ("dmmd", "rsmmd", "sdtt")}
+    recipes |= {Path("recipe", host, "training.yaml") for host in options("host")}
+    recipes.remove(Path("recipe/builtin/training.yaml"))  # whose networks the defaults are for
     assert found == grouped | hosts | others | recipes
 
 

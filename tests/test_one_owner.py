@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from di4c_plugin import api
 from di4c_plugin.algorithms.base import Algorithm, Data
@@ -38,6 +39,7 @@ from di4c_plugin.training.build import make_algorithm
 from di4c_plugin.training.compose import compose_config
 from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.recipes import Recipe, recipe
+from tests.conftest import host_named
 from tests.stand_ins.images.small_tauldr import SIZES
 from tests.test_configs import HOSTS, in_host
 
@@ -222,9 +224,20 @@ def test_a_text_hosts_teacher_is_not_distilled_as_digits(
     dit = Model(model.denoiser, DiTConfig(5, 1, 8, 4, 1, 1))
     options, _, training = by_python(dit)
     assert options == options_of(make_algorithm({"name": "di4c"}, model.process))
-    assert training == asdict(TrainingConfig())
+    assert training == asdict(TrainingConfig(lr=3e-4)), "of recipe/mdlm/training"
     with pytest.raises(UserError, match="this is a model of 'dit', and host 'builtin' has"):
         by_python(dit, host="builtin")
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("host_checkout", HOSTS, indirect=True)
+def test_di4c_train_has_the_rate_of_a_text_hosts_own_program(host_checkout: Path) -> None:
+    host = host_checkout.name
+    config = host_checkout / str(host_named(host).configs) / "config.yaml"
+    rate = OmegaConf.load(config).optim.lr
+    for algo in (*ALGOS, "dcd"):
+        assert recipe(host, algo).training == {"lr": rate}
+        assert compose_config("train", [f"host={host}", f"algo={algo}"])["training"]["lr"] == rate
 
 
 TWO_BITS = """# @package _global_
@@ -251,6 +264,12 @@ def test_a_plugins_recipe_is_for_all(
     assert one[0]["delta_t"] == (0.25, 0.25)
     assert one[1] == {"name": "token", "dim": 2, "features": 128, "blocks": None, "doors": None}
     assert (one[2]["steps"], one[2]["lr"]) == (9, 5e-3)
+    (more_configs / "recipe" / "two_bits" / "training.yaml").write_text(
+        "# @package _global_\ntraining:\n  steps: 5\n  warmup: 0.2\n"
+    )
+    one = by_python(model, host="two_bits")
+    assert one == by_command(tmp_path, "two_bits", "di4c")
+    assert (one[2]["steps"], one[2]["warmup"]) == (9, 0.2), "the method's goes over the host's"
     kept = TrainingConfig(lr=1.0)
     assert by_python(model, host="two_bits", training=kept)[2] == asdict(kept)
     # Options alone change the recipe's latent; who names one has chosen.

@@ -6,7 +6,9 @@
     recipe: {latent: {name: token}} # the latent if the user names none; default: the host's
 
 `di4c train` composes them with Hydra, where they rank below experiments and the command line; the
-Python API reads the same files here. Plugins ship theirs under their own config paths.
+Python API reads the same files here. Below them is `HOST/training.yaml`, for all methods; a host's
+own program, which has a training of its own, leaves it out. Plugins ship theirs under their own
+config paths.
 """
 
 import importlib
@@ -26,6 +28,7 @@ from di4c_plugin.files import configs_dir
 from di4c_plugin.plugins import get_manager
 
 ROOT = "/recipe/"
+ALL = "training"  # the file of a host that is for all methods
 SECTIONS = ("algo", "training", "recipe")
 NAME = re.compile(r"\w[\w.-]*")
 
@@ -56,7 +59,7 @@ class Recipe:
 
 
 def recipe(host: str, algo: str) -> Recipe:
-    """Return the recipe of a method on a host; an empty one if there is no file.
+    """Return the recipe of a method on a host; an empty one if there are no files.
 
     Args:
         host: a registered name.
@@ -67,7 +70,7 @@ def recipe(host: str, algo: str) -> Recipe:
     """
     if not (NAME.fullmatch(host) and NAME.fullmatch(algo)):
         return Recipe()
-    content = _read(f"{host}/{algo}") or {}
+    content = merged(_read(f"{host}/{ALL}") or {}, _read(f"{host}/{algo}") or {})
     section: Mapping[str, Any] = content.get("recipe") or {}
     return Recipe(content.get("algo") or {}, section.get("latent"), content.get("training") or {})
 
