@@ -23,8 +23,9 @@ from di4c_plugin.networks.adapters import Adapter
 from di4c_plugin.options import typed
 from di4c_plugin.plugins import lookup, make
 from di4c_plugin.samplers import Step, as_method, sampler_named, sampler_options
-from di4c_plugin.samplers.checks import check_drawn, check_labels, check_partners, drawing, usable
-from di4c_plugin.samplers.known import Tokens, conditioned, known_tokens, prompted, without_masks
+from di4c_plugin.samplers.batch import draw_batch
+from di4c_plugin.samplers.checks import check_labels, check_partners, drawing, usable
+from di4c_plugin.samplers.known import Tokens, known_tokens, prompted
 from di4c_plugin.values import shown
 
 if TYPE_CHECKING:
@@ -274,22 +275,27 @@ def sample(
         raise UserError("new_tokens goes with prompts")
     positions = model.network.positions if given is None else given[0].shape[1]
     device = usable(device)
-    models = {"": model} | {k: v for k, v in options.items() if isinstance(v, Model)}
-    denoisers = {k: v.denoiser.to(device) for k, v in models.items()}
+    partners = {k: v.denoiser.to(device) for k, v in options.items() if isinstance(v, Model)}
+    denoiser = model.denoiser.to(device)
     generator = torch.Generator(device).manual_seed(seed)
-    process = model.process
     done: list[Tensor] = []
     for start in range(0, n, batch_size):
         count = min(batch_size, n - start)
         rows = slice(start, start + count)
-        labels = None if cond is None else cond[rows].to(device)
-        with drawing():
-            x = process.prior((count, positions), generator=generator, device=device)
-            x = without_masks(x, given, rows, process)
-            parts = {k: conditioned(v, given, rows, device) for k, v in denoisers.items()}
-            denoiser, now = parts.pop(""), options | parts
-            x = draw(denoiser, x, times, process=process, generator=generator, cond=labels, **now)
-        done.append(check_drawn(x.cpu(), process))
+        labels = {} if cond is None else {"cond": cond[rows].to(device)}
+        x = draw_batch(
+            draw,
+            denoiser,
+            (count, positions),
+            times,
+            model.process,
+            generator,
+            given=given,
+            rows=rows,
+            partners=partners,
+            options=options | labels,
+        )
+        done.append(x.cpu())
         if on_batch is not None:
             on_batch(start + count)
     return torch.cat(done)

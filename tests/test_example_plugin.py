@@ -23,7 +23,9 @@ from di4c_plugin.diffusion import Absorbing, time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
 from di4c_plugin.plugins import BUILTINS, GROUP, PluginManager
-from di4c_plugin.programs.text.sampling import draw_samples, sampler_settings
+from di4c_plugin.programs.text.sampling import sampler_settings
+from di4c_plugin.samplers import sampler_named
+from di4c_plugin.samplers.batch import draw_batch
 from tests.conftest import Run
 from tests.enumeration import TableDenoiser, assert_drawn_from, product_law, rank
 from tests.test_configs import HOSTS, in_host
@@ -102,7 +104,8 @@ def test_its_sampler_draws_from_a_student_in_a_host(
     monkeypatch.setattr(plugins, "get_manager", lambda: every)
     settings = sampler_settings(in_host(tmp_path, host, "sampler=confidence")["sampler"])
     student, generator = TableDenoiser(Absorbing(2), 2, 3), torch.Generator().manual_seed(0)
-    x = draw_samples(settings, student, student.process, (20_000, 2), 1, generator=generator)
+    draw, shape = sampler_named(settings.name), (20_000, 2)
+    x = draw_batch(draw, student, shape, time_grid(1), student.process, generator)
     assert_drawn_from(rank(x, 2), product_law(student.table(1.0)[:, -1]).mean(0))
 
 

@@ -115,7 +115,7 @@ class RSMMD(Algorithm):
             raise UserError("this teacher takes a latent: name it as the student to start from")
         x_0, m = batch.x_0, self.candidates * self.fills
         t = low_discrepancy_times(len(x_0), self.min_time, generator)
-        x_t = self.process.corrupt(x_0, t, generator=generator)
+        x_t = batch.keep(self.process.corrupt(x_0, t, generator=generator))
         cond = drop_labels(batch.cond, self.label_dropout, generator)
         selected = self.process.active(x_t)
         positions = ActivePositions(selected)

@@ -123,7 +123,7 @@ class SDTT(Algorithm):
         if self.trajectory == "data":
             x_t, x_u = coupled(self.process, batch.x_0, t, starts[-1], generator)
         else:
-            x_t = self.process.corrupt(batch.x_0, t, generator=generator)
+            x_t = batch.keep(self.process.corrupt(batch.x_0, t, generator=generator))
         states = States(x_t.unsqueeze(0), t, cond, drawn_latent(student, 1, len(x_t), generator))
         active = self.process.active(x_t)
         # The step of MaskGIT and Halton ranks all positions: it takes log p of all of them.

@@ -7,12 +7,15 @@ import torch
 from torch import Tensor, distributed
 
 from di4c_plugin.announce import announce
+from di4c_plugin.diffusion import time_grid
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.entropy import sample_entropy
 from di4c_plugin.evaluation.shards import shard_seed
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.module import TextStudent
-from di4c_plugin.programs.text.sampling import draw_samples, given_by
+from di4c_plugin.programs.text.sampling import given_by
+from di4c_plugin.samplers import sampler_named
+from di4c_plugin.samplers.batch import draw_batch
 
 
 class TextSampler(TextStudent):
@@ -37,15 +40,16 @@ class TextSampler(TextStudent):
         networks = [network.to(self.device) for network in (self.student, *self._hybrid)]
 
         def draw() -> Tensor:
-            return draw_samples(
-                settings,
+            return draw_batch(
+                sampler_named(settings.name),
                 networks[0],
-                self.process,
                 shape,
-                steps,
-                generator=torch.Generator(self.device).manual_seed(shard_seed(self.seed, index)),
-                teacher=next(iter(networks[1:]), None),
-                known=known,
+                time_grid(steps, device=self.device),
+                self.process,
+                torch.Generator(self.device).manual_seed(shard_seed(self.seed, index)),
+                given=known,
+                partners={"teacher": networks[1]} if self._hybrid else None,
+                options=settings.options,
             )
 
         begin = time.perf_counter()

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.checkpoints.torch_file import read_torch
-from di4c_plugin.diffusion import Process, time_grid
+from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.limits import regular
-from di4c_plugin.networks.denoiser import Denoiser
-from di4c_plugin.samplers import sampler_named, sampler_options
-from di4c_plugin.samplers.checks import check_drawn, drawing
-from di4c_plugin.samplers.known import conditioned, known_tokens
+from di4c_plugin.samplers import sampler_options
+from di4c_plugin.samplers.known import known_tokens
 
 
 @dataclass(frozen=True)
@@ -115,36 +113,3 @@ def read_ids(path: Path) -> Tensor:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot read the known tokens of {path}: {reason}") from error
-
-
-def draw_samples(
-    settings: SamplerSettings,
-    denoiser: Denoiser,
-    process: Process,
-    shape: tuple[int, int],
-    steps: int,
-    *,
-    generator: torch.Generator,
-    teacher: Denoiser | None = None,
-    known: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
-    """Draw samples of `shape` (n, D) by `settings.steps` steps, or else `steps`.
-
-    `known` are tokens and where they are given, (n or 1, D) each. Raises UserError as the sampler.
-    """
-    device = generator.device
-    options = dict(settings.options)
-    rows = slice(shape[0])
-    if teacher is not None:
-        options["teacher"] = conditioned(teacher, known, rows, device)
-    draw = sampler_named(settings.name)
-    with drawing():
-        x = draw(
-            conditioned(denoiser, known, rows, device),
-            process.prior(shape, generator=generator, device=device),
-            time_grid(settings.steps or steps, device=device),
-            process=process,
-            generator=generator,
-            **options,
-        )
-    return check_drawn(x, process)

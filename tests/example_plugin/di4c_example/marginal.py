@@ -24,7 +24,7 @@ class Marginal(Algorithm):
         generator = update.generator
         u = uniform(batch.x_0.shape[:1], generator=generator, device=batch.x_0.device)
         t = self.min_time + (1 - self.min_time) * u
-        x_t = self.process.corrupt(batch.x_0, t, generator=generator)
+        x_t = batch.keep(self.process.corrupt(batch.x_0, t, generator=generator))
         with torch.no_grad():
             target = networks["teacher"](x_t, t, cond=batch.cond)
         predicted = networks["student"](x_t, t, cond=batch.cond)

@@ -37,7 +37,7 @@ class Mutual(Algorithm):
         """See `Algorithm.losses`."""
         u = uniform(batch.x_0.shape[:1], generator=update.generator, device=batch.x_0.device)
         t = self.min_time + (1 - self.min_time) * u
-        x_t = self.process.corrupt(batch.x_0, t, generator=update.generator)
+        x_t = batch.keep(self.process.corrupt(batch.x_0, t, generator=update.generator))
         active = self.process.active(x_t)
         (role,) = self.trained(update)
         predicted = networks[role](x_t, t, cond=batch.cond)

@@ -49,6 +49,15 @@ def test_processes_draw_apart_and_together_what_one_draws(monkeypatch: pytest.Mo
         assert all(torch.equal(part.draw(8, 3), x) for x in whole[number::2])
 
 
+def test_given_tokens_take_no_step() -> None:
+    """Two masks open in two steps, one by one, however many tokens are given beside them."""
+    module, seen = sampler(SamplerSettings("maskgit", steps=2)), list[Tensor]()
+    module.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    known = torch.zeros(1, stand_in.D, dtype=torch.int64), torch.arange(stand_in.D)[None] >= 2
+    module.draw(3, 2, known)
+    assert [(x == stand_in.MASK).sum(1).tolist() for x in seen] == [[2] * 3, [1] * 3]
+
+
 def test_dropout_is_off_and_comes_back() -> None:
     training = sampler().train()
     assert torch.equal(training.draw(8, 3), sampler().eval().draw(8, 3))

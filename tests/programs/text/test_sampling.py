@@ -12,13 +12,11 @@ from di4c_plugin.diffusion import Absorbing
 from di4c_plugin.errors import UserError
 from di4c_plugin.programs.text.sampling import (
     SamplerSettings,
-    draw_samples,
     given_by,
     prefix_ids,
     read_ids,
     sampler_settings,
 )
-from tests.enumeration import TableDenoiser
 from tests.stand_ins.text.stand_in_parts import Tokenizer
 
 PROCESS = Absorbing(4, mask=3)
@@ -145,37 +143,3 @@ def test_ids_are_not_rounded(ids: list[Any], suffix: str, tmp_path: Path) -> Non
         torch.save(torch.tensor(ids), path)
     with pytest.raises(UserError, match="token ids are whole numbers, not torch"):
         read_ids(path)
-
-
-class Counted(TableDenoiser):
-    calls = 0
-
-    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self.calls += 1
-        return super().__call__(*args, **kwargs)
-
-
-@pytest.mark.parametrize(("asked", "want"), [(None, 3), (2, 2), (1, 1)])
-def test_the_settings_decide_the_steps_and_else_the_host(asked: int | None, want: int) -> None:
-    denoiser, generator = Counted(PROCESS, 3), torch.Generator().manual_seed(0)
-    denoiser.logits = PROCESS.restrict(denoiser.logits)
-    known = torch.tensor([[0, 2, 0]]), torch.tensor([[False, True, False]])
-    settings = SamplerSettings(steps=asked)
-    x = draw_samples(settings, denoiser, PROCESS, SHAPE, 3, generator=generator, known=known)
-    assert denoiser.calls == want
-    assert x.shape == SHAPE
-    assert (x[:, 1] == 2).all()
-    assert (x != PROCESS.mask).all()
-
-
-def test_hybrid_conditions_its_teacher_too() -> None:
-    teacher, student = Counted(PROCESS, 3, seed=1), Counted(PROCESS, 3, 2)
-    teacher.logits, student.logits = map(PROCESS.restrict, (teacher.logits, student.logits))
-    settings = SamplerSettings("hybrid", teacher="x", options={"teacher_steps": 1})
-    known = torch.tensor([[0, 2, 0]]), torch.tensor([[False, True, False]])
-    generator = torch.Generator().manual_seed(0)
-    x = draw_samples(
-        settings, student, PROCESS, SHAPE, 3, generator=generator, teacher=teacher, known=known
-    )
-    assert (student.calls, teacher.calls) == (2, 1)
-    assert (x[:, 1] == 2).all()
