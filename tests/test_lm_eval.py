@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from di4c_plugin.cli.main import main
+from di4c_plugin.diffusion import Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation import scorer
 from di4c_plugin.families import new_model, student_of
@@ -97,6 +98,12 @@ def test_a_single_token_has_its_likelihood_and_is_greedy_or_not(folder: Path) ->
     assert [value for value, _ in found] == pytest.approx(log_p[own].tolist(), rel=1e-4)
     assert [greedy for _, greedy in found] == [int(log_p.argmax()) == token for token in own]
     assert all(figure.error == pytest.approx(0, abs=1e-6) for figure in lm.bounds)
+
+
+def test_uniform_states_have_no_bound(folder: Path) -> None:
+    new_model(tiny.DIT, Uniform(tiny.TOKENS)).save(folder / "uniform.safetensors")
+    with pytest.raises(UserError, match="^likelihood bounds are of masked diffusion$"):
+        model(folder, "uniform").loglikelihood([request("ab", "a")])
 
 
 def test_rolling_adds_windows_and_their_errors(folder: Path) -> None:

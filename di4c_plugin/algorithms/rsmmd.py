@@ -164,8 +164,8 @@ class RSMMD(Algorithm):
         self, teacher: Denoiser, x_0: Tensor, fakes: Tensor, selected: Tensor, cond: Tensor | None
     ) -> tuple[Similarities, Tensor]:
         """Return the kernel sums of fakes (M, B, D) and x_0, and the kernel's alpha."""
-        real = self.features(teacher, x_0, cond)
-        of_fakes = torch.stack([self.features(teacher, x, cond) for x in fakes])
+        features = self.features(teacher, torch.cat([x_0.unsqueeze(0), fakes]), cond)
+        real, of_fakes = features[0], features[1:]
         if self.alpha is None:
             alpha = median_alpha(real, selected)
         else:
@@ -173,6 +173,7 @@ class RSMMD(Algorithm):
         return similarities(real, of_fakes, selected, alpha, self.max_bytes), alpha
 
     def features(self, teacher: Denoiser, x: Tensor, cond: Tensor | None) -> Tensor:
-        """Return the teacher's features of clean tokens x (B, D), (B, D, H)."""
+        """Return the teacher's features of clean tokens x (K, B, D), (K, B, D, H)."""
         network: Any = getattr(teacher, "network", teacher)
-        return features_of(teacher, block_of(network, self.block, self.blocks), x, cond)
+        block = block_of(network, self.block, self.blocks)
+        return torch.stack([features_of(teacher, block, part, cond) for part in x])

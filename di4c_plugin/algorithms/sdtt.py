@@ -46,8 +46,6 @@ from di4c_plugin.options import typed
 from di4c_plugin.samplers.base import inference
 from di4c_plugin.values import Choices, Count, Share
 
-RENEWED = ("optimiser", "average")
-
 
 class SDTT(Algorithm):
     r"""The SDTT loss for any process with a step, in rounds.
@@ -86,14 +84,12 @@ class SDTT(Algorithm):
         divergence: Annotated[str, Choices(*DIVERGENCES)] = "reverse_kl",
         trajectory: Annotated[str, Choices("teacher", "data")] = "teacher",
         times: Annotated[str, Choices("even", "grid", "released")] = "even",
-        renew: Collection[str] = (),
+        renew: Collection[Annotated[str, Choices("optimiser", "average")]] = (),
         min_time: float = 1e-3,
         label_dropout: Share = 0.1,
         loss: Loss = "auto",
         loss_mb: Count = 128,
     ) -> None:
-        if set(renew) - set(RENEWED):
-            raise UserError(f"renew is a list of {', '.join(RENEWED)}, not {renew!r}")
         self.rounds = rounds_between(teacher_steps, steps, substeps)
         if trajectory == "data" and not isinstance(process, Uniform):
             raise UserError("trajectory=data is for uniform-state diffusion")
@@ -130,7 +126,7 @@ class SDTT(Algorithm):
         ranked = not self.process.factorised
         positions: Positions = AllPositions(active) if ranked else ActivePositions(active)
         hidden = takes_chunks(self.loss, networks, ("student", "teacher"), self.process)
-        predicts = partial(self._predict, positions=positions, hidden=hidden)
+        predicts = partial(predict, positions=positions, process=self.process, hidden=hidden)
         p = predicts(student, states)
         with inference(teacher), torch.no_grad():
             if self.trajectory == "data":
@@ -209,17 +205,6 @@ class SDTT(Algorithm):
             return [divergence(log_p, log_q).squeeze(0)]
 
         return position_sums(values, p, q, implementation="auto", max_bytes=self.max_bytes)[0]
-
-    def _predict(
-        self,
-        denoiser: Denoiser,
-        states: States,
-        *,
-        positions: Positions,
-        hidden: bool,
-        revealed: bool = False,
-    ) -> Prediction:
-        return predict(denoiser, states, positions, self.process, hidden=hidden, revealed=revealed)
 
 
 def rounds_between(teacher_steps: int, steps: int, substeps: int) -> int:

@@ -165,7 +165,9 @@ def read_row(name: str, text: str | None) -> Any:
         return text
     if (name, text) == ("adapter", "none"):
         return None
-    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     parts = re.split(r",(?![^\[]*\])", text)  # a list keeps its commas
     own = {} if name == "adapter" else {"name": parts.pop(0)}
@@ -174,8 +176,10 @@ def read_row(name: str, text: str | None) -> Any:
         if "" not in own.values() and all(equals for _, equals, _ in pairs):
             if name == "algo":
                 lookup("algorithm", own["name"])  # before a process starts
-            return own | {key: yaml.safe_load(value) for key, _, value in pairs}
-    except yaml.YAMLError:
+            # As `di4c train` reads them: 1e-3 is a number, and there are no dates.
+            lists = [OmegaConf.to_container(OmegaConf.create(f"- {v}")) for _, _, v in pairs]
+            return own | {key: v[0] for (key, *_), v in zip(pairs, lists, strict=True)}  # type: ignore[index]
+    except (YAMLError, OmegaConfBaseException):
         pass
     raise UserError(f"give {ROWS[name][0]}, not {text!r}")
 

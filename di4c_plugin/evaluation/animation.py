@@ -45,7 +45,9 @@ class Recorder:
 
     def states(self) -> list[Tensor]:
         """Return the states of all samples after each step, (n, D), int64."""
-        return [torch.cat(parts).long() for parts in zip(*self._batches, strict=True)]
+        most = max(map(len, self._batches), default=0)
+        whole = [states + states[-1:] * (most - len(states)) for states in self._batches]
+        return [torch.cat(parts).long() for parts in zip(*whole, strict=True)]
 
 
 def check_animation(path: Path) -> None:

@@ -35,10 +35,8 @@ def entropies(texts: Texts) -> Tensor:
 
 def row_entropies(tokens: Tensor) -> Tensor:
     """Return the entropy (n,) of the token counts within each row of tokens (n, D), in nats."""
-    _, x = tokens.unique(return_inverse=True)
-    counts = torch.zeros(len(x), int(x.max()) + 1, dtype=torch.float64, device=x.device)
-    counts.scatter_add_(1, x, torch.ones_like(x, dtype=torch.float64))
-    return torch.special.entr(counts / x.shape[1]).sum(1)
+    shares = (row.unique(return_counts=True)[1].double() / len(row) for row in tokens)
+    return torch.stack([torch.special.entr(p).sum() for p in shares])
 
 
 def sample_entropy(tokens: Tensor) -> float:

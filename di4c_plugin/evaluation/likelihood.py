@@ -49,7 +49,7 @@ def bound(
     Raises:
         UserError: for another process, invalid tokens, and fewer than two sets.
     """
-    mask = _mask(process)
+    mask = mask_of(process)
     if count < 2 or latents < 1 or batch_size < 1:
         raise UserError("a likelihood bound takes at least 2 sets of masks, 1 latent, 1 at once")
     length = int(scored.sum())
@@ -86,7 +86,7 @@ def is_greedy(
 
     A student has one latent for all calls. The calls end at the first wrong token.
     """
-    mask, shape = _mask(process), getattr(denoiser, "latent_shape", None)
+    mask, shape = mask_of(process), getattr(denoiser, "latent_shape", None)
     device = generator.device
     x, masks = x.to(device)[None], scored.to(device)[None].clone()
     options = {}
@@ -104,7 +104,8 @@ def is_greedy(
     return True
 
 
-def _mask(process: Process) -> int:
+def mask_of(process: Process) -> int:
+    """Return the mask; raises UserError where there is none."""
     if not isinstance(process, Absorbing):
         raise UserError("likelihood bounds are of masked diffusion")
     return process.mask

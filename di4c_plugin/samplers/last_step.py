@@ -25,7 +25,7 @@ def likeliest(
     r"""Return x_0, shape (B, D): of `count` candidates, the one with the largest \sum_d log p^d.
 
     Each candidate has its own lambda, the first that of the earlier steps, and is a draw from (mode
-    "draw") or the argmax of (mode "argmax") p_{0|t}(. | x_t; lambda).
+    "draw") or the argmax of (mode "argmax") p_{0|t}(. | x_t; lambda). A product model has one.
 
     Raises:
         UserError: if `count` is below 1, and for another mode.
@@ -35,10 +35,9 @@ def likeliest(
     if mode not in ("draw", "argmax"):
         raise UserError(f"unknown last step {mode!r}; there are draw, argmax")
     best = torch.full(x_t.shape[:1], -torch.inf, device=x_t.device)
-    chosen = x_t
-    for index in range(count):
-        redraw = index > 0 and isinstance(denoiser, WithLatent)
-        latent = denoiser.another(len(x_t)) if redraw else None  # type: ignore[attr-defined]
+    chosen, mixture = x_t, isinstance(denoiser, WithLatent)
+    for index in range(count if mixture else 1):
+        latent = denoiser.another(len(x_t)) if index > 0 else None  # type: ignore[attr-defined]
         log_p_0 = denoiser(x_t, t, cond=cond, latent=latent)
         argmax = mode == "argmax"
         x_0 = log_p_0.argmax(-1) if argmax else sample_categorical(log_p_0, generator=generator)

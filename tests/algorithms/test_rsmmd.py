@@ -86,8 +86,8 @@ def test_the_mean_gradient_is_the_expected_rewards(monkeypatch: pytest.MonkeyPat
     whole[:, at] = pairs
     log_p = made["student"](x_t, torch.ones(1).double())[0, at]
     p = (log_p[0, pairs[:, 0]] + log_p[1, pairs[:, 1]]).exp()
-    real = method.features(made["teacher"], x_0, None)
-    features = method.features(made["teacher"], whole, None)[:, None]
+    real = method.features(made["teacher"], x_0[None], None)[0]
+    features = method.features(made["teacher"], whole[None], None)[0][:, None]
     selected = x_t == tiny.MASK
     s = similarities(real, features, selected, 0.05, 1 << 30)
     a, c = s.a.sum(-1)[:, 0], s.c.sum(-1)[..., 0]
@@ -135,8 +135,8 @@ class OfPairs(RSMMD):
     """Features tell the four pairs of bits apart, and nothing else."""
 
     def features(self, teacher: Any, x: Tensor, cond: Tensor | None) -> Tensor:
-        which = torch.nn.functional.one_hot(x[:, 0] * 2 + x[:, 1], 4).double()
-        return which[:, None].expand(-1, 2, -1)
+        which = torch.nn.functional.one_hot(x[..., 0] * 2 + x[..., 1], 4).double()
+        return which.unsqueeze(-2).expand(*x.shape, -1)
 
 
 def trained(logits: Tensor, **options: Any) -> Bits:

@@ -301,7 +301,7 @@ def test_rounds_follow_from_the_steps() -> None:
         ({"times": "x"}, "unknown times 'x'; there are even, grid, released"),
         ({"loss": "x"}, "unknown loss 'x'; there are auto, naive, chunked"),
         ({"renew": "average"}, "renew must be a list of texts, not 'average'"),
-        ({"renew": ["teacher"]}, "renew is a list of optimiser, average, not"),
+        ({"renew": ["teacher"]}, "unknown renew 'teacher'; there are optimiser, average"),
         ({"steps": 0}, "steps must be at least 1 and substeps 2, not 0 and 2"),
         ({"substeps": 1}, "steps must be at least 1 and substeps 2"),
         ({"steps": 3}, "teacher_steps=4 is not steps=3 times a power of 2"),

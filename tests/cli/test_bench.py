@@ -57,6 +57,14 @@ def test_a_network_call(di4c: Run) -> None:
             "update --process uniform --algo dcd",
             {"dcd": UpdateCase(process="uniform", algo={"name": "dcd"})},
         ),
+        (
+            "update --algo di4c,min_time=1e-3,delta=.5,loss=2020-01-01",
+            {
+                "di4c,min_time=1e-3,delta=.5,loss=2020-01-01": UpdateCase(
+                    algo={"name": "di4c", "min_time": 1e-3, "delta": 0.5, "loss": "2020-01-01"}
+                )
+            },
+        ),
         ("sample --teacher a.ckpt", {"default": SampleCase(teacher="a.ckpt")}),
         (
             "update --algo di4c,loss=naive,latents=8 --algo dmmd --latent adaln,blocks=4",
@@ -91,6 +99,7 @@ def test_a_row_for_each_combination(line: str, cases: dict[str, object]) -> None
             "update --adapter 16",
             "give an adapter for each network, such as r=16,alpha=32, or none, ",
         ),
+        ("update --algo di4c,x=${", "give a method with options, such as di4c,loss=naive, not "),
         ("update --algo no", "unknown algorithm 'no'; there are "),
         ("update --process gaussian", "argument --process: invalid choice: 'gaussian' "),
         ("update --process uniform --teacher a.ckpt", "--process=uniform is of the random DiT: "),

@@ -106,3 +106,13 @@ def test_the_recorder_joins_the_batches_step_by_step() -> None:
         [[k] * 3, [k] * 3, [10 + k] * 3] for k in range(3)
     ]
     assert {state.dtype for state in states} == {torch.int64}
+
+
+def test_batches_that_end_early_keep_their_last_state() -> None:
+    recorder = Recorder()
+    for row, steps in ((1, 2), (5, 3)):
+        for k in range(steps):
+            recorder.on_step(Step(k, 1.0, 0.0, torch.full((1, 2), row + k)))
+        recorder.on_batch(1)
+    assert [x[:, 0].tolist() for x in recorder.states()] == [[1, 5], [2, 6], [2, 7]]
+    assert Recorder().states() == []

@@ -88,6 +88,14 @@ def test_the_likeliest_of_several_draws_is_kept(count: int, generator: torch.Gen
     assert_drawn_from(rank(x_0, S), likeliest_law(student.table(T)[:, 0], count))
 
 
+def test_a_product_model_has_one_candidate(generator: torch.Generator) -> None:
+    """The likeliest of several draws would be another law, of less entropy."""
+    teacher = TableDenoiser(PROCESS, D)
+    x_t, t = start(1)
+    x_0 = denoise(teacher, x_t, t, generator=generator, mode="draw", last_latents=3)
+    assert_drawn_from(rank(x_0, S), product_law(teacher.table(T)[0, 1]))
+
+
 def test_many_latents_find_the_likeliest_mode(generator: torch.Generator) -> None:
     student = TableDenoiser(PROCESS, D, N)
     laws = product_law(student.table(T)[:, 3])

@@ -5,6 +5,7 @@ PATH and --sampler-option NAME=VALUE.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from di4c_plugin.errors import UserError
 
 SAMPLER, STUDENT, OPTION = "--sampler", "--student", "--sampler-option"
+FRACTION = re.compile(r"[-+]?\.\d+(e[-+]?\d+)?", re.IGNORECASE)  # which JSON does not know
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def pair_of(text: str, flag: str) -> tuple[str, Any]:
-    """Parse a flag's NAME=VALUE; the value is JSON if it parses, else text.
+    """Parse a flag's NAME=VALUE; the value is a number such as .5, JSON, or else text.
 
     Raises:
         UserError: with the flag's name.
@@ -80,6 +82,6 @@ def pair_of(text: str, flag: str) -> tuple[str, Any]:
     if not (name and equals):
         raise UserError(f"{flag} takes NAME=VALUE, not {text!r}")
     try:
-        return name, json.loads(value)
+        return name, float(value) if FRACTION.fullmatch(value) else json.loads(value)
     except ValueError:
         return name, value

@@ -2,7 +2,7 @@ import pytest
 
 from di4c_plugin.errors import UserError
 from di4c_plugin.plugins import lookup
-from di4c_plugin.programs.images.program import SamplerFlags, refuse_flags, take_flags
+from di4c_plugin.programs.images.program import SamplerFlags, pair_of, refuse_flags, take_flags
 
 MASKGIT, HALTON, TAULDR = (
     lookup("program", n).own_samplers for n in ("maskgit", "halton_maskgit", "tauldr")
@@ -33,6 +33,12 @@ def test_a_student_or_options_alone_mean_our_sampler() -> None:
     assert take_flags(["--sampler-option", "steps=4"], TAULDR)[1] == SamplerFlags(
         options={"steps": 4}
     )
+
+
+def test_numbers_are_read_as_di4c_train_reads_them() -> None:
+    values = {".5": 0.5, "-.5e-1": -0.05, "1e-3": 1e-3, "3": 3, "[1, 2]": [1, 2], "true": True}
+    for text, value in (values | {"fixed": "fixed", "a.npz": "a.npz", ".": "."}).items():
+        assert pair_of(f"x={text}", "--option") == ("x", value)
 
 
 def test_haltons_own_names_stay_its_own() -> None:
