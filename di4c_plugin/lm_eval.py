@@ -15,10 +15,11 @@ from torch import Tensor
 
 from di4c_plugin.announce import announce, announce_once
 from di4c_plugin.api import load_teacher, sample
+from di4c_plugin.diffusion.absorbing import masked_diffusion
 from di4c_plugin.errors import UserError, reason
 from di4c_plugin.evaluation import scorer
 from di4c_plugin.evaluation.figures import Figure
-from di4c_plugin.evaluation.likelihood import bound, is_greedy, mask_of
+from di4c_plugin.evaluation.likelihood import BOUNDS, bound, is_greedy
 from di4c_plugin.evaluation.shards import shard_seed
 from di4c_plugin.evaluation.texts import data_tokens
 from di4c_plugin.options import parameters, typed
@@ -157,7 +158,8 @@ class Di4CModel(LM):  # type: ignore[misc]
 
     def _row(self, context: list[int], continuation: list[int]) -> tuple[Tensor, Tensor]:
         """Return tokens and the mask of scored ones, (D,); a long context is cut on the left."""
-        length, mask = self.model.network.positions, mask_of(self.model.process)
+        length = self.model.network.positions
+        mask = masked_diffusion(self.model.process, BOUNDS).mask
         if len(continuation) > length:
             raise UserError(
                 f"a continuation has {len(continuation)} tokens, and the model {length} positions"

@@ -14,6 +14,7 @@ from di4c_plugin.algorithms.base import Algorithm, Batch, LossTerms, Networks, U
 from di4c_plugin.algorithms.noising import drop_labels, low_discrepancy_times
 from di4c_plugin.diffusion import Absorbing, Process, Schedule
 from di4c_plugin.losses.mixture import token_log_prob
+from di4c_plugin.options import typed
 from di4c_plugin.values import Range, Share
 
 
@@ -28,6 +29,7 @@ class Denoising(Algorithm):
 
     needs_teacher = False
 
+    @typed
     def __init__(
         self,
         process: Process,

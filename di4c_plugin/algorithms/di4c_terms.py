@@ -19,12 +19,7 @@ from di4c_plugin.diffusion import Process
 from di4c_plugin.diffusion.categorical import inverse_cdf
 from di4c_plugin.errors import UserError
 from di4c_plugin.losses.chunk import ChunkTargets, Targets
-from di4c_plugin.losses.mixture import (
-    kl_divergence,
-    log_mean_exp,
-    marginal_log_prob,
-    token_log_prob,
-)
+from di4c_plugin.losses.mixture import kl_divergence, log_mean_exp, token_log_prob
 from di4c_plugin.losses.streamed import LogMean, streamed
 from di4c_plugin.losses.terms import PositionTerms, example_terms, position_terms
 from di4c_plugin.losses.windows import Windows, correlation
@@ -227,7 +222,7 @@ class Work:
         windows = [Windows(cut.index.flatten(), cut.count) for cut in draws.windows]
         return {
             "consis_corr": correlation(ell, example, b, windows),
-            "consis_marg": kl_divergence(log_mean_exp(log_p_s), marginal_log_prob(log_p), active),
+            "consis_marg": kl_divergence(log_mean_exp(log_p_s), log_mean_exp(log_p), active),
         }
 
     # One lambda at a time

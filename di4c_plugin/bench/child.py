@@ -15,7 +15,7 @@ import torch
 from di4c_plugin.bench.cases import CASES, Case, LossCase, SampleCase, UpdateCase
 from di4c_plugin.bench.loss import measure_loss
 from di4c_plugin.bench.networks import measure_sample, measure_update
-from di4c_plugin.errors import UserError, is_of_memory
+from di4c_plugin.errors import UserError, is_of_memory, reason
 
 
 def answer(job: dict[str, Any]) -> dict[str, Any]:
@@ -39,8 +39,7 @@ def set_up(case: Case) -> None:
         if case.device.startswith("cuda:"):
             torch.cuda.set_device(case.device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device {case.device!r} cannot be used: {reason}") from error
+        raise UserError(f"device {case.device!r} cannot be used: {reason(error)}") from error
     if case.threads is not None:
         torch.set_num_threads(case.threads)
 

@@ -7,17 +7,15 @@ each case has its own process.
 import contextlib
 import ctypes
 import gc
-import resource
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import torch
 
+from di4c_plugin.evaluation.report import STATUS, resident_peak, status_bytes
+
 Run = Callable[[], object]
-PROC = Path("/proc/self")
 
 
 def peak_bytes(run: Run, device: torch.device) -> tuple[int, int]:
@@ -48,26 +46,11 @@ def trim_heap() -> None:
 
 def reset_resident_peak() -> int:
     """Reset the peak, on Linux; return the present memory of the process, in bytes."""
-    if not (PROC / "status").exists():
+    if not STATUS.exists():
         return resident_peak()
     with contextlib.suppress(OSError):
-        (PROC / "clear_refs").write_text("5")
+        STATUS.with_name("clear_refs").write_text("5")
     return status_bytes("VmRSS")
-
-
-def resident_peak() -> int:
-    """Return the peak memory of the process since `reset_resident_peak`, in bytes."""
-    if (PROC / "status").exists():
-        return status_bytes("VmHWM")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def status_bytes(name: str) -> int:
-    """Return an entry of /proc/self/status, in bytes."""
-    lines = (PROC / "status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{name}:"))
-    return int(line.split()[1]) * 1024
 
 
 def seconds(run: Run, device: torch.device) -> float:

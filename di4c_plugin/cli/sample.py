@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from di4c_plugin.samplers import sampler_named
 
     out = _checked_out(args)
-    _check_animation(args, out)
+    _check_animation(args)
     model = load(args, args.model)
     host = host_of(args, model)
     options = sampling_options(args, model)
@@ -129,7 +129,7 @@ def _checked_out(args: argparse.Namespace) -> str | None:
     return str(new_file(path, overwrite=args.overwrite))
 
 
-def _check_animation(args: argparse.Namespace, out: str | None) -> None:
+def _check_animation(args: argparse.Namespace) -> None:
     from di4c_plugin.evaluation.animation import check_animation
     from di4c_plugin.files import new_file
 
@@ -137,8 +137,6 @@ def _check_animation(args: argparse.Namespace, out: str | None) -> None:
         return
     check_animation(args.animate)
     new_file(args.animate, overwrite=args.overwrite)
-    if out == str(args.animate):
-        raise UserError(f"--out and --animate are both {args.animate}")
 
 
 def _needs_pictures(host: "OpenHost", out: str | None) -> bool:

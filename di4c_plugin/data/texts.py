@@ -7,7 +7,7 @@ nor counted in a loss. `read_blocks` concatenates all texts instead.
 
 import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ ANSWERS = ("response", "completion", "answer")
 TABLES = {".jsonl": "lines of JSON", ".json": "lines of JSON", ".parquet": "Parquet"}
 PADDING = 5 * 10**8  # tokens of 8 bytes
 Example = tuple[list[int], list[int]]  # prompt and answer
-Chat = Callable[..., Any]
 
 
 def read_texts(

@@ -11,7 +11,7 @@ from di4c_plugin.checkpoints.model import load_weights
 from di4c_plugin.checkpoints.storages import check_total
 from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.checkpoints.weights import fingerprint
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, reason
 from di4c_plugin.families.importing import host_module
 from di4c_plugin.plain_files import read_yaml
 
@@ -200,8 +200,7 @@ def made(kind: Any, options: Mapping[str, Any], origin: Path) -> nn.Module:
     try:
         model: nn.Module = kind(**options)
     except Exception as error:  # bad sizes may raise anything
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{origin} does not make the host's VQ model: {reason}") from error
+        raise UserError(f"{origin} does not make the host's VQ model: {reason(error)}") from error
     return model
 
 

@@ -152,3 +152,11 @@ def schedule_config(schedule: Schedule) -> dict[str, Any]:
     """Return the name and the parameters of a known schedule as plain values."""
     name = next(name for name, kind in SCHEDULES.items() if isinstance(schedule, kind))
     return {"schedule": name} | asdict(schedule)  # type: ignore[call-overload]
+
+
+def masked_diffusion(process: Process, what: str) -> Absorbing:
+    """Return the process as masked diffusion; raises UserError, of `what`, for another one."""
+    if not isinstance(process, Absorbing):
+        name = process.config["name"]
+        raise UserError(f"{what} for masked diffusion, not for the process {name!r}")
+    return process

@@ -23,6 +23,17 @@ class Schedule(Protocol):
         ...
 
 
+def time_of_share(schedule: Schedule, share: Tensor) -> Tensor:
+    r"""Return t with 1 - \alpha_t = share, or 1 where no t reaches it; float64, of its shape."""
+    share = share.double()
+    low, high = torch.zeros_like(share), torch.ones_like(share)
+    for _ in range(64):
+        middle = (low + high) / 2
+        fewer = 1 - schedule.alpha(middle) < share
+        low, high = torch.where(fewer, middle, low), torch.where(fewer, high, middle)
+    return high
+
+
 @dataclass(frozen=True)
 class LogLinear:
     r"""\alpha_t = 1 - (1 - eps) t: the log-linear noise of MDLM (Sahoo et al. 2024).

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from di4c_plugin.checkpoints.torch_file import load_inert
-from di4c_plugin.errors import UserError
+from di4c_plugin.errors import UserError, reason
 from di4c_plugin.evaluation.progress import tracked
 
 MODULE = "torch_fidelity.feature_extractor_inceptionv3"
@@ -79,10 +79,9 @@ def _library() -> Any:
     except UserError:
         raise
     except Exception as error:  # a torchvision that does not go with torch raises anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             "fid, kid and precision_recall need torch-fidelity and torchvision: "
-            f"pip install 'di4c_plugin[images]' ({reason})"
+            f"pip install 'di4c_plugin[images]' ({reason(error)})"
         ) from error
 
 

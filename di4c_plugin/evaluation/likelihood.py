@@ -14,13 +14,17 @@ which lowers the estimate on average, so that it is still a bound.
 import torch
 from torch import Tensor
 
-from di4c_plugin.diffusion import Absorbing, Process, Schedule
+from di4c_plugin.diffusion import Absorbing, Process
+from di4c_plugin.diffusion.absorbing import masked_diffusion
 from di4c_plugin.diffusion.categorical import uniform
+from di4c_plugin.diffusion.schedule import time_of_share
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.figures import Figure
 from di4c_plugin.losses.mixture import log_mean_exp
 from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.networks.latent import draw_latents
+
+BOUNDS = "likelihood bounds are"
 
 
 def bound(
@@ -49,7 +53,8 @@ def bound(
     Raises:
         UserError: for another process, invalid tokens, and fewer than two sets.
     """
-    mask = mask_of(process)
+    process = masked_diffusion(process, BOUNDS)
+    mask = process.mask
     if count < 2 or latents < 1 or batch_size < 1:
         raise UserError("a likelihood bound takes at least 2 sets of masks, 1 latent, 1 at once")
     length = int(scored.sum())
@@ -86,7 +91,8 @@ def is_greedy(
 
     A student has one latent for all calls. The calls end at the first wrong token.
     """
-    mask, shape = mask_of(process), getattr(denoiser, "latent_shape", None)
+    process = masked_diffusion(process, BOUNDS)
+    mask, shape = process.mask, getattr(denoiser, "latent_shape", None)
     device = generator.device
     x, masks = x.to(device)[None], scored.to(device)[None].clone()
     options = {}
@@ -96,19 +102,12 @@ def is_greedy(
         while bool(masks.any()):
             x_t = torch.where(masks, mask, x)
             share = masks.double().mean(-1).clamp(min=1e-3)
-            best, token = denoiser(x_t, time_of_share(process, share), **options).max(-1)
+            best, token = denoiser(x_t, time_of_share(process.schedule, share), **options).max(-1)
             position = int(best.where(masks, -torch.inf).argmax())
             if int(token[0, position]) != int(x[0, position]):
                 return False
             masks[0, position] = False
     return True
-
-
-def mask_of(process: Process) -> int:
-    """Return the mask; raises UserError where there is none."""
-    if not isinstance(process, Absorbing):
-        raise UserError("likelihood bounds are of masked diffusion")
-    return process.mask
 
 
 def _masks(sizes: Tensor, scored: Tensor, generator: torch.Generator) -> Tensor:
@@ -118,23 +117,12 @@ def _masks(sizes: Tensor, scored: Tensor, generator: torch.Generator) -> Tensor:
     return order.argsort(-1).argsort(-1) < sizes[:, None]
 
 
-def _times(process: Process, sizes: Tensor, length: int, generator: torch.Generator) -> Tensor:
+def _times(process: Absorbing, sizes: Tensor, length: int, generator: torch.Generator) -> Tensor:
     """Return times at which `sizes` (B,) of `length` tokens are masked, float64 (B,)."""
     # The l-th smallest of L uniform numbers has the law Beta(l, L - l + 1).
     u = uniform((len(sizes), length), generator=generator, device=sizes.device)
     share = u.sort(-1).values.gather(-1, sizes[:, None] - 1).squeeze(-1)
-    return time_of_share(process, share)
-
-
-def time_of_share(process: Process, share: Tensor) -> Tensor:
-    r"""Return t with 1 - \alpha_t = share, or 1 where no t reaches it; float64 (B,)."""
-    schedule: Schedule = process.schedule  # type: ignore[attr-defined]
-    low, high = torch.zeros_like(share), torch.ones_like(share)
-    for _ in range(52):
-        middle = (low + high) / 2
-        fewer = 1 - schedule.alpha(middle) < share
-        low, high = torch.where(fewer, middle, low), torch.where(fewer, high, middle)
-    return high
+    return time_of_share(process.schedule, share)
 
 
 def _log_prob(

@@ -10,6 +10,8 @@ from typing import Any
 from di4c_plugin.evaluation.sweep import Cell
 from di4c_plugin.files import atomic_write
 
+STATUS = Path("/proc/self/status")
+
 
 def by_sampler(
     cells: Sequence[Cell], value: Callable[[Cell], float]
@@ -40,13 +42,23 @@ def rows(cells: Sequence[Cell]) -> list[list[str]]:
 
 def peak_rss_mb() -> float:
     """Return the most memory this process has held, in MB (10^6 bytes)."""
-    status = Path("/proc/self/status")
-    if status.exists():
+    return resident_peak() / 1e6
+
+
+def resident_peak() -> int:
+    """Return the most memory this process has held, in bytes."""
+    if STATUS.exists():
         # On Linux `ru_maxrss` starts from the peak of the process that started this one.
-        (peak,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(peak.split()[1]) * 1024 / 1e6
+        return status_bytes("VmHWM")
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def status_bytes(name: str) -> int:
+    """Return an entry of /proc/self/status, in bytes."""
+    lines = STATUS.read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:

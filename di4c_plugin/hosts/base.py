@@ -154,6 +154,7 @@ class OpenHost:
         data_options = inspect.signature(value.data).parameters
         self.pictures = value.data(**{name: options[name] for name in data_options})
         self.known_sizes: Any = None
+        self._data: Data | None = None
         self.known_process: Mapping[str, Any] = {}
         self.place: Place | None = None
         self.vocabulary: Vocabulary | None = None
@@ -230,8 +231,10 @@ class OpenHost:
         return model
 
     def data(self) -> Data:
-        """Return the training data; raises UserError."""
-        return self.pictures.read(self)
+        """Return the training data, which are read once; raises UserError."""
+        if self._data is None:
+            self._data = self.pictures.read(self)
+        return self._data
 
     def check_drawing(self) -> None:
         """See `HostData.check_drawing`."""

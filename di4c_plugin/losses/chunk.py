@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion.categorical import inverse_cdf
-from di4c_plugin.losses.mixture import log_mean_exp
+from di4c_plugin.losses.mixture import kl, log_mean_exp
 from di4c_plugin.losses.positions import chunks
 from di4c_plugin.networks.predictions import Prediction
 
@@ -65,10 +65,10 @@ def chunk_targets(targets: Targets, part: slice) -> ChunkTargets:
 def chunk_terms(log_p: Tensor, active: Tensor, targets: ChunkTargets) -> list[Tensor]:
     """Return the fields of `PositionTerms` for log_p (N, c, S); inactive positions give 0."""
     bar = log_mean_exp(log_p)
-    entropy = (targets.q.exp() * targets.q).sum(-1)
+    negative_entropy = (targets.q.exp() * targets.q).sum(-1)
     # One product instead of a tensor of (N, c, S); it needs equal dtypes.
     cross = torch.einsum("cs,ncs->c", targets.q.exp().to(log_p.dtype), log_p) / len(log_p)
-    terms = [pick(log_p, targets.x_0), entropy - cross, kl(targets.q, bar)]
+    terms = [pick(log_p, targets.x_0), negative_entropy - cross, kl(targets.q, bar)]
     if targets.x_s is not None and targets.q_s is not None:
         terms += [pick(log_p, targets.x_s), kl(targets.q_s, bar)]
     return [term.where(active, 0) for term in terms]
@@ -77,8 +77,3 @@ def chunk_terms(log_p: Tensor, active: Tensor, targets: ChunkTargets) -> list[Te
 def pick(log_p: Tensor, x: Tensor) -> Tensor:
     """Return log_p[n, c, x[j, c]], shape (N, J, c), for log_p (N, c, S) and x (J, c)."""
     return log_p.gather(-1, x.T.expand(len(log_p), -1, -1)).transpose(1, 2)
-
-
-def kl(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """Return KL(q || p) of each position, (c,), for log-probabilities (c, S)."""
-    return (log_q.exp() * (log_q - log_p)).sum(-1)

@@ -9,16 +9,17 @@ from collections.abc import Callable
 from torch import Tensor
 
 from di4c_plugin.diffusion.process import LOG_ZERO
+from di4c_plugin.losses.mixture import kl
 
 
 def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     r"""Return KL(q || p) = \sum_c q_c (\log q_c - \log p_c)."""
-    return (log_q.exp() * (log_q - log_p)).sum(-1)
+    return kl(log_q, log_p)
 
 
 def reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     r"""Return KL(p || q) = \sum_c p_c (\log p_c - \log q_c)."""
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+    return kl(log_p, log_q)
 
 
 def squared(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -28,9 +28,9 @@ def log_mean_exp(values: Tensor, dim: int = 0) -> Tensor:
     return values.logsumexp(dim) - math.log(values.shape[dim])
 
 
-def marginal_log_prob(log_p: Tensor) -> Tensor:
-    r"""Return log \bar p^d, shape (B, D, S), from log_p (N, B, D, S)."""
-    return log_mean_exp(log_p)
+def kl(log_q: Tensor, log_p: Tensor) -> Tensor:
+    r"""Return KL(q || p) = \sum_c q_c (\log q_c - \log p_c), (...), of log-laws (..., S)."""
+    return (log_q.exp() * (log_q - log_p)).sum(-1)
 
 
 def kl_divergence(log_q: Tensor, log_p: Tensor, active: Tensor | None = None) -> Tensor:
@@ -38,5 +38,5 @@ def kl_divergence(log_q: Tensor, log_p: Tensor, active: Tensor | None = None) ->
 
     Both are (..., D, S), normalised, with finite entries; `active` is bool (..., D). Result (...,).
     """
-    kl = (log_q.exp() * (log_q - log_p)).sum(-1)
-    return (kl if active is None else kl.where(active, 0)).sum(-1)
+    each = kl(log_q, log_p)
+    return (each if active is None else each.where(active, 0)).sum(-1)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from di4c_plugin.losses.chunk import ChunkTargets, kl, pick
+from di4c_plugin.losses.chunk import ChunkTargets, pick
+from di4c_plugin.losses.mixture import kl
 from di4c_plugin.networks.recompute import recomputed
 
 Predict = Callable[[], Tensor]

@@ -1,6 +1,6 @@
 """Denoisers: the protocol, the networks of this package, latent conditioning."""
 
-from di4c_plugin.networks.denoiser import Denoiser, LatentDenoiser, NetworkDenoiser
+from di4c_plugin.networks.denoiser import Denoiser, NetworkDenoiser
 from di4c_plugin.networks.dit import DiT, DiTConfig
 from di4c_plugin.networks.transformer import Transformer, TransformerConfig
 
@@ -8,7 +8,6 @@ __all__ = [
     "Denoiser",
     "DiT",
     "DiTConfig",
-    "LatentDenoiser",
     "NetworkDenoiser",
     "Transformer",
     "TransformerConfig",

@@ -35,12 +35,6 @@ class Denoiser(Protocol):
         ...
 
 
-class LatentDenoiser(Denoiser, Protocol):
-    """A denoiser that is a mixture over lambda ~ U[0, 1)^latent_shape."""
-
-    latent_shape: tuple[int, ...]
-
-
 class HiddenDenoiser(Denoiser, Protocol):
     """A denoiser whose logits, before SUBS, are a linear map of hidden states: optional.
 

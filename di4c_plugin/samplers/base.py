@@ -82,15 +82,20 @@ class WithLatent(nn.Module):
         ).squeeze(1)
 
 
+def check_policy(policy: str) -> None:
+    """Refuse an unknown policy of lambda; raises UserError."""
+    if policy not in LATENT_POLICIES:
+        known = ", ".join(LATENT_POLICIES)
+        raise UserError(f"unknown latent policy {policy!r}; there are {known}")
+
+
 def with_latent(denoiser: Denoiser, policy: str, generator: torch.Generator) -> Denoiser:
     """Return a student that draws its lambda, and a product model as it is.
 
     Raises:
         UserError: for an unknown policy.
     """
-    if policy not in LATENT_POLICIES:
-        known = ", ".join(LATENT_POLICIES)
-        raise UserError(f"unknown latent policy {policy!r}; there are {known}")
+    check_policy(policy)
     if getattr(denoiser, "latent_shape", None) is None:
         return denoiser
     return WithLatent(denoiser, policy, generator)

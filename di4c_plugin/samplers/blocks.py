@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion import Process
+from di4c_plugin.diffusion.absorbing import masked_diffusion
 from di4c_plugin.diffusion.categorical import inverse_cdf, uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser
-from di4c_plugin.samplers.base import LATENT_POLICIES, LATENTS, Callback, Step
-from di4c_plugin.samplers.grids import masked
+from di4c_plugin.samplers.base import LATENTS, Callback, Step, check_policy
+from di4c_plugin.samplers.grids import SAMPLER
 from di4c_plugin.samplers.sampler import sampler
 
 
@@ -55,7 +56,7 @@ def blocks(
     Raises:
         UserError: for other processes than masked diffusion, and options out of range.
     """
-    mask, own = masked(process).mask, attention_block(denoiser)
+    mask, own = masked_diffusion(process, SAMPLER).mask, attention_block(denoiser)
     block = (own or 32) if block is None else block
     aligned = own is not None if aligned is None else aligned
     check(block, threshold, temperature, latents)
@@ -105,10 +106,7 @@ def check(block: int, threshold: float | None, temperature: float, latents: str)
         raise UserError(f"threshold must be in [0, 1], not {threshold}")
     if temperature < 0:
         raise UserError(f"temperature must be at least 0, not {temperature}")
-    if latents not in LATENT_POLICIES:
-        raise UserError(
-            f"unknown latent policy {latents!r}; there are {', '.join(LATENT_POLICIES)}"
-        )
+    check_policy(latents)
 
 
 def attention_block(denoiser: Any) -> int | None:

@@ -13,8 +13,12 @@ positions and \gamma = 1 - \alpha, the masked share:
 import torch
 from torch import Tensor
 
-from di4c_plugin.diffusion import Absorbing, Process, Schedule
+from di4c_plugin.diffusion import Process, Schedule
+from di4c_plugin.diffusion.absorbing import masked_diffusion
+from di4c_plugin.diffusion.schedule import time_of_share
 from di4c_plugin.errors import UserError
+
+SAMPLER = "this sampler is"
 
 
 def ending_at(times: Tensor, positions: int, process: Process, *, min_time: float = 0.0) -> Tensor:
@@ -49,7 +53,7 @@ def counting(
         UserError: for unknown counts, for another process than masked diffusion, and for counts
             other than "schedule" if `times` is not from 1 to 0.
     """
-    schedule = masked(process).schedule
+    schedule = masked_diffusion(process, SAMPLER).schedule
     if counts == "schedule":
         return times
     if counts not in COUNTS:
@@ -58,12 +62,7 @@ def counting(
         raise UserError(f"counts={counts} is for grids from 1 to 0")
     opened = COUNTS[counts](len(times) - 1, positions, schedule)
     share = 1 - torch.tensor(opened[:-1], dtype=torch.float64) / positions
-    low, high = torch.zeros_like(share), torch.ones_like(share)
-    for _ in range(64):
-        middle = (low + high) / 2
-        above = 1 - schedule.alpha(middle) > share
-        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-    return torch.cat([times[:1], low.to(times), times[-1:]])
+    return torch.cat([times[:1], time_of_share(schedule, share).to(times), times[-1:]])
 
 
 def shifted(steps: int, positions: int, schedule: Schedule) -> list[int]:
@@ -83,11 +82,3 @@ def increments(steps: int, positions: int, schedule: Schedule) -> list[int]:
 
 
 COUNTS = {"shifted": shifted, "increments": increments}
-
-
-def masked(process: Process) -> Absorbing:
-    """Return the process as masked diffusion; raises UserError for another one."""
-    if not isinstance(process, Absorbing):
-        name = process.config["name"]
-        raise UserError(f"this sampler is for masked diffusion, not for the process {name!r}")
-    return process

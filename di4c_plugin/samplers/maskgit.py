@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion import Confidence, Halton, Ordered, Process
+from di4c_plugin.diffusion.absorbing import masked_diffusion
 from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.samplers.base import Callback, walk
-from di4c_plugin.samplers.grids import counting, masked
+from di4c_plugin.samplers.grids import SAMPLER, counting
 from di4c_plugin.samplers.sampler import sampler
 
 
@@ -86,6 +87,6 @@ def halton(
 
 def ordered_by(order: type[Ordered], process: Process, **options: object) -> Ordered:
     """Return a process of the order with tokens, mask and schedule of `process`."""
-    absorbing = masked(process)
+    absorbing = masked_diffusion(process, SAMPLER)
     mask = absorbing.mask if absorbing.mask_is_token else None
     return order(absorbing.num_tokens, absorbing.schedule, mask=mask, **options)

@@ -19,7 +19,7 @@ from di4c_plugin.errors import UserError
 from di4c_plugin.networks.denoiser import Denoiser
 from di4c_plugin.options import fitted, parameters
 from di4c_plugin.plugins import lookup
-from di4c_plugin.samplers.base import LATENTS, Callback, Step, inference, with_latent
+from di4c_plugin.samplers.base import LATENTS, Callback, Step, check_policy, inference, with_latent
 from di4c_plugin.samplers.guidance import guide
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def sampler_options(
     )
     typed = fitted(target, checked, f"sampler {name!r}", positional=3, given={*GIVEN, *supplied})
     if "latents" in typed and "latents" in target.of_models:
-        with_latent(None, typed["latents"], None)  # type: ignore[arg-type]
+        check_policy(typed["latents"])
     return typed | {k: v for k, v in options.items() if k == "callback"}
 
 

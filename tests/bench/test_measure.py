@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from di4c_plugin.bench.measure import median_seconds, peak_bytes, seconds, status_bytes
+from di4c_plugin.bench.measure import median_seconds, peak_bytes, seconds
+from di4c_plugin.evaluation.report import status_bytes
 
 CPU = torch.device("cpu")
 MB = 10**6

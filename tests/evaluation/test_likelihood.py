@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from di4c_plugin.diffusion import Absorbing, DuoCosine, LogLinear, Uniform
+from di4c_plugin.diffusion.schedule import time_of_share
 from di4c_plugin.errors import UserError
 from di4c_plugin.evaluation.figures import Figure
-from di4c_plugin.evaluation.likelihood import bound, is_greedy, time_of_share
+from di4c_plugin.evaluation.likelihood import bound, is_greedy
 from tests.enumeration import TableDenoiser
 
 PROCESS = Absorbing(3)
@@ -96,7 +97,7 @@ def test_a_network_that_is_told_the_time_has_the_integral_over_it(schedule: Any)
     process = Absorbing(3, schedule)
     denoiser = TableDenoiser(process, 3)
     shares = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
-    times = time_of_share(process, shares)
+    times = time_of_share(schedule, shares)
     assert torch.allclose(1 - schedule.alpha(times), shares)
     total = 0.0
     for size in range(1, 4):
@@ -154,7 +155,7 @@ def test_what_is_greedy() -> None:
 
 def test_mistakes() -> None:
     denoiser = TableDenoiser(PROCESS, 3)
-    with pytest.raises(UserError, match="are of masked diffusion"):
+    with pytest.raises(UserError, match="are for masked diffusion"):
         estimate(denoiser, process=Uniform(3))
     with pytest.raises(UserError, match="takes at least 2 sets"):
         estimate(denoiser, count=1)

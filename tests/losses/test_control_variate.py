@@ -12,7 +12,7 @@ from torch import Tensor
 
 from di4c_plugin.losses.mixture import (
     kl_divergence,
-    marginal_log_prob,
+    log_mean_exp,
     token_log_prob,
 )
 from tests.enumeration import marginals, product_law, states
@@ -49,7 +49,7 @@ def estimates(q: Tensor) -> tuple[Estimate, Estimate]:
     ell = token_log_prob(log_p, states(S, D).unsqueeze(1))
     log_q_d = marginals(q, S, D).log()
     entropies = -(log_q_d.exp() * log_q_d).sum()
-    marginal_part = kl_divergence(log_q_d, marginal_log_prob(log_p)[0]) + entropies
+    marginal_part = kl_divergence(log_q_d, log_mean_exp(log_p)[0]) + entropies
     correlation_part = torch.cat([correlation_loss(one) for one in ell.split(1, dim=1)])
 
     def estimate(loss: Tensor) -> Estimate:

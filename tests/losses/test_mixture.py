@@ -11,7 +11,6 @@ from di4c_plugin.diffusion import LOG_ZERO
 from di4c_plugin.losses.mixture import (
     kl_divergence,
     log_mean_exp,
-    marginal_log_prob,
     token_log_prob,
 )
 from tests.enumeration import marginals, product_law, relative_entropy, states
@@ -63,14 +62,14 @@ def test_marginals_are_those_of_the_joint(shape: tuple[int, ...]) -> None:
     _, b, d, s = shape
     log_p = mixture(shape)
     want = torch.stack([marginals(law(log_p)[k], s, d) for k in range(b)])
-    torch.testing.assert_close(marginal_log_prob(log_p).exp(), want)
+    torch.testing.assert_close(log_mean_exp(log_p).exp(), want)
 
 
 @every_shape
 def test_independent_is_the_product_of_marginals(shape: tuple[int, ...]) -> None:
     log_p = mixture(shape)
     independent = independent_log_prob(token_log_prob(log_p, everything(log_p))).exp()
-    torch.testing.assert_close(independent.T, product_law(marginal_log_prob(log_p)))
+    torch.testing.assert_close(independent.T, product_law(log_mean_exp(log_p)))
 
 
 def test_log_mean_exp_does_not_overflow() -> None:
@@ -100,7 +99,7 @@ def test_cross_entropy_is_correlation_plus_marginals(shape: tuple[int, ...]) -> 
     ell = token_log_prob(log_p, everything(log_p))
     correlation = sum(q[:, j] * correlation_loss(ell[:, j : j + 1]) for j in range(ell.shape[1]))
     marginal = -torch.stack(
-        [(marginals(q[k], s, d) * marginal_log_prob(log_p)[k]).sum() for k in range(b)]
+        [(marginals(q[k], s, d) * log_mean_exp(log_p)[k]).sum() for k in range(b)]
     )
     want = -(q * law(log_p).log()).sum(-1)
     torch.testing.assert_close(correlation + marginal, want)
@@ -113,8 +112,8 @@ def test_relative_entropy_is_correlation_plus_marginals(shape: tuple[int, ...]) 
     log_p, log_q = mixture(shape), mixture((4, b, d, s), seed=1)
     ell = token_log_prob(log_p, everything(log_p))
     correlation = (law(log_q) * (independent_log_prob(ell) - joint_log_prob(ell)).T).sum(-1)
-    marginal = kl_divergence(marginal_log_prob(log_q), marginal_log_prob(log_p))
-    own = relative_entropy(law(log_q), product_law(marginal_log_prob(log_q)))
+    marginal = kl_divergence(log_mean_exp(log_q), log_mean_exp(log_p))
+    own = relative_entropy(law(log_q), product_law(log_mean_exp(log_q)))
     want = relative_entropy(law(log_q), law(log_p))
     torch.testing.assert_close(own + correlation + marginal, want)
 
@@ -148,7 +147,7 @@ def test_gradients_are_finite_with_impossible_tokens(dtype: torch.dtype) -> None
     log_p[0, ..., 0] = log_p[1, ..., 1] = log_p[2, ..., 2] = 0
     log_p.requires_grad_()
     x = torch.tensor([[[0, 0]], [[0, 1]], [[3, 3]]])
-    kl = kl_divergence(marginal_log_prob(log_p), marginal_log_prob(log_p.roll(1, -1)))
+    kl = kl_divergence(log_mean_exp(log_p), log_mean_exp(log_p.roll(1, -1)))
     loss = correlation_loss(token_log_prob(log_p, x)) + kl
     loss.sum().backward()
     assert loss.isfinite().all()
