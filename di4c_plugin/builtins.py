@@ -62,9 +62,10 @@ def di4c_samplers() -> Mapping[str, object]:
 @hookimpl
 def di4c_latents() -> Mapping[str, object]:
     """See `di4c_plugin.hookspecs`."""
+    from di4c_plugin.families.unet_latent import UNetLatent
     from di4c_plugin.networks.latent import LATENTS
 
-    return LATENTS
+    return LATENTS | {"unet": UNetLatent}
 
 
 @hookimpl

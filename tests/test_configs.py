@@ -173,7 +173,7 @@ def test_host(name: str) -> None:
 
 def test_the_latent_of_a_unet_is_for_its_host() -> None:
     config = compose_config("train", ["latent=unet"])
-    with pytest.raises(UserError, match="unknown latent 'unet'; there are adaln, mask_noise"):
+    with pytest.raises(UserError, match="latent 'unet' does not enter this network: it is no "):
         make("host", config["host"]).build_student(
             teacher(compose_config("train_teacher", [])), config["latent"]
         )

@@ -26,7 +26,6 @@ from di4c_plugin.diffusion import (
     build_process,
 )
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.unet_latent import UNetLatent
 from di4c_plugin.files import configs_dir
 from di4c_plugin.hosts import OpenHost
 from di4c_plugin.networks.dit import DiTConfig
@@ -336,8 +335,7 @@ def test_a_file_of_a_method_is_its_class(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", files_of("latent"))
 def test_a_file_of_a_latent_is_its_class(name: str) -> None:
-    kind = UNetLatent if name == "unet" else lookup("latent", name)
-    expected = {"name": name} | defaults_of(kind, "sizes", "network")
+    expected = {"name": name} | defaults_of(lookup("latent", name), "sizes", "network")
     blocks = {} if name == "unet" else {"blocks": None, "doors": None}
     assert compose_config("train", [f"latent={name}"])["latent"] == expected | blocks
 

@@ -128,7 +128,9 @@ def test_latents_are_found_among_plugins(monkeypatch: pytest.MonkeyPatch) -> Non
     path = "di4c_plugin.networks.latent.making.lookup"
     monkeypatch.setattr(path, lambda kind, name: registered[name])
     assert find_latent("mine") is Mine
-    with pytest.raises(UserError, match="latent 'broken' is not a LatentInjector"):
+    with pytest.raises(
+        UserError, match="latent 'broken' does not enter this network: it is no LatentInjector"
+    ):
         find_latent("broken")
 
 

@@ -67,3 +67,8 @@ def test_blocks_that_are_not_said_are_all() -> None:
     assert not same_options(one, None)
     assert not same_options(one, one | {"blocks": 3})
     assert not same_options(one, one | {"dim": 2})
+
+
+def test_the_latent_of_a_unet_has_its_defaults() -> None:
+    assert same_options({"name": "unet"}, {"name": "unet", "std": 0.1})
+    assert not same_options({"name": "unet"}, {"name": "unet", "std": 0.2})

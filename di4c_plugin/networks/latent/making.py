@@ -43,11 +43,13 @@ def find_latent(name: str) -> type[LatentInjector]:
     """Find a latent injector among built-ins and plugins.
 
     Raises:
-        UserError: for an unknown name, or if a plugin has registered something else.
+        UserError: for an unknown name, and for a latent of another kind, such as tauLDR's 'unet'.
     """
     kind = lookup("latent", name)
     if not (isinstance(kind, type) and issubclass(kind, LatentInjector)):
-        raise UserError(f"latent {name!r} is not a LatentInjector but {kind!r}")
+        raise UserError(
+            f"latent {name!r} does not enter this network: it is no LatentInjector but {kind!r}"
+        )
     return kind
 
 
@@ -81,7 +83,7 @@ def is_stream_of_embeddings(network: Sizes) -> bool:
 
 
 def same_options(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
-    """Return whether two latents are equal, with the defaults of the injector's class."""
+    """Return whether two latents are equal, with the defaults of the latent's class."""
     if one is None or other is None:
         return one is other
     return _with_defaults(one) == _with_defaults(other)
@@ -91,5 +93,5 @@ def _with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     full: dict[str, Any] = {"blocks": None, "doors": None}
     name = options.get("name")
     if name in names_of("latent"):
-        full |= with_defaults(find_latent(str(name)), {})
+        full |= with_defaults(lookup("latent", str(name)), {})
     return full | dict(options)

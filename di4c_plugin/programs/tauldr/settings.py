@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from di4c_plugin.algorithms.base import Algorithm, Role
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.unet_latent import UNetLatent
 from di4c_plugin.options import fit_fields, fitted, with_defaults
 from di4c_plugin.plugins import lookup
 from di4c_plugin.programs.tauldr.sampler import HOST, plain
@@ -91,9 +90,11 @@ def recorded(cfg: Any, settings: LossSettings, method: Algorithm) -> dict[str, s
     factory = lookup("algorithm", name)
     options = fitted(factory, options, f"algorithm {name!r}", positional=1)
     latent = settings.latent_of(method.roles[STUDENT])
+    if latent is not None:
+        latent = with_defaults(lookup("latent", latent["name"]), latent)
     ours = {
         "algo": {"name": name} | with_defaults(factory, options),
-        "latent": None if latent is None else with_defaults(UNetLatent, latent),
+        "latent": latent,
         "rounds": method.rounds if settings.rounds is None else settings.rounds,
         "seed": settings.seed,
     }

@@ -169,6 +169,8 @@ def test_training_goes_on_from_a_student(cfg: Any, root: Root, tmp_path: Path) -
     assert all(torch.equal(second.net.state_dict()[name], v) for name, v in expected.items())
     assert loss.engine.teacher.latent_shape is None
     assert len(second.shadow_params) == len(list(second.parameters()))
+    cfg.loss.latent = {"std": 0.1}  # as the file, which says no option
+    assert type(loss)(cfg).start is not None
     cfg.loss.latent = {"std": 0.7}
     with pytest.raises(UserError, match="the student to start from has the latent .*'std': 0.7"):
         type(loss)(cfg)
