@@ -31,6 +31,7 @@ from di4c_plugin.networks import NetworkDenoiser
 from di4c_plugin.networks.attach import attach_latent
 from di4c_plugin.networks.doors import Doors, Names, find_doors, find_modules
 from di4c_plugin.networks.latent import new_injector, same_options
+from di4c_plugin.values import shown
 
 Sizes = TypeVar("Sizes")
 Own = TypeVar("Own", bound="Family[Any]")
@@ -102,10 +103,7 @@ class Family(ABC, Generic[Sizes]):
 
     def doors(self, network: nn.Module, latent: Mapping[str, Any] | None = None) -> Doors:
         """Return where a latent enters; its `doors` go over the family's; raises UserError."""
-        overrides = (latent or {}).get("doors") or {}
-        if not isinstance(overrides, Mapping):
-            raise UserError(f"latent.doors is a set of names of sub-modules, not {overrides!r}")
-        return find_doors(network, {**self.names, **overrides})
+        return find_doors(network, {**self.names, **chosen_doors(latent)})
 
     def blocks(self, network: nn.Module, sizes: Sizes | None) -> tuple[nn.Module, ...]:
         """Return the blocks of a network, by which FSDP shards it; () where they are unknown.
@@ -293,6 +291,14 @@ class Family(ABC, Generic[Sizes]):
         if isinstance(process, Process):
             return process
         return build_process(dict(process or self.process(sizes)))
+
+
+def chosen_doors(latent: Latent) -> Mapping[str, Any]:
+    """Return the doors that a latent's options name; raises UserError if they are no mapping."""
+    doors = (latent or {}).get("doors") or {}
+    if not isinstance(doors, Mapping):
+        raise UserError(f"latent.doors is a set of names of sub-modules, not {shown(doors)}")
+    return doors
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from di4c_plugin.checkpoints.vocabulary import tokenizer_beside
 from di4c_plugin.checkpoints.weights import Weights, fingerprint
 from di4c_plugin.diffusion import Absorbing, Process
 from di4c_plugin.errors import UserError, refusing
-from di4c_plugin.families.base import Family
+from di4c_plugin.families.base import Family, chosen_doors
 from di4c_plugin.families.hf.denoiser import HFDenoiser
 from di4c_plugin.families.hf.hooks import EmbeddingHooks
 from di4c_plugin.families.hf.network import (
@@ -185,10 +185,8 @@ class HFNetworks(Family[HFConfig]):
 
     def doors(self, network: nn.Module, latent: Mapping[str, Any] | None = None) -> Doors:
         """See `Family.doors`: those that transformers knows, and norms that the user names."""
-        overrides = (latent or {}).get("doors") or {}
-        if not isinstance(overrides, Mapping):
-            raise UserError(f"latent.doors is a set of names of sub-modules, not {overrides!r}")
-        names: dict[str, Any] = dict(overrides)
+        chosen = chosen_doors(latent)
+        names: dict[str, Any] = dict(chosen)
         if "embedding" not in names:
             module = _result_of(network, "get_input_embeddings")
             names["embedding"] = name_of(network, module, "embedding")
@@ -196,7 +194,7 @@ class HFNetworks(Family[HFConfig]):
             names["blocks"] = f"{outermost_blocks(network)}.*"
         names["head"] = name_of(network, head_of(network), "head")
         doors = find_doors(network, {"norms": names["blocks"], **names})
-        return doors if "norms" in overrides else replace(doors, norms=())
+        return doors if "norms" in chosen else replace(doors, norms=())
 
     def blocks(self, network: nn.Module, sizes: HFConfig | None) -> tuple[nn.Module, ...]:
         """See `Family.blocks`: those that the row names, or the outermost list."""
@@ -211,7 +209,7 @@ class HFNetworks(Family[HFConfig]):
                 "a latent enters these networks at their embeddings: latent.blocks=null"
             )
         injector = new_injector(sizes, latent)
-        doors = self.doors(network, {"doors": _row_doors(sizes) | dict(latent.get("doors") or {})})
+        doors = self.doors(network, {"doors": _row_doors(sizes) | dict(chosen_doors(latent))})
         if not doors.norms and type(injector).on_norm is not LatentInjector.on_norm:
             kind = type(network).__name__
             raise UserError(

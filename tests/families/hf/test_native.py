@@ -249,6 +249,9 @@ def test_nothing_of_transformers_is_loaded_before_its_time() -> None:
 def test_adaln_needs_norms(tmp_path: Path) -> None:
     native("bert", tmp_path)
     teacher = load_teacher(tmp_path, host=HF)
+    for wrong in ("wte", ["wte"]):
+        with pytest.raises(UserError, match="^latent.doors is a set of names of sub-modules, not "):
+            teacher.family.student_of(teacher, {"name": "token", "doors": wrong})
     with pytest.raises(UserError, match="say latent.doors.norms"):
         teacher.family.student_of(teacher, {"name": "adaln"})
     names = [
