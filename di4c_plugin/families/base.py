@@ -233,7 +233,7 @@ class Family(ABC, Generic[Sizes]):
             outline = self.outline(sizes, weights.latent, process=built)
         check_weights(outline.network, weights.tensors, weights.origin)
         denoiser = self.denoiser(sizes, weights.latent, process=built)
-        load_weights(denoiser.network, weights.tensors, weights.origin)
+        denoiser.network.load_state_dict(weights.tensors)
         return denoiser.eval()
 
     def student(
