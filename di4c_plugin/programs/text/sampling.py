@@ -13,8 +13,10 @@ from di4c_plugin.checkpoints.torch_file import read_torch
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
 from di4c_plugin.limits import regular
+from di4c_plugin.options import fit_fields
 from di4c_plugin.samplers import sampler_options
 from di4c_plugin.samplers.known import known_tokens
+from di4c_plugin.values import Count
 
 
 @dataclass(frozen=True)
@@ -28,27 +30,33 @@ class SamplerSettings:
         prefix: text at the beginning of every sample.
         known: path of token ids, -1 where unknown: JSON or .pt, (D,) or (n, D).
         options: passed to the sampler.
+
+    Raises:
+        UserError: for a value of the wrong type or out of range.
     """
 
     name: str = "ancestral"
-    steps: int | None = None
+    steps: Count | None = None
     teacher: str | None = None
-    prefix: str | None = None
+    prefix: Any = None  # `prefix_ids` says what YAML made of a text without quotes
     known: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        fit_fields(self, "sampler.")
 
 
 def sampler_settings(config: Mapping[str, Any] | None) -> SamplerSettings:
     """Parse the group; the default is the ancestral sampler.
 
     Raises:
-        UserError: for an unknown sampler or option, steps below 1, and "hybrid" without a teacher.
+        UserError: for an unknown sampler or option, "hybrid" without a teacher, and as
+            `SamplerSettings`.
     """
     values = dict(config or {})
     fields = {k: values.pop(k, None) for k in ("steps", "teacher", "prefix", "known")}
     settings = SamplerSettings(values.pop("name", "ancestral"), **fields, options=values)
-    if settings.steps is not None and (type(settings.steps) is not int or settings.steps < 1):
-        raise UserError(f"sampler.steps must be a whole number from 1, not {settings.steps!r}")
     if settings.name == "hybrid" and settings.teacher is None:
         raise UserError("sampler=hybrid needs its teacher: add sampler.teacher=SOURCE")
     later = () if settings.teacher is None else ("teacher",)

@@ -41,8 +41,11 @@ def test_what_is_no_setting_of_ours_goes_to_the_sampler() -> None:
         ({"name": "hybrid", "teacher_steps": 1}, "add sampler.teacher=SOURCE"),
         ({"name": "di4c", "teacher": "x"}, "'teacher'"),
         ({"name": "di4c", "speed": 3}, "'speed'"),
-        ({"name": "di4c", "steps": 0}, "sampler.steps must be a whole number from 1, not 0"),
-        ({"name": "di4c", "steps": "8"}, "sampler.steps must be a whole number from 1, not '8'"),
+        ({"name": "di4c", "steps": 0}, "sampler.steps must be at least 1, not 0"),
+        ({"name": "di4c", "steps": "8"}, "sampler.steps must be a whole number, not '8'"),
+        ({"name": "hybrid", "teacher": 5}, "sampler.teacher must be text, not 5"),
+        ({"name": "di4c", "known": [0, 1, -1]}, r"sampler.known must be text, not \[0, 1, -1\]"),
+        ({"name": 3}, "sampler.name must be text, not 3"),
     ],
 )
 def test_mistakes_are_one_line(config: dict[str, Any], message: str) -> None:
