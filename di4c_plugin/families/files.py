@@ -17,14 +17,13 @@ def grid_weights(content: Content) -> Weights:
     return replace(weights, latent=official_latent(weights.tensors))
 
 
-def weights_of(state: Mapping[str, Any], origin: str, *, size: int | None = None) -> Weights:
+def weights_of(state: Mapping[str, Any], origin: str, *, size: int) -> Weights:
     """Return the tensors of a state dict by the names of the program's network.
 
     `size` is that of the file, in bytes; tensors of many times that size are refused.
     """
     tensors = {bare(str(k)): v.detach() for k, v in state.items() if isinstance(v, Tensor)}
-    if size is not None:
-        check_total(tensors, size, origin)
-        # Clones: a memory-mapped file may be rewritten while the model is in use.
-        tensors = {name: value.clone() for name, value in tensors.items()}
+    check_total(tensors, size, origin)
+    # Clones: a memory-mapped file may be rewritten while the model is in use.
+    tensors = {name: value.clone() for name, value in tensors.items()}
     return Weights(tensors, None, {}, None, origin, fingerprint(tensors))

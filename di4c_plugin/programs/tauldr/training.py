@@ -28,10 +28,9 @@ from di4c_plugin.algorithms.base import Algorithm, Batch
 from di4c_plugin.announce import announce_once
 from di4c_plugin.checkpoints.content import read_content
 from di4c_plugin.checkpoints.model import Model
-from di4c_plugin.checkpoints.weights import fingerprint
+from di4c_plugin.checkpoints.weights import Weights, fingerprint
 from di4c_plugin.diffusion import build_process
 from di4c_plugin.errors import UserError
-from di4c_plugin.families.files import weights_of
 from di4c_plugin.families.grid import check_range
 from di4c_plugin.families.tauldr import TauLDRNetworks, TauLDRSizes
 from di4c_plugin.families.unet_latent import let_latent_in
@@ -114,7 +113,7 @@ def wrapped(model: Any, role: str) -> Any:
 
 def sizes_of(model: Any) -> TauLDRSizes:
     """Return the sizes of a host's model; raises UserError for a model other than the U-Net."""
-    weights = weights_of(tensors_of(model.net), "the model")
+    weights = Weights(tensors_of(model.net), None, {}, None, "the model", "")
     return NETWORKS.sizes(weights, config=config_of(model))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from di4c_plugin.families.files import weights_of
+from di4c_plugin.checkpoints.weights import Weights, fingerprint
 from di4c_plugin.families.maskgit import MaskGITNetworks, MaskGITSizes
 
 SIZES = MaskGITSizes(hidden=16, codes=7, side=3, depth=2, heads=2, mlp=24, classes=5)
@@ -27,7 +27,8 @@ def randomised(network: nn.Module) -> nn.Module:
 
 
 def as_weights(network: nn.Module) -> Any:
-    return weights_of(network.state_dict(), "a network")
+    tensors = network.state_dict()
+    return Weights(tensors, None, {}, None, "a network", fingerprint(tensors))
 
 
 def plain(root: Path) -> Any:
