@@ -11,8 +11,6 @@ from di4c_plugin.checkpoints.model_file import is_safetensors, read_safetensors
 from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.errors import UserError, refusing
 
-# Parts that DistributedDataParallel, FSDP, DeepSpeed and torch.compile insert into names.
-WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_forward_module")
 # Keys of the weights in the checkpoints of programs.
 ENTRIES = ("state_dict", "model_state_dict", "model")
 
@@ -82,8 +80,3 @@ def _sharded(index: Path) -> dict[str, Any]:
             raise UserError(f"{path} holds {min(twice)} a second time")
         tensors |= shard_tensors
     return tensors
-
-
-def bare(name: str) -> str:
-    """Return a weight's name without the parts that wrappers insert."""
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)

@@ -1,4 +1,4 @@
-"""Names of a DiT's weights in hosts and their wrappers, and their order in EMA lists."""
+"""Names of weights in hosts and their wrappers, and the order of a DiT's in EMA lists."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,8 +7,8 @@ from torch import Tensor
 
 from di4c_plugin.errors import UserError
 
-# Parts that torch.compile, FSDP and DeepSpeed insert into names.
-WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.")
+# Parts that DistributedDataParallel, FSDP, DeepSpeed and torch.compile insert into names.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_forward_module")
 ANCHOR = "vocab_embed.embedding"
 # Prefixes of other weights beside a DiT without a prefix.
 _METRICS = ("metrics.", "train_metrics.", "valid_metrics.", "test_metrics.", "gen_ppl_metric.")
@@ -16,11 +16,9 @@ _OTHERS = ("teacher", "noise.", *_METRICS)
 _BUFFER = "rotary_emb.inv_freq"
 
 
-def unwrap(name: str) -> str:
-    """Return the name without the parts that wrappers insert."""
-    for wrapper in WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
+def bare(name: str) -> str:
+    """Return a weight's name without the parts that wrappers insert."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def backbone_prefix(names: Iterable[str]) -> str | None:
@@ -28,7 +26,7 @@ def backbone_prefix(names: Iterable[str]) -> str | None:
 
     Of several (a student beside its teacher), the shortest that is not a teacher's.
     """
-    anchors = [name for name in map(unwrap, names) if name.endswith(ANCHOR)]
+    anchors = [name for name in map(bare, names) if name.endswith(ANCHOR)]
     prefixes = [name.removesuffix(ANCHOR) for name in anchors if not name.startswith("teacher")]
     return min(prefixes, key=len, default=None)
 
@@ -36,7 +34,7 @@ def backbone_prefix(names: Iterable[str]) -> str | None:
 def backbone_tensors(state: Mapping[str, Any], origin: str) -> dict[str, Tensor]:
     """Return the weights of the DiT in a state dict under their bare names, in its order.
 
-    Prefixes (`module.`, `backbone.` once or twice, or any other), rotary buffers, and everything
+    Prefixes (`backbone.` once or twice, or any other), rotary buffers, and everything
     beside the DiT (noise, metrics, a teacher) are dropped.
 
     Raises:
@@ -46,9 +44,9 @@ def backbone_tensors(state: Mapping[str, Any], origin: str) -> dict[str, Tensor]
     if prefix is None:
         raise UserError(f"{origin} holds no weights of a DiT (no name ends in {ANCHOR})")
     return {
-        unwrap(name).removeprefix(prefix): tensor
+        bare(name).removeprefix(prefix): tensor
         for name, tensor in state.items()
-        if isinstance(tensor, Tensor) and _belongs(unwrap(name), prefix)
+        if isinstance(tensor, Tensor) and _belongs(bare(name), prefix)
     }
 
 
@@ -64,7 +62,7 @@ def average_names(state: Mapping[str, Any]) -> list[list[str]]:
     the same order once buffers are left out.
     """
     prefix = backbone_prefix(state)
-    names = [name for name in map(unwrap, state) if not name.endswith(_BUFFER)]
+    names = [name for name in map(bare, state) if not name.endswith(_BUFFER)]
     body = [n for n in names if prefix is not None and _belongs(n, prefix)]
     return [body, body + [name for name in names if name.startswith("noise.")]]
 
@@ -83,7 +81,7 @@ def with_averages(
     Raises:
         UserError: if number or shapes do not fit.
     """
-    plain = {unwrap(name): value for name, value in state.items()}
+    plain = {bare(name): value for name, value in state.items()}
     orders = average_names(state) if names is None else [[_resolve(n, plain) for n in names]]
     order = next((order for order in orders if len(order) == len(averages)), None)
     if order is None:
@@ -100,6 +98,6 @@ def with_averages(
 
 def _resolve(name: str, state: Mapping[str, Any]) -> str:
     """Return the name as in the state dict, where it may have the DiT's prefix."""
-    name = unwrap(name)
+    name = bare(name)
     prefix = backbone_prefix(state) or ""
     return name if name in state else prefix + name

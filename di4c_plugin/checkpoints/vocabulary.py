@@ -81,7 +81,7 @@ def live_tokenizer(tokenizer: Any) -> Tokenizer | None:
     if not callable(getattr(tokenizer, "get_vocab", None)):
         return None
     name = str(getattr(tokenizer, "name_or_path", "")) or type(tokenizer).__name__
-    return Tokenizer(bare(name), tokenizer.get_vocab())
+    return Tokenizer(without_folder(name), tokenizer.get_vocab())
 
 
 def pickled_tokenizer(tokenizer: Any) -> Tokenizer | None:
@@ -89,7 +89,7 @@ def pickled_tokenizer(tokenizer: Any) -> Tokenizer | None:
     if not isinstance(tokenizer, Inert):
         return None
     name = tokenizer.get("name_or_path") or tokenizer.path.rpartition(".")[2]
-    return Tokenizer(bare(str(name)), _recorded(tokenizer))
+    return Tokenizer(without_folder(str(name)), _recorded(tokenizer))
 
 
 def tokenizer_beside(weights: Path, name: str) -> Tokenizer | None:
@@ -101,7 +101,7 @@ def tokenizer_beside(weights: Path, name: str) -> Tokenizer | None:
         ids = _described(path.read_text(encoding="utf-8"))
     except OSError:
         return None
-    return Tokenizer(bare(name), ids) if ids else None
+    return Tokenizer(without_folder(name), ids) if ids else None
 
 
 def configured_tokenizer(config: Mapping[str, Any]) -> Tokenizer | None:
@@ -110,11 +110,11 @@ def configured_tokenizer(config: Mapping[str, Any]) -> Tokenizer | None:
         section = config.get(group)
         name = section.get(key) if isinstance(section, Mapping) else None
         if isinstance(name, str):
-            return Tokenizer(bare(name))
+            return Tokenizer(without_folder(name))
     return None
 
 
-def bare(name: str) -> str:
+def without_folder(name: str) -> str:
     """Return the name of a tokenizer, without the path of a folder on this machine."""
     kind = PureWindowsPath if "\\" in name else PurePosixPath
     return kind(name).name if kind(name).is_absolute() else name

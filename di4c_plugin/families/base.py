@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import nn
 
-from di4c_plugin.checkpoints.content import Content, bare
+from di4c_plugin.checkpoints.content import Content
 from di4c_plugin.checkpoints.description import sizes_of
 from di4c_plugin.checkpoints.model import (
     STUDENT,
@@ -21,6 +21,7 @@ from di4c_plugin.checkpoints.model import (
     load_weights,
     role_of,
 )
+from di4c_plugin.checkpoints.naming import bare
 from di4c_plugin.checkpoints.vocabulary import entry_of
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Process, build_process

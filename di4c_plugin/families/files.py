@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from di4c_plugin.checkpoints.content import Content, bare
+from di4c_plugin.checkpoints.content import Content
+from di4c_plugin.checkpoints.naming import bare
 from di4c_plugin.checkpoints.storages import check_total
 from di4c_plugin.checkpoints.weights import Weights, fingerprint, official_latent
 

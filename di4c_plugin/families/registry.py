@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from di4c_plugin.checkpoints.content import Content, bare
+from di4c_plugin.checkpoints.content import Content
+from di4c_plugin.checkpoints.naming import bare
 from di4c_plugin.errors import UserError, quoted
 from di4c_plugin.plugins import lookup, names_of
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from di4c_plugin.checkpoints.content import Content, bare
+from di4c_plugin.checkpoints.content import Content
+from di4c_plugin.checkpoints.naming import bare
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.files import weights_of

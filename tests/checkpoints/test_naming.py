@@ -5,7 +5,7 @@ from di4c_plugin.checkpoints.naming import (
     average_names,
     backbone_prefix,
     backbone_tensors,
-    unwrap,
+    bare,
     with_averages,
 )
 from di4c_plugin.errors import UserError
@@ -14,10 +14,17 @@ ONE = torch.ones(1)
 
 
 @pytest.mark.parametrize(
-    "name", ["_orig_mod.a.b", "a._orig_mod.b", "_forward_module.a._fsdp_wrapped_module.b", "a.b"]
+    "name",
+    [
+        "_orig_mod.a.b",
+        "a._orig_mod.b",
+        "_forward_module.a._fsdp_wrapped_module.b",
+        "module.a.b",
+        "a.b",
+    ],
 )
 def test_wrappers_go_wherever_they_are(name: str) -> None:
-    assert unwrap(name) == "a.b"
+    assert bare(name) == "a.b"
 
 
 @pytest.mark.parametrize(

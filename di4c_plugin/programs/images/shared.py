@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from di4c_plugin.checkpoints.content import bare
+from di4c_plugin.checkpoints.naming import bare
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.base import Family

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from di4c_plugin.checkpoints.content import bare
 from di4c_plugin.checkpoints.model import Model
+from di4c_plugin.checkpoints.naming import bare
 from di4c_plugin.errors import UserError
 from di4c_plugin.families.tauldr import TauLDRNetworks
 from di4c_plugin.networks import NetworkDenoiser
