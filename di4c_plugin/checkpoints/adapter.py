@@ -30,12 +30,3 @@ def write_config(network: Any, base: str | None, path: Path) -> None:
     content = {k: sorted(v) if isinstance(v, set) else v for k, v in content.items()}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def is_config(path: Path) -> bool:
-    """Return whether a file is an adapter_config.json."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.get("peft_type") == "LORA"

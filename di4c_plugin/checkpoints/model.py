@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from di4c_plugin.checkpoints.adapter import CONFIG, file_name, write_config
-from di4c_plugin.checkpoints.model_file import FORMAT, write_file
+from di4c_plugin.checkpoints.description import FORMAT
+from di4c_plugin.checkpoints.model_file import write_file
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError, quoted
 from di4c_plugin.networks.denoiser import NetworkDenoiser

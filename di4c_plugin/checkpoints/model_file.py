@@ -14,7 +14,6 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from di4c_plugin.checkpoints.description import FORMAT as FORMAT
 from di4c_plugin.checkpoints.digest import digest_of
 from di4c_plugin.errors import UserError, reason
 from di4c_plugin.files import atomic_write
@@ -72,15 +71,6 @@ def read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
     if match[1] != _digest(text, weights):
         raise UserError(f"{path} is damaged: it holds other numbers than were written")
     return text, weights
-
-
-def names_in(path: Path) -> list[str]:
-    """Return the names of the tensors in a file of safetensors; [] for a damaged one."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return list(file.keys())
-    except Exception:  # as in `read_safetensors`, which reports it
-        return []
 
 
 def described_in(path: Path) -> str | None:

@@ -225,8 +225,3 @@ def read_plain(path: str | Path) -> Any:
         return plain(InertUnpickler(data, encoding="latin1").load())
     except Exception as error:  # a damaged pickle may raise anything
         raise UserError(f"{path} is not a readable pickle: {reason(error)}") from error
-
-
-def loads_inert(data: bytes) -> Any:
-    """Return the content of a plain pickle, foreign objects as stubs."""
-    return InertUnpickler(io.BytesIO(data)).load()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from di4c_plugin.checkpoints import model_file
+from di4c_plugin.checkpoints.description import FORMAT
 from di4c_plugin.checkpoints.model import Model, save_model, with_info
 from di4c_plugin.diffusion import (
     Absorbing,
@@ -116,7 +116,7 @@ def test_a_file_of_another_program_is_refused(path: Path) -> None:
 
 
 def test_a_newer_format_is_refused(path: Path) -> None:
-    rewrite(path, format=model_file.FORMAT + 1)
+    rewrite(path, format=FORMAT + 1)
     with pytest.raises(UserError, match="newer"):
         load_model(path)
 

@@ -16,11 +16,12 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from di4c_plugin.checkpoints.pickles import loads_inert, read_plain
+from di4c_plugin.checkpoints.pickles import read_plain
 from di4c_plugin.checkpoints.stubs import Inert, plain
 from di4c_plugin.checkpoints.torch_file import load_inert
 from di4c_plugin.checkpoints.vocabulary import mask_index
 from di4c_plugin.errors import UserError
+from tests.checkpoints.inert import loads_inert
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from di4c_plugin import load_student, load_teacher
-from di4c_plugin.checkpoints.pickles import loads_inert
 from di4c_plugin.checkpoints.stubs import plain
 from di4c_plugin.checkpoints.torch_file import load_inert, read_torch
 from di4c_plugin.errors import UserError
 from tests.checkpoints import hostile
+from tests.checkpoints.inert import loads_inert
 
 ONE_LINE = r"^[^\n]*{}[^\n]*$"
 

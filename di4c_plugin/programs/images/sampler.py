@@ -81,7 +81,6 @@ class HostSampler(ABC):
     """
 
     host: ClassVar[str]
-    kind: ClassVar[str | None] = None  # of a student's network; None: the host's name
 
     @abstractmethod
     def request(self, *args: Any, **kwargs: Any) -> Request:
@@ -196,7 +195,7 @@ class HostSampler(ABC):
     def _check_student(self, student: Model) -> None:
         if not student.is_student:
             raise UserError(f"{self.origin} is a teacher, not a student: it has no latent")
-        kind = self.kind or self.host
+        kind = lookup("host", self.host).family.name
         if student.network.kind != kind:
             raise UserError(
                 f"{self.origin} is a student of {student.network.kind!r}, not of {kind!r}"

@@ -23,7 +23,7 @@ class Exact:
 class PairSampler(HostSampler):
     """Samples are lists here; there is nothing else that the program could ask for."""
 
-    host, kind = "two_bits", "transformer"
+    host = "two_bits"
 
     def request(self, count: int, steps: int) -> Request:
         """See `HostSampler.request`."""
