@@ -1,9 +1,12 @@
 """A small backbone with the manners of the hosts': called with sigma, rotations that it keeps."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from di4c_plugin.diffusion import LogLinear
+from di4c_plugin.diffusion import LogLinear, Process
+from di4c_plugin.families.dit import DiTNetworks, backbone_sizes
 from di4c_plugin.networks.dit import DOORS, DiT, DiTConfig, Rotary
 from di4c_plugin.networks.doors import Doors, find_doors
 from tests.networks.dit_reference import State, random_state
@@ -57,6 +60,15 @@ def backbone(*, seed: int = 0, dropout: float = 0.0) -> Backbone:
     network = Backbone(dropout=dropout)
     network.load_state_dict(state(seed=seed))
     return network.eval()
+
+
+def with_latent(
+    network: nn.Module, latent: dict[str, Any], process: Process, positions: int
+) -> nn.Module:
+    """The network with a latent of random weights, in place."""
+    sizes: Any = backbone_sizes(network, positions, latent)
+    DiTNetworks().let_latent_in(network, latent, sizes, process)
+    return network
 
 
 def doors(network: nn.Module) -> Doors:

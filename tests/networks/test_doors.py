@@ -14,8 +14,8 @@ from di4c_plugin.networks.attach import latent_shape
 from di4c_plugin.networks.dit import DOORS, DiT
 from di4c_plugin.networks.doors import find_doors
 from di4c_plugin.networks.latent import same_options
-from di4c_plugin.programs.text.networks import new_student, with_latent
-from tests.networks.backbone import CONFIG, backbone, batch
+from di4c_plugin.programs.text.networks import new_student
+from tests.networks.backbone import CONFIG, backbone, batch, with_latent
 
 PROCESS = Absorbing(7, mask=6)
 NAMES: dict[str, Any] = {

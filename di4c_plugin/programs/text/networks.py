@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from di4c_plugin.announce import announce_once
-from di4c_plugin.checkpoints.model import load_weights
 from di4c_plugin.checkpoints.vocabulary import Vocabulary
 from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Process
@@ -19,20 +18,6 @@ EMBEDDING = "vocab_embed.embedding"
 # A function of the architecture, which only some files hold.
 DERIVED = "rotary_emb.inv_freq"
 FAMILY: Family[Any] = DiTNetworks()
-
-
-def with_latent(
-    backbone: nn.Module, latent: dict[str, Any], process: Process, positions: int
-) -> nn.Module:
-    """Return the host's backbone with a latent, in place; raises UserError as `attach_latent`."""
-    sizes = backbone_sizes(backbone, positions, latent)
-    FAMILY.let_latent_in(backbone, latent, sizes, process)
-    return backbone
-
-
-def load_backbone(backbone: nn.Module, weights: Weights) -> None:
-    """Load weights by name into a backbone; raises UserError as `fitting`."""
-    load_weights(backbone, fitting(backbone, weights).tensors, weights.origin)
 
 
 def fitting(backbone: nn.Module, weights: Weights) -> Weights:

@@ -20,10 +20,8 @@ from di4c_plugin.programs.text.measuring import Measurement
 from di4c_plugin.programs.text.networks import (
     check_vocabulary,
     check_weights,
-    load_backbone,
     new_student,
     restore,
-    with_latent,
 )
 from di4c_plugin.programs.text.recorded import PARTS
 from di4c_plugin.programs.text.sampling import SamplerSettings
@@ -125,7 +123,9 @@ class TextNetworks(LightningModule):
         self.process, plan = self.make_process(), self.plan
         if not hasattr(self, "ema"):
             self.ema = None
-        check_weights(plan.weights, self.process, time_conditioned=self.time_conditioned)
+        given = [w for w in (plan.weights, plan.hybrid, plan.start) if w is not None]
+        for weights in given:
+            check_weights(weights, self.process, time_conditioned=self.time_conditioned)
         # In tuples, so that they are not submodules, in neither checkpoints nor DDP.
         self._hybrid = () if plan.hybrid is None else (self._frozen(plan.hybrid),)
         start = "" if plan.start is None else plan.start.fingerprint
@@ -139,18 +139,16 @@ class TextNetworks(LightningModule):
             self._set_up_training(plan.distillation)
         live = live_tokenizer(self.tokenizer)
         self.vocabulary = None if live is None else live.vocabulary(self.process.config)
-        for weights in (plan.weights, plan.hybrid, plan.start):
-            if weights is not None:
-                check_vocabulary(weights, self.process, self.vocabulary)
+        for weights in given:
+            check_vocabulary(weights, self.process, self.vocabulary)
         if plan.measurement is not None:
             device = device_of(self.config)
             plan.measurement.open(self.tokenizer, self.positions, self.process, device)
 
     def _set_up_evaluation(self) -> None:
-        self.latent, self.ema = self.plan.weights.latent, None
-        if self.latent is not None:
-            with_latent(self.backbone, self.latent, self.process, self.positions)
-        load_backbone(self.backbone, self.plan.weights)
+        weights = self.plan.weights
+        self.latent, self.ema = weights.latent, None
+        new_student(self.backbone, self.latent, weights, self.process, self.positions)
 
     def _set_up_training(self, distillation: Distillation) -> None:
         if self.padded:
@@ -160,7 +158,6 @@ class TextNetworks(LightningModule):
         self.latent = distillation.latent_of(roles["student"])
         teacher, start = self._frozen(weights), self.plan.start
         if start is not None:
-            check_weights(start, self.process, time_conditioned=self.time_conditioned)
             check_latent(roles["student"], distillation.latent, start.latent)
             self.latent = start.latent
         else:
@@ -207,7 +204,6 @@ class TextNetworks(LightningModule):
         return BackboneDenoiser(backbone, self.process, time_conditioned=self.time_conditioned)
 
     def _frozen(self, weights: Weights) -> BackboneDenoiser:
-        check_weights(weights, self.process, time_conditioned=self.time_conditioned)
         network = restore(self.backbone, weights, self.process, self.positions)
         return self.as_denoiser(network).eval().requires_grad_(False)
 

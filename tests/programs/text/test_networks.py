@@ -12,12 +12,10 @@ from di4c_plugin.families.dit import tells_process
 from di4c_plugin.programs.text.denoiser import BackboneDenoiser
 from di4c_plugin.programs.text.networks import (
     check_weights,
-    load_backbone,
     new_student,
     restore,
-    with_latent,
 )
-from tests.networks.backbone import Backbone, backbone, batch
+from tests.networks.backbone import Backbone, backbone, batch, with_latent
 from tests.stand_ins.text.stand_in import weights
 
 PROCESS = Absorbing(7, LogLinear(eps=1e-3), mask=6)
@@ -122,7 +120,7 @@ def test_unknown_latents_and_options_are_named() -> None:
 def test_rotations_may_be_in_the_file_or_not() -> None:
     network = untouched()
     network.rotary_emb.register_buffer("inv_freq", torch.ones(3))
-    load_backbone(network, weights())
+    new_student(network, None, weights(), PROCESS, 6)
     assert torch.equal(network.get_buffer("rotary_emb.inv_freq"), torch.ones(3))
 
 
@@ -135,14 +133,14 @@ def changed(**tensors: torch.Tensor | None) -> Weights:
 def test_another_vocabulary_is_told_first() -> None:
     other = changed(vocab_embed__embedding=torch.ones(9, 12), sigma_map__mlp__0__bias=None)
     with pytest.raises(UserError, match="^teacher.ckpt has a vocabulary of 9 tokens, .* has 7 "):
-        load_backbone(untouched(), other)
+        new_student(untouched(), None, other, PROCESS, 6)
 
 
 def test_other_mismatches_are_named() -> None:
     other = changed(sigma_map__mlp__0__bias=None, more=torch.ones(1))
     message = "teacher.ckpt .*missing sigma_map.mlp.0.bias, unexpected more"
     with pytest.raises(UserError, match=message):
-        load_backbone(untouched(), other)
+        new_student(untouched(), None, other, PROCESS, 6)
 
 
 def described(**config: Any) -> Weights:
