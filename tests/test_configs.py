@@ -22,6 +22,7 @@ from di4c_plugin.hosts import OpenHost
 from di4c_plugin.plugins import make
 from di4c_plugin.programs.callback import plain as plain_config
 from di4c_plugin.programs.callback import with_choices
+from di4c_plugin.programs.duo.adapter import distilling
 from di4c_plugin.programs.text.measuring import metric_settings
 from di4c_plugin.programs.text.sampling import sampler_settings
 from di4c_plugin.programs.text.settings import distillation
@@ -58,7 +59,7 @@ def teacher(config: dict[str, Any]) -> Model:
 
 
 def in_host(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
-    """The config of a job in a program that bears the marks of a host."""
+    """The config of a job in a program that bears the marks of a host, for `plan_of`."""
     host = host_named(name)
     assert host.configs
     for path in (*host.marks, f"{host.configs}/config.yaml"):
@@ -73,7 +74,8 @@ def in_host(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
     (folder / host.configs / "config.yaml").write_text(f"defaults: [{defaults}]\nmode: train")
     with initialize_config_dir(str(folder / host.configs), version_base=None):
         composed = compose("config", list(overrides), return_hydra_config=True)
-    return with_choices(plain_config(composed), composed.hydra)
+    config = with_choices(plain_config(composed), composed.hydra)
+    return distilling(config) if "method" in config.get("algo", {}) else config
 
 
 def test_every_config_is_tested_here() -> None:

@@ -143,6 +143,14 @@ def test_duo_takes_what_the_process_needs(start: Start) -> None:
     assert mixed.process.schedule == DuoCosine(eps=1e-3)
 
 
+def test_what_duo_reads_in_the_same_group_is_not_of_our_method(start: Start) -> None:
+    hosts = [f"algo.{key}=x" for key in ("backbone", "T", "loss_type")]
+    module = start("duo", "algo.diffusion=absorbing", *hosts)
+    assert module.plan.distillation.algo == {"name": "di4c", "latents": 2}
+    with pytest.raises(UserError, match="unknown algorithm 'di4d'"):
+        start("duo", "algo.method=di4d", install_only=True)
+
+
 @pytest.mark.parametrize("host", HOSTS)
 def test_the_jobs_of_a_multirun_do_not_pile_up(host: str, start: Start) -> None:
     first, second = start(host, *EVALUATE[host]), start(host, *EVALUATE[host])

@@ -6,6 +6,7 @@ the pinned commit. The host's names stand only in this module.
 
 import copy
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from di4c_plugin.checkpoints.weights import Weights
 from di4c_plugin.diffusion import Absorbing, DuoCosine, LogLinear, Process, Schedule, Uniform
 from di4c_plugin.errors import UserError
 from di4c_plugin.families import dit as rebuild
+from di4c_plugin.plugins import lookup
 from di4c_plugin.programs.text.errors import one_line
 from di4c_plugin.programs.text.generation import TextSampler
 from di4c_plugin.programs.text.plans import plan_of
@@ -35,6 +37,8 @@ COMMON = {
     "ignore_bos": False,
     "loss_type": "elbo",
 }
+# What the group `algo` holds beside the options of our method.
+HOSTS_OWN = {*COMMON, *ABSORBING, "diffusion"}
 
 
 def install(config: Mapping[str, Any]) -> Plan:
@@ -47,7 +51,8 @@ def install(config: Mapping[str, Any]) -> Plan:
         raise UserError(ONLY_SAMPLER)
     source, ema = config["eval"]["checkpoint_path"], not config["eval"]["disable_ema"]
     scorer = config["eval"].get("gen_ppl_eval_model_name_or_path")
-    plan = plan_of(config, config["training"]["finetune_path"], lambda: (source, ema), scorer)
+    ours = distilling(config) if config["mode"] == "train" else config
+    plan = plan_of(ours, config["training"]["finetune_path"], lambda: (source, ema), scorer)
     kind = process_of(config, plan.weights)
     host: Any = importlib.import_module("algo")
     replaced = ("Distillation", "MDLM", "DUO_BASE", "DUO")
@@ -55,6 +60,17 @@ def install(config: Mapping[str, Any]) -> Plan:
     student = student_class(classes[CLASSES[kind]], kind, plan)
     vars(host).update(dict.fromkeys(replaced, student))
     return plan
+
+
+def distilling(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a distillation, with nothing of the host's in the group `algo`.
+
+    Raises:
+        UserError: for an unknown method.
+    """
+    algo = config["algo"]
+    known = inspect.signature(lookup("algorithm", algo["method"])).parameters
+    return {**config, "algo": {k: v for k, v in algo.items() if k in known or k not in HOSTS_OWN}}
 
 
 def process_of(config: Mapping[str, Any], weights: Weights) -> str:

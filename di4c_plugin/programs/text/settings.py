@@ -1,6 +1,5 @@
 """The options of `algo=…` in a text host, from the host's composed config."""
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -90,31 +89,16 @@ def distillation(config: Mapping[str, Any], *, fallback: str | None = None) -> D
 
 
 def algo_options(algo: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the algorithm's own options, without those of Duo's program in the same group.
+    """Return name and options of the algorithm.
 
-    `name` holds one of Duo's fixed algo names; `method` is the name of ours, by default the chosen
-    file of the group (see `callback`).
+    Its name is `method` where `name` holds one of the host's program (see `callback`).
     """
-    name = algo.get("method") or algo.get("name")
-    known = inspect.signature(lookup("algorithm", str(name))).parameters
-    foreign = HOST_KEYS - known.keys()
-    return {"name": name} | {
+    return {"name": algo.get("method") or algo.get("name")} | {
         k: tuple(v) if isinstance(v, list) else v
         for k, v in algo.items()
-        if k not in foreign | {"name", "method"}
+        if k not in ("name", "method")
     }
 
 
 DEFAULT_LATENT = {"name": "token"}
 ONLY_SAMPLER = "sampler=… by itself is for evaluation; to distil, add algo=di4c teacher=SOURCE"
-HOST_KEYS = {
-    "backbone",
-    "parameterization",
-    "time_conditioning",
-    "T",
-    "subs_masking",
-    "causal_attention",
-    "ignore_bos",
-    "loss_type",
-    "diffusion",
-}

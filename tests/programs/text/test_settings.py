@@ -53,8 +53,8 @@ def test_mistakes_are_one_line(change: dict[str, Any], message: str) -> None:
         distillation(CONFIG | change)
 
 
-def test_what_duo_reads_in_the_same_group_is_left_out() -> None:
-    algo = {"name": "distillation", "method": "di4c", "backbone": "dit", "diffusion": None, "T": 0}
+def test_a_method_may_stand_beside_a_name_of_the_host() -> None:
+    algo = {"name": "distillation", "method": "di4c"}
     options = algo_options(algo | {"latents": 4, "delta_t": [0.1, 0.2], "weights": {"distil": 0}})
     assert options == {
         "name": "di4c",
