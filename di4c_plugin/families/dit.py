@@ -26,6 +26,7 @@ from di4c_plugin.networks.latent import KnownSizes
 UNIFORM = ("duo", "duo_base", "distillation", "ot-finetune", "rectification")  # the last: ReDi's
 # Models that predict no clean tokens.
 NO_TEACHER = {"ar": "an autoregressive model", "sedd": "SEDD (a score)", "score": "SEDD (a score)"}
+LATENT = "token"  # of new students, as the released ones
 EPS = 1e-3  # of the log-linear noise in all three hosts
 # Tokens, width and blocks of the students that Di4C's authors released without a description; and
 # the sizes that their weights do not determine.

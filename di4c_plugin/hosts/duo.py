@@ -1,6 +1,6 @@
 """Duo as a host: its program trains on text, and `algo=…` there distils its teachers."""
 
-from di4c_plugin.families.dit import DiTNetworks, is_uniform
+from di4c_plugin.families.dit import LATENT, DiTNetworks, is_uniform
 from di4c_plugin.hosts.base import Host
 from di4c_plugin.hosts.text import BlockData
 from di4c_plugin.programs.duo import PROGRAM
@@ -10,6 +10,6 @@ HOST = Host(
     DiTNetworks(),
     BlockData,
     program=PROGRAM,
-    latent="token",
+    latent=LATENT,
     wrote=lambda weights: "algo" in weights.config or is_uniform(weights.config),
 )

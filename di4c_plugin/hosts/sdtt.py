@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from di4c_plugin.families.dit import DiTNetworks
+from di4c_plugin.families.dit import LATENT, DiTNetworks
 from di4c_plugin.hosts.base import Host
 from di4c_plugin.hosts.text import BlockData
 from di4c_plugin.programs.sdtt import PROGRAM
@@ -12,6 +12,6 @@ HOST = Host(
     DiTNetworks(),
     BlockData,
     program=PROGRAM,
-    latent="token",
+    latent=LATENT,
     wrote=lambda weights: isinstance(weights.config.get("parameterization"), Mapping),
 )

@@ -6,10 +6,10 @@ from safetensors.torch import save_file
 
 from di4c_plugin.checkpoints.model import Model
 from di4c_plugin.errors import UserError
+from di4c_plugin.families.dit import LATENT
 from di4c_plugin.hosts import host_for, load_source
 from di4c_plugin.hosts.builtin import HOST as BUILTIN
 from di4c_plugin.networks.latent import TokenLatent, find_latent
-from di4c_plugin.programs.text.settings import DEFAULT_LATENT
 from tests.stand_ins.dit_files import CONFIGS, in_module, lightning, state
 
 LOOKUP = "di4c_plugin.checkpoints.schemes.lookup"
@@ -147,5 +147,4 @@ def test_a_checkpoint_is_of_the_program_whose_config_it_holds(host: str, tmp_pat
     weights = state()
     loaded = load_source(lightning(tmp_path / "x.ckpt", host, weights))
     assert host_for(loaded).name == loaded.info["host"]["name"] == host.partition("_")[0]
-    assert host_for(loaded).latent == "token"  # as in the program itself
-    assert {"name": host_for(loaded).latent} == DEFAULT_LATENT
+    assert host_for(loaded).latent == LATENT  # as in the program itself

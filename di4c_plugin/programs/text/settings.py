@@ -7,9 +7,11 @@ from typing import Any
 from di4c_plugin.algorithms.base import Algorithm, Role
 from di4c_plugin.diffusion import Process
 from di4c_plugin.errors import UserError
+from di4c_plugin.families.dit import LATENT
 from di4c_plugin.options import fit_fields
 from di4c_plugin.plugins import lookup
 from di4c_plugin.training.build import make_algorithm
+from di4c_plugin.training.start import latent_of
 from di4c_plugin.values import Count
 
 
@@ -46,9 +48,7 @@ class Distillation:
 
     def latent_of(self, role: Role) -> dict[str, Any] | None:
         """Return the latent of a network with this role, None for a product model."""
-        if role.latent == "none":
-            return None
-        return self.latent or (DEFAULT_LATENT if role.latent == "required" else None)
+        return latent_of(role, self.latent, LATENT)
 
 
 def distillation(config: Mapping[str, Any], *, fallback: str | None = None) -> Distillation:
@@ -100,5 +100,4 @@ def algo_options(algo: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-DEFAULT_LATENT = {"name": "token"}
 ONLY_SAMPLER = "sampler=… by itself is for evaluation; to distil, add algo=di4c teacher=SOURCE"
