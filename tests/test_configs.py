@@ -75,7 +75,7 @@ def in_host(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(folder / host.configs), version_base=None):
         composed = compose("config", list(overrides), return_hydra_config=True)
     config = with_choices(plain_config(composed), composed.hydra)
-    return distilling(config) if "method" in config.get("algo", {}) else config
+    return distilling(config) if name == "duo" and "method" in config["algo"] else config
 
 
 def test_every_config_is_tested_here() -> None:
@@ -214,6 +214,9 @@ def test_a_latent_that_nobody_chose_is_the_recipes(host: str, tmp_path: Path) ->
     assert latent("+experiment=text_dmmd") == recipe  # which names a method alone
     assert latent("+experiment=text_dmmd", "+latent.std=1.0") == recipe | {"std": 1.0}
     assert latent("algo=dmmd", "latent.dim=1") == recipe | {"dim": 1}
+    assert latent("algo=dmmd", "latent.name=adaln") == {"name": "adaln"}
+    named = {"name": "stream_noise", "std": 2}
+    assert latent("algo=dmmd", "latent.name=stream_noise", "+latent.std=2") == named
     assert latent("algo=dmmd", "algo.input_noise=false") is None
     assert (latent("algo=dmmd", "latent=adaln") or {})["name"] == "adaln"
     assert (latent("+experiment=text_dmmd", "latent=token") or {})["name"] == "token"

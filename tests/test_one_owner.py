@@ -35,7 +35,7 @@ from di4c_plugin.programs.tauldr.settings import LossSettings
 from di4c_plugin.programs.text.settings import distillation
 from di4c_plugin.samplers import sampler_named
 from di4c_plugin.training.build import make_algorithm
-from di4c_plugin.training.compose import compose_config
+from di4c_plugin.training.compose import compose_config, compose_run
 from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.recipes import Recipe, recipe
 from tests.conftest import host_named
@@ -301,6 +301,7 @@ def test_a_plugins_recipe_is_found_in_a_text_host(
     assert composed("algo.delta_t=[0.5,0.5]").algo["delta_t"] == (0.5, 0.5)
     assert composed("latent.features=4").latent == {"name": "token", "dim": 2, "features": 4}
     assert composed("latent=adaln").latent["name"] == "adaln"
+    assert composed("latent.name=adaln").latent == {"name": "adaln"}
     assert "dim" in composed("latent=token").latent
 
 
@@ -394,6 +395,11 @@ def test_recipes_are_read_as_hydra_reads_them() -> None:
         ("- 1", "is no recipe: it holds no options"),
         ("host: {}", "a recipe has algo, training and recipe.latent, not host"),
         ("recipe: {algo: {}}", "a recipe has algo, training and recipe.latent, not recipe.algo"),
+        ("algo: 5", "algo must be a mapping of options, not 5"),
+        ("training: [1]", r"training must be a mapping of options, not \[1\]"),
+        ("recipe: 5", "recipe must be a mapping of options, not 5"),
+        ("recipe: {latent: token}", "recipe.latent must be a mapping of options, not 'token'"),
+        ("defaults: 5", "defaults must be a list, not 5"),
         ("defaults: [/algo: di4c]", "its defaults may name recipes, /recipe/HOST/METHOD: .*"),
         ("defaults: [/recipe/a/b]", "there is no recipe /recipe/a/b"),
     ],
@@ -410,6 +416,26 @@ def test_a_recipe_without_its_first_line_is_told(more_configs: Path) -> None:
     (more_configs / "recipe" / "two_bits" / "di4c.yaml").write_text("algo: {latents: 2}")
     with pytest.raises(UserError, match="^a recipe begins with the line # @package _global_$"):
         compose_config("train", ["host=two_bits"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("algo: 5", "algo .*not (5|a set of options)"),
+        ("recipe: 5", "recipe must be a mapping of options, not 5"),
+        ("recipe: {latent: token}", "recipe.latent must be a mapping of options, not 'token'"),
+    ],
+)
+def test_what_is_no_set_of_options_is_told_where_hydra_composes_it(
+    more_configs: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    for host in ("two_bits", "mdlm"):
+        (more_configs / "recipe" / host).mkdir()
+        (more_configs / "recipe" / host / "di4c.yaml").write_text(f"# @package _global_\n{text}")
+    with pytest.raises(UserError, match=f"^{message}$"):
+        compose_run("train", ["host=two_bits", "out=x", "teacher=x"])
+    with pytest.raises(UserError, match=f"^[^\n]*{message}$"):
+        distillation(in_host(tmp_path, "mdlm", "algo=di4c", "teacher=x"))
 
 
 @pytest.mark.parametrize(

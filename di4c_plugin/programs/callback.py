@@ -26,6 +26,7 @@ from di4c_plugin.files import configs_dir
 from di4c_plugin.plugins import names_of, programs
 from di4c_plugin.programs.shims import remedies
 from di4c_plugin.programs.text.errors import one_line
+from di4c_plugin.training.recipes import Recipe, checked
 
 METHOD, FILE = "algorithm", "file:"
 NOT_CHOSEN = "default"  # the latent of configs/di4c_text
@@ -147,12 +148,19 @@ def with_choices(config: dict[str, Any], hydra: DictConfig) -> dict[str, Any]:
     """Return the config completed by the choices that only Hydra knows.
 
     If `algo.name` is a name of the host's program and not one of our methods, `algo.method` becomes
-    the chosen file of the group, unless the file sets it. A latent that neither the user nor an
-    experiment chose is the recipe's with the options that they set, or left out for methods that
-    can do without.
+    the chosen file of the group, unless the file sets it. A latent whose file neither the user nor
+    an experiment chose is the recipe's with the options that they set (`Recipe.latent_with`), or
+    left out for methods that can do without.
+
+    Raises:
+        UserError: if the recipe or its latent is no mapping.
     """
     algo, chosen = config.get("algo"), hydra.runtime.choices.get("algo")
-    if isinstance(algo, dict) and "teacher_ema" in config and algo["name"] not in names_of(METHOD):
+    if (
+        isinstance(algo, dict)
+        and "teacher_ema" in config
+        and algo.get("name") not in names_of(METHOD)
+    ):
         algo.setdefault("method", chosen)
     if hydra.runtime.choices.get("latent") == NOT_CHOSEN:
         keys = {override.lstrip("+").partition("=")[0] for override in hydra.overrides.task}
@@ -162,9 +170,10 @@ def with_choices(config: dict[str, Any], hydra: DictConfig) -> dict[str, Any]:
             for name, value in config["latent"].items()
             if f"latent.{name}" in keys or name not in default or value != default[name]
         }
-        recipe = (config.get("recipe") or {}).get("latent")
-        if recipe and not config.get("student"):  # a student has its own
-            config["latent"] = recipe | options
+        section = checked(config.get("recipe"), "recipe")
+        recipe = Recipe(latent=checked(section.get("latent"), "recipe.latent") or None)
+        if recipe.latent and not config.get("student"):  # a student has its own
+            config["latent"] = recipe.latent_with(options or None)
         elif not options:
             del config["latent"]
     return config

@@ -24,6 +24,7 @@ from di4c_plugin.plugin_configs import SEARCH_PATH
 from di4c_plugin.plugins import get_manager, lookup, names_of
 from di4c_plugin.training.config import TrainingConfig
 from di4c_plugin.training.folder import ADAPTER, STUDENT
+from di4c_plugin.training.recipes import checked
 from di4c_plugin.values import nearest, shown
 
 
@@ -53,10 +54,13 @@ def compose_run(name: str, overrides: Sequence[str]) -> RunConfig:
     """Return the run that configs/`name`.yaml and `overrides` describe.
 
     Raises:
-        UserError: as `compose_config` and `training_config`, and if `out` is missing.
+        UserError: as `compose_config` and `training_config`, for `algo` or `latent` that is no
+            mapping, and if `out` is missing.
     """
     info = compose_config(name, overrides)
     training = training_config(info.pop("training"))
+    for key in ("algo", "latent"):
+        checked(info.get(key), key)
     out, resume, overwrite = (info.pop(key) for key in ("out", "resume", "overwrite"))
     if out is None:
         raise UserError("name the folder of the run: out=FOLDER")
@@ -89,7 +93,8 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
             raise UserError(_explain(error)) from error
     if not any(override.lstrip("+~").startswith("recipe.") for override in overrides):
         # `distill` reads the recipe's latent itself, and uses it if the user named none.
-        recipe = values.pop("recipe", None) or {}
+        recipe = checked(values.pop("recipe", None), "recipe")
+        checked(recipe.get("latent"), "recipe.latent")
         if recipe.keys() - {"latent"}:
             raise UserError("a recipe begins with the line # @package _global_")
     unknown = values.keys() - known

@@ -26,6 +26,7 @@ from yaml import YAMLError
 from di4c_plugin.errors import UserError
 from di4c_plugin.files import configs_dir
 from di4c_plugin.plugins import get_manager
+from di4c_plugin.values import shown
 
 ROOT = "/recipe/"
 ALL = "training"  # the file of a host that is for all methods
@@ -71,8 +72,15 @@ def recipe(host: str, algo: str) -> Recipe:
     if not (NAME.fullmatch(host) and NAME.fullmatch(algo)):
         return Recipe()
     content = merged(_read(f"{host}/{ALL}") or {}, _read(f"{host}/{algo}") or {})
-    section: Mapping[str, Any] = content.get("recipe") or {}
+    section = content.get("recipe") or {}
     return Recipe(content.get("algo") or {}, section.get("latent"), content.get("training") or {})
+
+
+def checked(options: Any, name: str) -> Mapping[str, Any]:
+    """Return options by name, {} for None; raises UserError if they are no mapping."""
+    if not isinstance(options, Mapping | None):
+        raise UserError(f"{name} must be a mapping of options, not {shown(options)}")
+    return options or {}
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,10 +106,14 @@ def _read(name: str) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise UserError(f"{path} is no recipe: it holds no options")
     defaults = content.pop("defaults", [])
+    if not isinstance(defaults, list):
+        raise UserError(f"{path}: defaults must be a list, not {shown(defaults)}")
     unknown = [str(key) for key in content if key not in SECTIONS]
-    unknown += [f"recipe.{key}" for key in content.get("recipe") or {} if key != "latent"]
+    sections = {key: checked(content.get(key), f"{path}: {key}") for key in SECTIONS}
+    unknown += [f"recipe.{key}" for key in sections["recipe"] if key != "latent"]
     if unknown:
         raise UserError(f"{path}: a recipe has algo, training and recipe.latent, not {unknown[0]}")
+    checked(sections["recipe"].get("latent"), f"{path}: recipe.latent")
     values: dict[str, Any] = {}
     for entry in defaults if "_self_" in defaults else [*defaults, "_self_"]:
         if entry == "_self_":

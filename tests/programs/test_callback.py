@@ -109,6 +109,13 @@ def test_what_fails_in_installing_ends_the_program(
     assert not installed
 
 
+def test_a_method_whose_file_says_no_name_is_called_as_the_file() -> None:
+    choices = SimpleNamespace(choices={"algo": "mine"})
+    config = {"algo": {"rate": 2}, "teacher_ema": True}
+    found = callback.with_choices(config, SimpleNamespace(runtime=choices))  # type: ignore[arg-type]
+    assert found["algo"] == {"rate": 2, "method": "mine"}
+
+
 def test_a_config_is_read_as_plain_values_and_stays_as_it_was() -> None:
     config = OmegaConf.create({"a": {"b": [1, "${c}"]}, "c": 2, "hydra": {"x": "${nowhere}"}})
     OmegaConf.set_struct(config, True)
