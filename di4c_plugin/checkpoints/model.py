@@ -110,15 +110,11 @@ def bare_names(model: Model) -> dict[str, Tensor]:
 
 
 def file_names(model: Model) -> dict[str, Tensor]:
-    """Return the weights by their names in files: those of the built-in network have a prefix.
-
-    For an adapter, only its own weights, by peft's names.
-    """
+    """Return the weights by their names in files; of an adapter its own alone, by peft's names."""
     if model.adapter is not None:
         state = own_state(model.denoiser.network)
         return {file_name(name): value for name, value in state.items()}
-    prefix = "network." if model.network.kind == "transformer" else ""
-    return {f"{prefix}{name}": value for name, value in bare_names(model).items()}
+    return bare_names(model)
 
 
 def role_of(description: Mapping[str, Any]) -> str:

@@ -139,7 +139,7 @@ class Family(ABC, Generic[Sizes]):
         if notes.get("kind", "transformer") != self.name:
             kind = quoted(notes.get("kind"))
             raise UserError(f"{content.origin} is a model of {kind}, not of {self.name!r}")
-        tensors, prefix = dict(content.entries), "network."
+        tensors, prefix = dict(content.entries), "network."  # of earlier versions
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
         return Weights(tensors, notes["latent"], {}, notes["process"], content.origin, "", notes)

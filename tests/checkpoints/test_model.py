@@ -77,6 +77,19 @@ def test_what_is_loaded_is_what_was_saved(latent: dict[str, Any] | None, tmp_pat
     assert again.is_student == (latent is not None)
 
 
+def test_weights_have_the_networks_names_in_files(path: Path) -> None:
+    names = make().denoiser.network.state_dict().keys()
+    assert read_file(path)[1].keys() == names
+    # As earlier versions wrote them.
+    description, weights = read_file(path)
+    save_file(
+        {f"network.{name}": value for name, value in weights.items()},
+        path,
+        metadata={"di4c": json.dumps(description)},
+    )
+    assert torch.equal(predictions(load_model(path)), predictions(make()))
+
+
 @pytest.mark.parametrize(
     "process", [Absorbing(3, Cosine()), Uniform(3), DiscretisedGaussian(3, q_sigma=2.0)]
 )
