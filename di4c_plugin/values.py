@@ -264,5 +264,8 @@ def _at(where: str, annotation: Any, value: Any) -> Any:
     try:
         return converted(annotation, value)
     except Misfit as error:
-        space = "" if error.message.startswith("[") else " "
+        if error.message.startswith("unknown "):  # which says the value itself
+            where, space = "", ""
+        else:
+            space = "" if error.message.startswith("[") else " "
         raise Misfit(f"{where}{space}{error.message}", near=True) from None
