@@ -280,13 +280,12 @@ def sample(
     generator = torch.Generator(device).manual_seed(seed)
     done: list[Tensor] = []
     for start in range(0, n, batch_size):
-        count = min(batch_size, n - start)
-        rows = slice(start, start + count)
+        rows = slice(start, min(start + batch_size, n))
         labels = {} if cond is None else {"cond": cond[rows].to(device)}
         x = draw_batch(
             draw,
             denoiser,
-            (count, positions),
+            (rows.stop - start, positions),
             times,
             model.process,
             generator,
@@ -297,5 +296,5 @@ def sample(
         )
         done.append(x.cpu())
         if on_batch is not None:
-            on_batch(start + count)
+            on_batch(rows.stop)
     return torch.cat(done)

@@ -30,9 +30,8 @@ from di4c_plugin.families.adapted import base_place, restored
 from di4c_plugin.families.registry import family_with
 from di4c_plugin.networks import NetworkDenoiser
 from di4c_plugin.networks.attach import attach_latent
-from di4c_plugin.networks.doors import Doors, Names, find_doors, find_modules
+from di4c_plugin.networks.doors import Doors, Names, chosen_doors, find_doors, find_modules
 from di4c_plugin.networks.latent import new_injector, same_options
-from di4c_plugin.values import shown
 
 Sizes = TypeVar("Sizes")
 Own = TypeVar("Own", bound="Family[Any]")
@@ -292,14 +291,6 @@ class Family(ABC, Generic[Sizes]):
         if isinstance(process, Process):
             return process
         return build_process(dict(process or self.process(sizes)))
-
-
-def chosen_doors(latent: Latent) -> Mapping[str, Any]:
-    """Return the doors that a latent's options name; raises UserError if they are no mapping."""
-    doors = (latent or {}).get("doors") or {}
-    if not isinstance(doors, Mapping):
-        raise UserError(f"latent.doors is a set of names of sub-modules, not {shown(doors)}")
-    return doors
 
 
 @contextmanager

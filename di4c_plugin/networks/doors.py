@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from di4c_plugin.errors import UserError, quoted
+from di4c_plugin.values import shown
 
 Names = Mapping[str, str | Sequence[str] | None]
 
@@ -46,6 +47,14 @@ class Doors:
 
 NAMES = tuple(field.name for field in fields(Doors))
 MANY = ("norms", "blocks")
+
+
+def chosen_doors(latent: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return the doors that a latent's options name; raises UserError if they are no mapping."""
+    doors = (latent or {}).get("doors") or {}
+    if not isinstance(doors, Mapping):
+        raise UserError(f"latent.doors is a set of names of sub-modules, not {shown(doors)}")
+    return doors
 
 
 def find_doors(network: nn.Module, names: Names) -> Doors:

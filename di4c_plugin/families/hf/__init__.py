@@ -21,7 +21,7 @@ from di4c_plugin.checkpoints.vocabulary import tokenizer_beside
 from di4c_plugin.checkpoints.weights import Weights, fingerprint
 from di4c_plugin.diffusion import Absorbing, Process
 from di4c_plugin.errors import UserError, refusing
-from di4c_plugin.families.base import Family, chosen_doors
+from di4c_plugin.families.base import Family
 from di4c_plugin.families.hf.denoiser import HFDenoiser
 from di4c_plugin.families.hf.hooks import EmbeddingHooks
 from di4c_plugin.families.hf.network import (
@@ -38,7 +38,7 @@ from di4c_plugin.families.hf.sizes import HFConfig, check_config, sizes_of_folde
 from di4c_plugin.families.registry import families
 from di4c_plugin.networks.attach import exact_head, head_of, own_injector
 from di4c_plugin.networks.denoiser import NetworkDenoiser
-from di4c_plugin.networks.doors import Doors, find_doors, find_modules
+from di4c_plugin.networks.doors import Doors, chosen_doors, find_doors, find_modules
 from di4c_plugin.networks.latent import LatentInjector, new_injector
 
 # Suffixes of the name of a table of word embeddings.
